@@ -1,4 +1,4 @@
-# The workshop. `make` alone lists the words; each one prints what it runs.
+# `make` alone lists the targets; each one prints what it runs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -29,7 +29,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 
 .PHONY: help setup run dev test test-fast lint fix chaos soak bench web docs lock changelog clean
 
-help: ## list these words
+help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/app ## create .venv with the pinned packages and the command .venv/bin/elkapi
@@ -54,7 +54,7 @@ lint: $(STAMPS)/dev ## ruff, mypy and the import directions; changes nothing
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -q tests/unit/test_imports.py
 
-fix: $(STAMPS)/dev ## let ruff mend and format what it can
+fix: $(STAMPS)/dev ## let ruff fix and format what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -67,18 +67,18 @@ soak: $(STAMPS)/dev ## SOAK_SECONDS=3600 of steady load; memory and the ledger m
 	scripts/debian-packages test
 	ELKAPI_REQUIRE_POSTGRES=$(REQUIRE_SERVERS) ELKAPI_SOAK_SECONDS=$(SOAK_SECONDS) $(PY) -m pytest tests/chaos --timeout 0 -k soak
 
-bench: $(STAMPS)/dev ## what a relayed call costs beside nginx; writes docs/performance.*
+bench: $(STAMPS)/dev ## measure the overhead of a relayed call next to nginx; writes docs/performance.*
 	scripts/debian-packages bench
 	$(PY) bench/gateway.py $(BENCH_FLAGS)
 
-web: $(STAMPS)/node ## build the console, where this version has a web/ folder
+web: $(STAMPS)/node ## build the console, if this version has a web/ folder
 	@if [ -f web/package.json ]; then cd web && ../scripts/npm ci && ../scripts/npm run build; \
 	else echo "This version has no web/ folder: its pages ship inside the package, and nothing is to be built."; fi
 
-docs: $(STAMPS)/dev ## hold README and docs against the code: links, commands, settings
+docs: $(STAMPS)/dev ## check README and docs against the code: links, commands, settings
 	$(PY) -m pytest -q tests/unit tests/docs/test_commands.py -k "workshop or docs"
 
-lock: ## compile requirements/*.txt anew (needs uv; LOCK_FLAGS=--upgrade takes newer releases)
+lock: ## recompile requirements/*.txt (needs uv; LOCK_FLAGS=--upgrade takes newer releases)
 	$(COMPILE) $(LOCK_FLAGS) pyproject.toml -o requirements/base.txt > /dev/null
 	$(COMPILE) $(LOCK_FLAGS) pyproject.toml --group test --group lint --group bench -c requirements/base.txt -o requirements/dev.txt > /dev/null
 	$(COMPILE) $(LOCK_FLAGS) requirements/build.in -c requirements/dev.txt -o requirements/build.txt > /dev/null

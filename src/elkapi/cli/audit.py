@@ -19,21 +19,21 @@ COLUMNS = ("id", "created_at", "actor", "action", "subject", "detail")
 
 @click.group()
 def audit() -> None:
-    """The audit trail: every change of an operator's, and of the gateway's own."""
+    """The audit trail: every change made by operators and by the gateway itself."""
 
 
 @audit.command("list")
 @click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
-@click.option("--before", type=Whole(1, NUMBER_MAX), help="go on before this id")
+@click.option("--before", type=Whole(1, NUMBER_MAX), help="continue before this id")
 @json_option
 def list_(limit: int, before: int | None, as_json: bool) -> None:
-    """The newest changes: when, by whom, of what, and what they were."""
+    """List the newest changes: when, who, what."""
     from elkapi.admin.audit import list_audit
 
     with opened() as admin:
         found = list_audit(admin, limit=limit + 1, before_id=before)
     rows = [_shown(row) for row in found[:limit]]
-    print_rows(rows, COLUMNS, as_json, none="no change yet")
+    print_rows(rows, COLUMNS, as_json, none="no changes yet")
     if len(found) > limit:
         click.echo(f"there are more: elkapi audit list --before {rows[-1]['id']}", err=True)
 

@@ -24,19 +24,21 @@ _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 def _named(_ctx: click.Context, _param: click.Parameter, file: Path) -> Path:
     if not file.name:
-        raise click.BadParameter("the name of a file is needed")
+        raise click.BadParameter("give the name of a file")
     return file
 
 
 @click.command()
 @click.argument("file", type=_path, callback=_named)
-@click.option("--with-secret-key", is_flag=True, help="also write FILE.secret-key: whoever has both has every secret")
+@click.option(
+    "--with-secret-key", is_flag=True, help="also write FILE.secret-key; the two together reveal every secret"
+)
 @json_option
 def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
     """Write a consistent copy of the database to FILE while the gateway runs.
 
-    A copy taken on SQLite restores on PostgreSQL and the other way round. Provider secrets in it are sealed; without
-    the secret key (ELKAPI_SECRET_KEY or the file secret.key) they cannot be opened, so keep that key elsewhere.
+    A copy of SQLite restores on PostgreSQL and vice versa. Provider keys in it are encrypted with the secret key
+    (ELKAPI_SECRET_KEY or the file secret.key); keep that key too, in another place.
     """
     from elkapi.admin.backup import backup as write_backup
 
@@ -47,11 +49,11 @@ def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=_path, callback=_named)
-@click.option("--force", is_flag=True, help="replace what the installation holds")
-@click.option("--secret-key-file", type=_existing, help="the key that seals this backup's secrets")
+@click.option("--force", is_flag=True, help="replace existing data")
+@click.option("--secret-key-file", type=_existing, help="the secret key of this backup")
 @json_option
 def restore(file: Path, force: bool, secret_key_file: Path | None, as_json: bool) -> None:
-    """Replace this installation's data by FILE, all or nothing; the gateway must be stopped."""
+    """Replace this installation's data with FILE, all or nothing. Stop the gateway first."""
     from elkapi.admin.backup import restore as read_backup
 
     with _ended_in_order():
@@ -80,7 +82,7 @@ def _check_books(connection: Connection) -> None:
 
     report = check(connection)
     if not report.ok:
-        raise Refused(f"the books in this backup are not in order; nothing was changed: {report.problems[0]}")
+        raise Refused(f"the ledger in this backup fails its check; nothing was changed: {report.problems[0]}")
 
 
 def _print(report: BackupReport, as_json: bool, verb: str) -> None:

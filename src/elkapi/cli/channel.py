@@ -52,29 +52,39 @@ EMPTY: dict[str, Any] = {
 }
 
 _FIELD_OPTIONS = (
-    click.option("--name", help="default: the base URL's host"),
+    click.option("--name", help="default: the host of the base URL"),
     click.option("--family", help="the protocol the upstream speaks, such as openai"),
     click.option("--base-url", metavar="URL", help="such as https://api.openai.com/v1; default: the family's own"),
-    click.option("--models", metavar="A,B", help="the models it serves, by the names clients use"),
-    click.option("--group", "groups", multiple=True, metavar="G", help="groups it serves; default: default"),
+    click.option("--models", metavar="A,B", help="the models it serves, under the names callers use"),
+    click.option("--group", "groups", multiple=True, metavar="G", help="a group it serves; default: default"),
     click.option("--priority", type=Whole(), help="higher is tried first; default 0"),
-    click.option("--weight", type=Whole(), help="share of the calls inside one priority; default 1"),
-    click.option("--allow-private/--no-allow-private", default=None, help="may lie on a private address"),
+    click.option("--weight", type=Whole(), help="share of the calls within one priority; default 1"),
+    click.option("--allow-private/--no-allow-private", default=None, help="allow a private address"),
     click.option("--http2/--no-http2", default=None, help="the upstream speaks only HTTP/2"),
-    click.option("--map", "model_map", multiple=True, metavar="CLIENT=UPSTREAM", help="rename a model on the way out"),
-    click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="serve a model by another name too"),
-    click.option("--set", "param_set", multiple=True, metavar="FIELD=JSON", help="put this into every body"),
-    click.option("--default", "param_default", multiple=True, metavar="FIELD=JSON", help="put it in when it is absent"),
-    click.option("--remove", "param_remove", multiple=True, metavar="FIELD", help="take this out of every body"),
-    click.option("--header-set", multiple=True, metavar="'NAME: VALUE'", help="send this header; it is kept sealed"),
-    click.option("--header-remove", multiple=True, metavar="NAME", help="do not send this header"),
-    click.option("--forward-header", "forward_headers", multiple=True, metavar="NAME", help="pass on the client's"),
+    click.option("--map", "model_map", multiple=True, metavar="CLIENT=UPSTREAM", help="the upstream's name of a model"),
     click.option(
-        "--option", "options", multiple=True, metavar="NAME=VALUE", help="of the family: region=eu-west-1, ..."
+        "--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="serve a model under another name too"
     ),
-    click.option("--status-map", multiple=True, metavar="404=503", help="answer another status for this one"),
-    click.option("--proxy", "proxy_url", metavar="URL", help="reach it through this proxy; it is kept sealed"),
-    click.option("--system-prompt", metavar="TEXT", help="put before every conversation"),
+    click.option("--set", "param_set", multiple=True, metavar="FIELD=JSON", help="set this field in every body"),
+    click.option(
+        "--default", "param_default", multiple=True, metavar="FIELD=JSON", help="set this field if it is missing"
+    ),
+    click.option("--remove", "param_remove", multiple=True, metavar="FIELD", help="remove this field from every body"),
+    click.option("--header-set", multiple=True, metavar="'NAME: VALUE'", help="send this header; stored encrypted"),
+    click.option("--header-remove", multiple=True, metavar="NAME", help="do not send this header"),
+    click.option(
+        "--forward-header", "forward_headers", multiple=True, metavar="NAME", help="pass on this header of the caller"
+    ),
+    click.option(
+        "--option",
+        "options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="an option of the family: region=eu-west-1, ...",
+    ),
+    click.option("--status-map", multiple=True, metavar="404=503", help="treat an upstream status as another"),
+    click.option("--proxy", "proxy_url", metavar="URL", help="reach it through this proxy; stored encrypted"),
+    click.option("--system-prompt", metavar="TEXT", help="put this before every conversation"),
     click.option("--tag", "tags", multiple=True, metavar="T"),
     click.option(
         "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="connect_s=3, requests_per_min=600, ..."
@@ -84,15 +94,17 @@ _FIELD_OPTIONS = (
 
 def _key_options(command: F) -> F:
     """Command lines are visible to every user of a machine: a file or stdin is the better way in."""
-    command = click.option("--key-file", type=click.File("rb"), help="one key a line; `-` reads standard input")(
+    command = click.option("--key-file", type=click.File("rb"), help="one key per line; `-` reads standard input")(
         command
     )
-    return click.option("--key", "keys", multiple=True, help="a provider's key (repeatable; see --key-file)")(command)
+    return click.option("--key", "keys", multiple=True, help="a key of the upstream (repeatable; --key-file is safer)")(
+        command
+    )
 
 
 @click.group()
 def channel() -> None:
-    """Upstreams; CHANNEL is a channel's id or its exact name."""
+    """Channels to upstreams. CHANNEL is a channel's id or its exact name."""
 
 
 @channel.command()
@@ -100,7 +112,7 @@ def channel() -> None:
 @_key_options
 @json_option
 def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> None:
-    """Add an upstream."""
+    """Add a channel."""
     from elkapi.admin import channels
 
     for name in ("family", "models"):
@@ -115,10 +127,10 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
 @channel.command()
 @click.argument("channel")
 @with_options(_FIELD_OPTIONS)
-@click.option("--clear", multiple=True, type=click.Choice(sorted(EMPTY)), help="take an override away")
+@click.option("--clear", multiple=True, type=click.Choice(sorted(EMPTY)), help="remove an override")
 @json_option
 def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Change what is given; a repeatable option replaces all that was there before. Keys: see `elkapi channel key`."""
+    """Change the options you give. A repeatable option replaces all its old values. For keys, see `elkapi channel key`."""
     from elkapi.admin import channels
 
     fields = _fields(given, clear)
@@ -133,7 +145,7 @@ def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> N
 @channel.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Upstreams and how many of their keys work."""
+    """List the channels and how many of their keys are in service."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -142,14 +154,14 @@ def list_(as_json: bool) -> None:
         print_json([_shown(view) for view in views])
         return
     rows = [_shown(view) | {"keys": f"{sum(key.enabled for key in view.keys)}/{len(view.keys)}"} for view in views]
-    print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no channel")
+    print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no channels")
 
 
 @channel.command()
 @click.argument("channel")
 @json_option
 def show(channel: str, as_json: bool) -> None:
-    """One upstream with its overrides and the state of each key."""
+    """Show one channel with its overrides and the state of each key."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -160,7 +172,7 @@ def show(channel: str, as_json: bool) -> None:
 @click.argument("channel")
 @json_option
 def enable(channel: str, as_json: bool) -> None:
-    """Use an upstream again."""
+    """Put a channel back into service."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -171,7 +183,7 @@ def enable(channel: str, as_json: bool) -> None:
 @click.argument("channel")
 @json_option
 def disable(channel: str, as_json: bool) -> None:
-    """Stop using an upstream; in force everywhere within a second."""
+    """Take a channel out of service, everywhere within a second."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -182,7 +194,7 @@ def disable(channel: str, as_json: bool) -> None:
 @click.argument("channel")
 @json_option
 def remove(channel: str, as_json: bool) -> None:
-    """Delete an upstream and its keys; records of past calls stay."""
+    """Delete a channel and its keys; records of past calls stay."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -197,7 +209,7 @@ def remove(channel: str, as_json: bool) -> None:
 @click.argument("channel")
 @json_option
 def test(channel: str, as_json: bool) -> int:
-    """Ask the upstream something free with each key; exit status 1 when none works."""
+    """Send the upstream a free request with each key. Exits with 1 if no key works."""
     from elkapi.admin.probe import test_channel
 
     with opened() as admin:
@@ -206,7 +218,7 @@ def test(channel: str, as_json: bool) -> int:
         print_json(results)
     else:
         names = ("key_id", "hint", "works", "outcome", "duration_ms", "revived")
-        print_table(names, [[getattr(result, name) for name in names] for result in results], none="it has no key")
+        print_table(names, [[getattr(result, name) for name in names] for result in results], none="no keys")
         for detail in dict.fromkeys(result.detail for result in results if result.detail):
             click.echo(readable(detail))
     return 0 if any(result.works for result in results) else 1
@@ -214,7 +226,7 @@ def test(channel: str, as_json: bool) -> int:
 
 @channel.group("key")
 def key() -> None:
-    """Keys of an upstream. They can be added and switched, never read."""
+    """A channel's keys. They can be added, disabled and enabled, never read."""
 
 
 @key.command("add")
@@ -222,23 +234,23 @@ def key() -> None:
 @_key_options
 @json_option
 def add_keys(channel: str, keys: tuple[str, ...], key_file: Any, as_json: bool) -> None:
-    """Add keys; ones the channel has already are left as they are."""
+    """Add keys; existing ones stay as they are."""
     from elkapi.admin import channels
 
     with opened() as admin:
         added = channels.add_channel_keys(admin, channel, _secrets(keys, key_file))
-    _print_keys(added, as_json, "no new key")
+    _print_keys(added, as_json, "no new keys")
 
 
 @key.command("list")
 @click.argument("channel")
 @json_option
 def list_keys(channel: str, as_json: bool) -> None:
-    """Keys with their state, and why one is off."""
+    """List the keys with their state, and why one is disabled."""
     from elkapi.admin import channels
 
     with opened() as admin:
-        _print_keys(channels.list_channel_keys(admin, channel), as_json, "it has no key")
+        _print_keys(channels.list_channel_keys(admin, channel), as_json, "no keys")
 
 
 @key.command("disable")
@@ -246,7 +258,7 @@ def list_keys(channel: str, as_json: bool) -> None:
 @click.option("--reason", default="disabled by the operator", show_default=True)
 @json_option
 def disable_key(key_id: int, reason: str, as_json: bool) -> None:
-    """Stop using one key; only an operator brings it back."""
+    """Take one key out of service until you enable it again."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -257,7 +269,7 @@ def disable_key(key_id: int, reason: str, as_json: bool) -> None:
 @click.argument("key_id", type=Whole(1, NUMBER_MAX))
 @json_option
 def enable_key(key_id: int, as_json: bool) -> None:
-    """Use one key again."""
+    """Put one key back into service."""
     from elkapi.admin import channels
 
     with opened() as admin:
@@ -298,7 +310,9 @@ def _limits(given: dict[str, str]) -> dict[str, float]:
     from elkapi.types import ChannelLimits
 
     if unknown := sorted(set(given) - set(ChannelLimits.__struct_fields__)):
-        raise click.UsageError(f"{unknown[0]!r} is no limit; there are {', '.join(ChannelLimits.__struct_fields__)}")
+        raise click.UsageError(
+            f"{unknown[0]!r} is not a limit; use one of {', '.join(ChannelLimits.__struct_fields__)}"
+        )
     return {k: (read_number if k.endswith("_s") else read_whole)(v, "--limit") for k, v in given.items()}
 
 
@@ -322,7 +336,7 @@ def _print(view: ChannelView, as_json: bool) -> None:
     del shown["keys"]
     print_facts({name: value for name, value in shown.items() if value not in ({}, (), [], None)})
     click.echo()
-    _print_keys(list(view.keys), False, "it has no key")
+    _print_keys(list(view.keys), False, "no keys")
 
 
 def _warn(view: ChannelView) -> None:

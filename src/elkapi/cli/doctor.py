@@ -11,7 +11,7 @@ from elkapi.settings import load_settings
 @click.command()
 @json_option
 def doctor(as_json: bool) -> int:
-    """Print the effective settings (secrets masked) and what is wrong, if anything: exit status 1 then."""
+    """Print the effective settings (secrets masked) and any problems. Exits with 1 if there are some."""
     from elkapi.admin.doctor import effective_settings, examine
 
     settings = load_settings()

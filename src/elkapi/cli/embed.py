@@ -34,10 +34,10 @@ class _UnixConnection(http.client.HTTPConnection):
 
 @click.command()
 @click.argument("text")
-@click.option("--model", default="", help="a bundled model's name; default: the first one")
+@click.option("--model", default="", help="a bundled model; default: the first one")
 @click.option("--json", "as_json", is_flag=True, help="print model, dimensions and vector instead of the bare vector")
 def embed(text: str, model: str, as_json: bool) -> None:
-    """Print the vector of TEXT, computed by a bundled model; no key, no network."""
+    """Print the vector of TEXT from a bundled model. Needs no key and no network."""
     if not text:
         raise click.UsageError("the text is empty")
     settings = load_settings()

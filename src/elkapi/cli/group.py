@@ -19,12 +19,12 @@ COLUMNS = ("name", "ratio", "description", "policy")
 
 @click.group()
 def group() -> None:
-    """Groups: what a key belongs to, what a channel serves, and the ratio its prices are multiplied with."""
+    """Groups: each key belongs to one, channels serve them, and a ratio multiplies their prices."""
 
 
 @group.command("set")
 @click.argument("name")
-@click.option("--ratio", help="a multiplier such as 0.8; a new group needs one")
+@click.option("--ratio", help="multiplies every price, such as 0.8; required for a new group")
 @click.option("--description")
 @policy_options
 @clear_option
@@ -32,7 +32,7 @@ def group() -> None:
 def set_(
     name: str, ratio: str | None, description: str | None, clear: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
-    """Create the group NAME, or change its ratio or the policy of its keys."""
+    """Create the group NAME, or change its ratio or the rules of its keys."""
     from elkapi.admin import groups
     from elkapi.admin.context import read_input
     from elkapi.admin.policies import PolicyFields
@@ -53,7 +53,7 @@ def set_(
 @group.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Every group."""
+    """List the groups."""
     from elkapi.admin import groups
 
     with opened() as admin:
@@ -62,18 +62,18 @@ def list_(as_json: bool) -> None:
         print_json([_shown(row) for row in rows])
         return
     cells = [_shown(row) | {"policy": readable_policy(row.policy)} for row in rows]
-    print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in cells], none="no group")
+    print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in cells], none="no groups")
 
 
 @group.command()
 @click.argument("name")
 def remove(name: str) -> None:
-    """Remove a group that no channel names and no key is in any more; it takes revoked keys along into `default`."""
+    """Remove a group that no channel names and no key is in. Its revoked keys move to `default`."""
     from elkapi.admin import groups
 
     with opened() as admin:
         groups.remove_group(admin, name)
-    click.echo(f"group {name} is gone")
+    click.echo(f"removed group {name}")
 
 
 def _shown(row: GroupRow) -> dict[str, Any]:

@@ -20,27 +20,33 @@ COLUMNS = ("name", "kind", "direction", "action", "what")
 
 @click.group()
 def guard() -> None:
-    """Guardrails: lists of words, personal data and secrets, and hooks of your own."""
+    """Guardrails: word lists, personal data and secrets, and your own hooks."""
 
 
 @guard.command("set")
 @click.argument("name")
-@click.option("--word", "given_words", multiple=True, metavar="WORD", help="a word or a phrase; may be repeated")
-@click.option("--words-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="one a line, UTF-8")
+@click.option("--word", "given_words", multiple=True, metavar="WORD", help="a word or phrase (repeatable)")
+@click.option("--words-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="one per line, UTF-8")
 @click.option("--match", type=click.Choice(["word", "substring"]), help="whole words, or anywhere; default: word")
 @click.option("--pii", metavar="KINDS", help="email,phone,iban,card,ip,secret,private_key")
-@click.option("--regions", metavar="DE,US", help="phone numbers of these countries, also without a country code")
-@click.option("--hook", "url", metavar="URL", help="ask this address; it allows, blocks or replaces")
-@click.option("--secret", help="what signs the questions to a hook; without one, it is made and printed once")
-@click.option("--deadline", "deadline_s", type=Number(), metavar="S", help="of a hook; default: 2")
-@click.option("--when-down", type=click.Choice(["open", "closed"]), help="a silent hook lets through, or not; closed")
+@click.option("--regions", metavar="DE,US", help="find these countries' phone numbers without a country code too")
+@click.option("--hook", "url", metavar="URL", help="ask this address, which allows, blocks or replaces")
+@click.option("--secret", help="signs the requests to a hook; by default it is generated and printed once")
+@click.option(
+    "--deadline", "deadline_s", type=Number(), metavar="S", help="time limit of a hook in seconds; default: 2"
+)
+@click.option(
+    "--when-down",
+    type=click.Choice(["open", "closed"]),
+    help="whether calls pass (open) while a hook is down; default: closed",
+)
 @click.option("--direction", type=click.Choice(["input", "output", "both"]), help="default: both")
 @click.option("--action", type=click.Choice(["block", "mask"]), help="default: block")
 @json_option
 def set_(
     name: str, given_words: tuple[str, ...], words_file: Path | None, pii: str | None, as_json: bool, **given: Any
 ) -> None:
-    """Define the guardrail NAME, or put this definition in the place of the old one."""
+    """Define the guardrail NAME, or replace its definition."""
     from elkapi.admin import guards
     from elkapi.admin.context import read_input
 
@@ -56,20 +62,20 @@ def set_(
     click.echo(f"guard {made.name}: {_what(made)}")
     if made.kind == "hook" and given["secret"] is None:
         click.echo(made.secret)
-        click.echo("this secret signs what the hook is sent; keep it there", err=True)
+        click.echo("this secret signs the requests to the hook; store it there, it is not shown again", err=True)
 
 
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise click.UsageError("the file of words is not UTF-8") from None
+        raise click.UsageError("the words file is not UTF-8") from None
 
 
 @guard.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Every guardrail."""
+    """List the guardrails."""
     from elkapi.admin import guards
 
     with opened() as admin:
@@ -78,14 +84,14 @@ def list_(as_json: bool) -> None:
         print_json([_shown(row) for row in rows])
         return
     cells = [(row.name, row.kind, row.direction, "" if row.kind == "hook" else row.action, _what(row)) for row in rows]
-    print_table(COLUMNS, cells, none="no guardrail")
+    print_table(COLUMNS, cells, none="no guardrails")
 
 
 @guard.command()
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """One guardrail, without its secret."""
+    """Show one guardrail, without its secret."""
     from elkapi.admin import guards
 
     with opened() as admin:
@@ -99,12 +105,12 @@ def show(name: str, as_json: bool) -> None:
 @guard.command()
 @click.argument("name")
 def remove(name: str) -> None:
-    """Remove a guardrail that no policy names any more."""
+    """Remove a guardrail that no group or key uses."""
     from elkapi.admin import guards
 
     with opened() as admin:
         guards.remove_guard(admin, name)
-    click.echo(f"guard {name} is gone")
+    click.echo(f"removed guardrail {name}")
 
 
 @guard.command("try")
@@ -112,7 +118,7 @@ def remove(name: str) -> None:
 @click.argument("text")
 @json_option
 def try_(name: str, text: str, as_json: bool) -> None:
-    """What the guardrail NAME finds in TEXT; nothing is asked or stored."""
+    """Print what the guardrail NAME finds in TEXT. Calls no model and stores nothing."""
     from elkapi.admin import guards
 
     with opened() as admin:

@@ -21,20 +21,20 @@ COLUMNS = ("id", "name", "hint", "group", "scope", "state", "balance_usd", "mode
 
 @click.group()
 def key() -> None:
-    """Customers' keys; WHICH is a key's id or its exact name."""
+    """Customers' keys. WHICH is a key's id or its exact name."""
 
 
 @key.command()
 @click.option("--name", required=True)
-@click.option("--group", help="the group its calls are priced and routed by; default: default")
-@click.option("--balance", metavar="USD", help="opening balance; without one it reaches free models only")
-@click.option("--models", metavar="A,B", help="allow these models only")
+@click.option("--group", help="sets prices, channels and rules; default: default")
+@click.option("--balance", metavar="USD", help="opening balance; without one, the key can only call free models")
+@click.option("--models", metavar="A,B", help="allow only these models")
 @click.option("--expires", metavar="WHEN", help="30d, 12h or a date such as 2027-01-31")
-@click.option("--test", "is_test", is_flag=True, help="a key that reaches only the sandbox, for free")
+@click.option("--test", "is_test", is_flag=True, help="a test key, which reaches only the sandbox, free of charge")
 @policy_options
 @json_option
 def create(expires: str | None, is_test: bool, models: str | None, as_json: bool, **given: Any) -> None:
-    """Create a key. It is printed once, now: only a digest of it is stored."""
+    """Create a key and print it. It is never shown again: only its digest is stored."""
     from elkapi.admin import keys
     from elkapi.admin.context import read_input
 
@@ -51,21 +51,21 @@ def create(expires: str | None, is_test: bool, models: str | None, as_json: bool
         print_json({"key": plaintext} | _shown(view))
         return
     click.echo(plaintext)
-    click.echo(f"key {view.row.id} ({view.row.name}); keep it now, it is not shown again", err=True)
+    click.echo(f"key {view.row.id} ({view.row.name}); save it now, it is not shown again", err=True)
 
 
 @key.command("list")
 @click.option("--limit", type=Whole(1, 100_000), default=1_000, show_default=True)
-@click.option("--after", type=Whole(0, NUMBER_MAX), default=0, help="go on behind this id")
+@click.option("--after", type=Whole(0, NUMBER_MAX), default=0, help="continue after this id")
 @json_option
 def list_(limit: int, after: int, as_json: bool) -> None:
-    """Keys with their group, state and balance."""
+    """List the keys with their group, state and balance."""
     from elkapi.admin import keys
 
     with opened() as admin:
         views = keys.list_keys(admin, limit=limit + 1, after_id=after)
     rows = [_shown(view) for view in views[:limit]]
-    print_rows(rows, COLUMNS, as_json, none="no key")
+    print_rows(rows, COLUMNS, as_json, none="no keys")
     if len(views) > limit:
         click.echo(f"there are more: elkapi key list --after {rows[-1]['id']}", err=True)
 
@@ -74,7 +74,7 @@ def list_(limit: int, after: int, as_json: bool) -> None:
 @click.argument("which")
 @json_option
 def show(which: str, as_json: bool) -> None:
-    """One key."""
+    """Show one key."""
     from elkapi.admin import keys
 
     with opened() as admin:
@@ -85,7 +85,7 @@ def show(which: str, as_json: bool) -> None:
 @click.argument("which")
 @json_option
 def disable(which: str, as_json: bool) -> None:
-    """Refuse a key until it is enabled again; in force everywhere within a second."""
+    """Refuse a key until you enable it again, everywhere within a second."""
     from elkapi.admin import keys
 
     with opened() as admin:
@@ -117,7 +117,7 @@ def revoke(which: str, as_json: bool) -> None:
 @key.command()
 @click.argument("which")
 @click.argument("amount", metavar="USD")
-@click.option("--note", default="", help="why, for the books")
+@click.option("--note", default="", help="the reason, for the ledger")
 @json_option
 def deposit(which: str, amount: str, note: str, as_json: bool) -> None:
     """Add US dollars to a key's balance."""
@@ -131,10 +131,10 @@ def deposit(which: str, amount: str, note: str, as_json: bool) -> None:
 @key.command(context_settings={"ignore_unknown_options": True})
 @click.argument("which")
 @click.argument("amount", metavar="USD")
-@click.option("--note", required=True, help="why, for the books")
+@click.option("--note", required=True, help="the reason, for the ledger")
 @json_option
 def adjust(which: str, amount: str, note: str, as_json: bool) -> None:
-    """Correct a key's balance by US dollars: 5 adds, -5 takes away, never what calls under way hold."""
+    """Correct a key's balance: 5 adds 5 US dollars, -5 takes them away, but never held money."""
     from elkapi.admin import keys
 
     with opened() as admin:
@@ -144,10 +144,10 @@ def adjust(which: str, amount: str, note: str, as_json: bool) -> None:
 @key.command()
 @click.argument("which")
 @click.argument("amount", metavar="USD")
-@click.option("--note", default="", help="why, for the books")
+@click.option("--note", default="", help="the reason, for the ledger")
 @json_option
 def credit(which: str, amount: str, note: str, as_json: bool) -> None:
-    """Let a key spend so many US dollars more than was paid in; 0 takes that away."""
+    """Set a credit line: the key may spend this many US dollars more than was paid in; 0 ends it."""
     from elkapi.admin import keys
 
     with opened() as admin:
@@ -158,7 +158,7 @@ def credit(which: str, amount: str, note: str, as_json: bool) -> None:
 @click.argument("which")
 @click.option("--name")
 @click.option("--group")
-@click.option("--models", metavar="A,B", help="allow these models only")
+@click.option("--models", metavar="A,B", help="allow only these models")
 @click.option("--all-models", is_flag=True, help="allow every model")
 @click.option("--expires", metavar="WHEN", help="30d, 12h or a date such as 2027-01-31")
 @click.option("--never-expires", is_flag=True)
@@ -175,7 +175,7 @@ def edit(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Change a key's name, group, models, expiry or policy; nothing else of it can be changed."""
+    """Change a key's name, group, models, expiry or rules."""
     from elkapi.admin import keys
     from elkapi.admin.context import read_input
 

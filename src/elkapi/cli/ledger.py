@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def ledger() -> None:
-    """The books: every hold, charge, loss and refund."""
+    """The ledger: every hold, charge, loss and refund."""
 
 
 @ledger.command()
 @json_option
 def check(as_json: bool) -> int:
-    """Recompute every balance from the entries and compare; exit status 1 when an invariant does not hold."""
+    """Recompute every balance from the entries and compare. Exits with 1 if an invariant is broken."""
     from elkapi.ledger import check as check_books
 
     with opened() as admin, admin.database.read() as connection:
@@ -38,10 +38,10 @@ def check(as_json: bool) -> int:
 
 @ledger.command()
 @click.option("--limit", type=Whole(1, 100_000), default=1_000, show_default=True)
-@click.option("--after", metavar="ID", help="go on behind this call")
+@click.option("--after", metavar="ID", help="continue after this call")
 @json_option
 def unknown(limit: int, after: str | None, as_json: bool) -> None:
-    """Calls whose fate at the upstream nobody saw, the oldest first: compare them with the upstream's bill."""
+    """List calls whose outcome at the upstream is unknown, oldest first, to compare with its bill."""
     from elkapi.admin.requests import parsed_id
     from elkapi.ledger.recovery import unknown_calls
 
@@ -59,7 +59,7 @@ def unknown(limit: int, after: str | None, as_json: bool) -> None:
         }
         for one in found[:limit]
     ]
-    _print_rows(rows, as_json, "no unknown outcome")
+    _print_rows(rows, as_json, "no unknown outcomes")
     if len(found) > limit:
         click.echo(f"there are more: elkapi ledger unknown --after {rows[-1]['request_id']}", err=True)
 
@@ -67,7 +67,7 @@ def unknown(limit: int, after: str | None, as_json: bool) -> None:
 @ledger.command()
 @json_option
 def holds(as_json: bool) -> None:
-    """Money that is held for calls under way and open tasks, or by workers that are gone."""
+    """List the money held for calls under way, for open tasks and by dead workers."""
     from elkapi.ledger.recovery import standing_holds
 
     with opened() as admin, admin.database.read() as connection:
@@ -77,10 +77,10 @@ def holds(as_json: bool) -> None:
 
 @ledger.command("alerts")
 @click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
-@click.option("--before", type=Whole(1, NUMBER_MAX), help="go on before this id")
+@click.option("--before", type=Whole(1, NUMBER_MAX), help="continue before this id")
 @json_option
 def alerts_(limit: int, before: int | None, as_json: bool) -> None:
-    """Work that was done and paid for and has no charge, and whatever else should not be, the newest first."""
+    """List what should not happen, such as finished work without a charge, newest first."""
     from elkapi.storage.repos import alerts
 
     with opened() as admin, admin.database.read() as connection:
@@ -95,7 +95,7 @@ def alerts_(limit: int, before: int | None, as_json: bool) -> None:
         }
         for row in found[:limit]
     ]
-    _print_rows(rows, as_json, "nothing to look at")
+    _print_rows(rows, as_json, "no alerts")
     if len(found) > limit:
         click.echo(f"there are more: elkapi ledger alerts --before {rows[-1]['id']}", err=True)
 
@@ -103,7 +103,7 @@ def alerts_(limit: int, before: int | None, as_json: bool) -> None:
 @ledger.command()
 @json_option
 def recover(as_json: bool) -> None:
-    """Give back what workers that are gone still held; the gateway does the same by itself."""
+    """Release the holds of dead workers now; the gateway also does this by itself."""
     from elkapi.ledger import recover as recover_holds
     from elkapi.ledger.recovery import counted
 
@@ -116,19 +116,19 @@ def recover(as_json: bool) -> None:
         print_json(numbers | {"claims_unknown": report.claims_unknown, "expired": expired})
         return
     gone, back = counted(report.workers, "worker"), counted(report.holds, "hold")
-    click.echo(f"{gone} gone, {back} given back: {format_usd(report.nano)} USD")
+    click.echo(f"{gone} dead, {back} released: {format_usd(report.nano)} USD")
     if expired:
         _print_rows(expired, False, "")
 
 
 @ledger.command()
 @click.argument("request_id", metavar="ID")
-@click.option("--amount", metavar="USD", help="default: all that is left of the charge")
-@click.option("--note", required=True, help="why, for the books")
-@click.option("--name", help="makes the refund repeatable: the same name never pays twice")
+@click.option("--amount", metavar="USD", help="default: the rest of the charge")
+@click.option("--note", required=True, help="the reason, for the ledger")
+@click.option("--name", help="makes the command safe to repeat: a name is refunded only once")
 @json_option
 def refund(request_id: str, amount: str | None, note: str, name: str | None, as_json: bool) -> None:
-    """Give a call's charge back, as a new entry."""
+    """Refund a call's charge, as a new entry."""
     from elkapi.admin.requests import parsed_id
     from elkapi.ledger import RefundError
     from elkapi.ledger import refund as book_refund

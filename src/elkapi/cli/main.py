@@ -19,29 +19,33 @@ from elkapi.settings import SettingsError
 # verb -> (module below elkapi.cli, attribute, one line of help)
 VERBS = {
     "serve": ("serve", "serve", "start the gateway"),
-    "sandbox": ("sandbox", "sandbox", "start a stand-in for the providers, to test against"),
-    "embed": ("embed", "embed", "print the vector of a text, computed by a bundled model"),
-    "doctor": ("doctor", "doctor", "print the effective settings and what is wrong with this installation"),
-    "migrate": ("migrate", "migrate", "bring the database's schema forward"),
-    "operations": ("operations", "operations", "list every served route"),
-    "models": ("models", "models", "bundled models: list, install"),
+    "sandbox": ("sandbox", "sandbox", "start a stand-in for the providers, for testing"),
+    "embed": ("embed", "embed", "print the vector of a text from a bundled model"),
+    "doctor": ("doctor", "doctor", "print the effective settings and any problems of this installation"),
+    "migrate": ("migrate", "migrate", "upgrade the database schema"),
+    "operations": ("operations", "operations", "list every operation the gateway serves"),
+    "models": ("models", "models", "the bundled models: list, install"),
     "key": (
         "key",
         "key",
-        "customer keys: create, list, show, edit, disable, enable, revoke, deposit, adjust, credit",
+        "customers' keys: create, list, show, edit, disable, enable, revoke, deposit, adjust, credit",
     ),
-    "channel": ("channel", "channel", "upstreams: add, list, show, edit, enable, disable, remove, test, key"),
-    "price": ("price", "price", "the price book: set, list, show, history"),
-    "group": ("group", "group", "groups and their price ratios: set, list, remove"),
+    "channel": (
+        "channel",
+        "channel",
+        "channels to upstreams: add, list, show, edit, enable, disable, remove, test, key",
+    ),
+    "price": ("price", "price", "prices: set, list, show, history"),
+    "group": ("group", "group", "groups of keys, their ratio and rules: set, list, remove"),
     "guard": ("guard", "guard", "guardrails: set, list, show, remove, try"),
     "route": ("route", "route", "where a call would go: explain"),
     "request": ("request", "request", "past calls: show, list"),
-    "task": ("task", "task", "tasks under way: list, show, poll, end"),
-    "webhook": ("webhook", "webhook", "events of tasks to callers: list, show, replay; secret"),
-    "ledger": ("ledger", "ledger", "the books: check, alerts, unknown, holds, recover, refund"),
-    "audit": ("audit", "audit", "who changed what: list"),
+    "task": ("task", "task", "videos and other tasks: list, show, poll, end"),
+    "webhook": ("webhook", "webhook", "webhook events about tasks: list, show, replay, secret"),
+    "ledger": ("ledger", "ledger", "the ledger: check, alerts, unknown, holds, recover, refund"),
+    "audit": ("audit", "audit", "the audit trail, who changed what: list"),
     "backup": ("backup", "backup", "write a consistent copy of the database to a file"),
-    "restore": ("backup", "restore", "replace this installation's data by a backup"),
+    "restore": ("backup", "restore", "replace this installation's data with a backup"),
 }
 FAILURE, MISUSE = 1, 2
 
@@ -67,9 +71,9 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="elkapi")
 def cli() -> None:
-    """elkapi: one base URL and one key in front of every AI provider, with exact money.
+    """elkapi: an AI API gateway with one base URL, one key and exact billing for every provider.
 
-    Settings come from ELKAPI_... variables and an optional TOML file (ELKAPI_CONFIG); `elkapi doctor` prints them.
+    Settings come from ELKAPI_... variables and an optional TOML file (ELKAPI_CONFIG). `elkapi doctor` prints them.
     """
 
 

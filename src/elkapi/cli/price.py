@@ -38,7 +38,7 @@ _VARIANT_RATES = {
 
 @click.group()
 def price() -> None:
-    """Prices: a model without one is refused, never free by accident."""
+    """Prices. A model without one is refused, never free by accident."""
 
 
 @price.command("set")
@@ -46,30 +46,30 @@ def price() -> None:
 @click.option("--input-per-1m", metavar="USD", help="per million input tokens")
 @click.option("--output-per-1m", metavar="USD", help="per million output tokens")
 @click.option("--cached-per-1m", metavar="USD", help="per million cached input tokens; default: the input price")
-@click.option("--per-call", metavar="USD", help="one price per call instead")
-@click.option("--per-second", metavar="USD", help="per second of video made")
-@click.option("--per-image", metavar="USD", help="per picture made")
-@click.option("--per-audio-second", metavar="USD", help="per second of sound made; default: as of video")
-@click.option("--rate", metavar="CLASS=USD", multiple=True, help="of a further class, such as cache_write_5m=3.75")
+@click.option("--per-call", metavar="USD", help="per call, instead of tokens")
+@click.option("--per-second", metavar="USD", help="per second of video")
+@click.option("--per-image", metavar="USD", help="per picture")
+@click.option("--per-audio-second", metavar="USD", help="per second of audio; default: as video")
+@click.option("--rate", metavar="CLASS=USD", multiple=True, help="a further class, such as cache_write_5m=3.75")
 @click.option(
     "--tier",
     metavar="TOKENS:CLASS=USD,...",
     multiple=True,
-    help="rates of calls with more input than this, such as 200000:input=6,output=22.5",
+    help="prices of calls with more input than this, such as 200000:input=6,output=22.5",
 )
 @click.option(
     "--variant",
     metavar="FEATURE=WORD|WORD,...:RATE=USD,...",
     multiple=True,
-    help="rates of calls with these features, such as 'resolution=1080p|4k,mode=pro:per-second=0.5' or "
-    "'service_tier=priority|fast:input=8,output=40'; the first that fits counts, what it does not name keeps the rate "
-    "without variant; above_tokens=TOKENS among the features asks for more input than this",
+    help="prices of calls with these features, such as 'resolution=1080p|4k,mode=pro:per-second=0.5' or "
+    "'service_tier=priority|fast:input=8,output=40'; the first that matches applies, and the plain price "
+    "for what it does not name; the feature above_tokens=TOKENS matches calls with more input than this",
 )
 @json_option
 def set_(
     as_json: bool, rate: tuple[str, ...], tier: tuple[str, ...], variant: tuple[str, ...], **given: str | None
 ) -> None:
-    """Put a new version of a model's price in force; calls under way keep the version they were quoted.
+    """Set a model's price as a new version. Calls under way keep the old version.
 
     Kling's way, a call's price by its mode and length: --per-call 0.14 --variant 'mode=pro,duration=10:per-call=0.98'
     --variant 'mode=pro:per-call=0.49' --variant 'duration=10:per-call=0.28'.
@@ -90,13 +90,13 @@ def set_(
     # It is a whole new price: who raises that of the input may not mean to give the rest away.
     if before and (gone := [name for name in _named(before[0]) if name not in _named(row)]):
         which, hint = before[0].price.version, f"see elkapi price history {shlex.quote(row.price.model)}"
-        click.echo(f"note: version {which} also had {', '.join(gone)}, which this one has not; {hint}", err=True)
+        click.echo(f"note: version {which} also had {', '.join(gone)}, which this one lacks; {hint}", err=True)
 
 
 @price.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The price in force of every model."""
+    """List the price in force of every model."""
     from elkapi.admin import prices
 
     with opened() as admin:
@@ -108,7 +108,7 @@ def list_(as_json: bool) -> None:
 @click.argument("model")
 @json_option
 def history(model: str, as_json: bool) -> None:
-    """Every version of MODEL's price, newest first."""
+    """List every version of MODEL's price, newest first."""
     from elkapi.admin import prices
 
     with opened() as admin:
@@ -120,7 +120,7 @@ def history(model: str, as_json: bool) -> None:
 @click.argument("model")
 @json_option
 def show(model: str, as_json: bool) -> None:
-    """The price of MODEL in force."""
+    """Show the price of MODEL in force."""
     from elkapi.admin import prices
 
     with opened() as admin:
@@ -181,7 +181,7 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table(COLUMNS, [line for row in rows for line in _lines(row)], none="no price")
+        print_table(COLUMNS, [line for row in rows for line in _lines(row)], none="no prices")
 
 
 def _lines(row: dict[str, Any]) -> list[list[Any]]:

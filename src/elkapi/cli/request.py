@@ -29,14 +29,14 @@ ENTRY_COLUMNS = ("kind", "amount_usd", "created_at")
 
 @click.group()
 def request() -> None:
-    """Past calls, as the operator sees them."""
+    """Past calls."""
 
 
 @request.command()
 @click.argument("request_id", metavar="ID")
 @json_option
 def show(request_id: str, as_json: bool) -> None:
-    """One call by its `x-request-id`, or by the id of the task that it began."""
+    """Show one call, by its `x-request-id` or the id of its task."""
     from elkapi.admin import requests
 
     with opened() as admin:
@@ -53,24 +53,24 @@ def show(request_id: str, as_json: bool) -> None:
     used = [f"{unit} {number}" for unit, number in shown["usage"].items() if number]
     print_facts(shown | {"usage": ", ".join(used)})
     click.echo()
-    print_attempts(attempts, none="no attempt was made")
+    print_attempts(attempts, none="no attempts")
     click.echo()
-    print_table(ENTRY_COLUMNS, [list(entry.values()) for entry in entries], none="no entry in the ledger")
+    print_table(ENTRY_COLUMNS, [list(entry.values()) for entry in entries], none="no ledger entries")
 
 
 @request.command("list")
-@click.option("--key", metavar="KEY", help="of this key only, by id or name: looked for among all, from the newest")
+@click.option("--key", metavar="KEY", help="only this key, by id or name")
 @click.option("--limit", type=Whole(1, 10_000), default=50, show_default=True)
-@click.option("--before", metavar="ID", help="go on before this call")
+@click.option("--before", metavar="ID", help="continue before this call")
 @json_option
 def list_(key: str | None, limit: int, before: str | None, as_json: bool) -> None:
-    """The newest calls."""
+    """List the newest calls."""
     from elkapi.admin import requests
 
     with opened() as admin:
         found = requests.list_requests(admin, limit=limit + 1, key=key, before=before)
     rows = [_shown(record) for record in found[:limit]]
-    print_rows(rows, COLUMNS, as_json, none="no call yet")
+    print_rows(rows, COLUMNS, as_json, none="no calls yet")
     if len(found) > limit:
         print_more("elkapi request list", {"--key": key, "--before": rows[-1]["id"]})
 

@@ -23,22 +23,22 @@ def route() -> None:
 
 
 @route.command()
-@click.option("--key", metavar="NAME", help="as this key would ask")
-@click.option("--group", metavar="GROUP", help="as a key of this group would; default: default")
+@click.option("--key", metavar="NAME", help="call with this key")
+@click.option("--group", metavar="GROUP", help="call with a key of this group; default: default")
 @click.option("--model", required=True)
-@click.option("--path", default="/v1/chat/completions", show_default=True, help="what is posted to")
+@click.option("--path", default="/v1/chat/completions", show_default=True, help="the endpoint")
 @click.option(
     "--fail",
     multiple=True,
     metavar="CHANNEL=WHAT",
-    help="what a channel meets: a status, or refused, timeout, cut, garbage, silence, busy, context, filtered",
+    help="what happens at a channel: a status, or refused, timeout, cut, garbage, silence, busy, context, filtered",
 )
-@click.option("--seed", type=Whole(), default=0, help="draw the order of channels of one priority anew")
+@click.option("--seed", type=Whole(), default=0, help="redraw the order of channels of equal priority")
 @json_option
 def explain(
     key: str | None, group: str | None, model: str, path: str, fail: tuple[str, ...], seed: int, as_json: bool
 ) -> None:
-    """Print the attempts of a call in their order, what each outcome leads to, and who answers in the end."""
+    """Print the attempts of a call in order, what each outcome leads to, and who answers in the end."""
     from elkapi.admin.explain import Question
     from elkapi.admin.explain import explain as answer
     from elkapi.app import installed_models
@@ -68,8 +68,8 @@ def _print(found: Explanation) -> None:
         }
     )
     click.echo()
-    print_table(COLUMNS, [[getattr(step, name) for name in COLUMNS] for step in found.steps], none="no attempt is made")
+    print_table(COLUMNS, [[getattr(step, name) for name in COLUMNS] for step in found.steps], none="no attempts")
     click.echo()
-    click.echo(f"answered by {found.answered_by}" if found.answered_by else f"the caller is told {found.told}")
+    click.echo(f"answered by {found.answered_by}" if found.answered_by else f"the caller gets {found.told}")
     for note in found.notes:
         click.echo(f"note: {note}")

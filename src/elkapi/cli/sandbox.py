@@ -10,7 +10,7 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
 @click.pass_context
 def sandbox(ctx: click.Context) -> int:
-    """Start a stand-in for the providers on 127.0.0.1:8100; `elkapi sandbox --help` lists its options."""
+    """Start a stand-in for the providers on 127.0.0.1:8100. `elkapi sandbox --help` lists its options."""
     # The sandbox stands apart and has a command line of its own.
     from elkapi.sandbox.__main__ import main
 

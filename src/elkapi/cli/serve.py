@@ -13,9 +13,9 @@ from elkapi.settings import load_settings
 @click.option("--host", help="address to listen on (ELKAPI_HOST)")
 @click.option("--port", type=Whole(0, 65535), help="port to listen on (ELKAPI_PORT)")
 @click.option("--workers", type=Whole(1, 256), help="worker processes (ELKAPI_WORKERS)")
-@click.option("--role", type=click.Choice(ROLES), help="start one role alone, for containers and clusters")
+@click.option("--role", type=click.Choice(ROLES), help="start only this role, for containers and clusters")
 def serve(host: str | None, port: int | None, workers: int | None, role: Role | None) -> int:
-    """Start the gateway: workers, ledger, models, control and sandbox, until it is told to stop."""
+    """Start the gateway with all its processes, and run until it is stopped."""
     from elkapi.app import serve as serve_all
 
     return serve_all(load_settings({"host": host, "port": port, "workers": workers}), role)

@@ -21,23 +21,23 @@ STATES = ("open", *(state.value for state in State))
 
 @click.group()
 def task() -> None:
-    """Tasks: what callers began that is made while they wait."""
+    """Tasks: videos and other work in the background."""
 
 
 @task.command("list")
-@click.option("--state", type=click.Choice(STATES), help="of this state only; open: not ended")
-@click.option("--key", metavar="KEY", help="of this key only, by id or name")
+@click.option("--state", type=click.Choice(STATES), help="only this state; open: not ended")
+@click.option("--key", metavar="KEY", help="only this key, by id or name")
 @click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
-@click.option("--before", metavar="ID", help="go on before this task")
+@click.option("--before", metavar="ID", help="continue before this task")
 @json_option
 def list_(state: str | None, key: str | None, limit: int, before: str | None, as_json: bool) -> None:
-    """The newest tasks."""
+    """List the newest tasks."""
     from elkapi.admin import tasks
 
     with opened() as admin:
         found = tasks.list_tasks(admin, state=state, key=key, limit=limit + 1, before=before)
     rows = [_shown(row) for row in found[:limit]]
-    print_rows(rows, COLUMNS, as_json, none="no task")
+    print_rows(rows, COLUMNS, as_json, none="no tasks")
     if len(found) > limit:
         among = {"--state": state, "--key": key, "--before": rows[-1]["task"]}
         print_more("elkapi task list", among)
@@ -47,7 +47,7 @@ def list_(state: str | None, key: str | None, limit: int, before: str | None, as
 @click.argument("task_id", metavar="ID")
 @json_option
 def show(task_id: str, as_json: bool) -> None:
-    """One task: what was asked, what its provider said, how its submit went."""
+    """Show one task: the request, the provider's answer and the attempts of the submit."""
     from elkapi.admin import tasks
 
     with opened() as admin:
@@ -69,14 +69,14 @@ def show(task_id: str, as_json: bool) -> None:
         return
     print_facts(facts)
     click.echo()
-    print_attempts(attempts, none="no attempt is known")
+    print_attempts(attempts, none="no attempts")
 
 
 @task.command()
 @click.argument("task_id", metavar="ID")
 @json_option
 def poll(task_id: str, as_json: bool) -> None:
-    """Have its provider asked about a task now."""
+    """Poll a task's provider now."""
     from elkapi.admin import tasks
 
     with opened() as admin:
@@ -84,16 +84,16 @@ def poll(task_id: str, as_json: bool) -> None:
     if as_json:
         print_json({"task": task_id, "due": "now"})
     else:
-        click.echo(f"{task_id} is asked about next")
+        click.echo(f"{task_id} is polled next")
 
 
 @task.command()
 @click.argument("task_id", metavar="ID")
-@click.option("--refund", is_flag=True, required=True, help="give back what is held; there is no other end")
-@click.option("--reason", required=True, help="why, for the audit log")
+@click.option("--refund", is_flag=True, required=True, help="release the hold (required)")
+@click.option("--reason", required=True, help="the reason, for the audit trail")
 @json_option
 def end(task_id: str, refund: bool, reason: str, as_json: bool) -> None:
-    """End an open task, free for its caller; what its provider bills all the same is listed as unknown."""
+    """End an open task, free for its caller. It is listed as unknown, because its provider may bill it."""
     from elkapi.admin import tasks
 
     with opened() as admin:
@@ -102,7 +102,7 @@ def end(task_id: str, refund: bool, reason: str, as_json: bool) -> None:
     if as_json:
         print_json(_shown(ended.row) | {"refunded_usd": back})
     else:
-        click.echo(f"{task_id} ended; {back} USD given back")
+        click.echo(f"{task_id} ended; {back} USD released")
 
 
 def _shown(row: TaskRow) -> dict[str, Any]:

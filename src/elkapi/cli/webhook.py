@@ -18,23 +18,23 @@ TRY_COLUMNS = ("at", "status", "error", "duration_ms", "answer")
 
 @click.group()
 def webhook() -> None:
-    """Notices of tasks to their callers, and the secrets that sign them."""
+    """Webhook events about tasks, and the secrets that sign them."""
 
 
 @webhook.command("list")
-@click.option("--key", metavar="KEY", help="of this key only, by id or name")
+@click.option("--key", metavar="KEY", help="only this key, by id or name")
 @click.option("--state", type=click.Choice(["pending", "delivered", "given_up"]))
 @click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
-@click.option("--before", metavar="EVENT", help="go on before this event")
+@click.option("--before", metavar="EVENT", help="continue before this event")
 @json_option
 def list_(key: str | None, state: str | None, limit: int, before: str | None, as_json: bool) -> None:
-    """The newest events."""
+    """List the newest events."""
     from elkapi.admin import webhooks
 
     with opened() as admin:
         found = webhooks.list_notices(admin, key=key, state=state, limit=limit + 1, before=before)
     rows = [_shown(row) for row in found[:limit]]
-    print_rows(rows, COLUMNS, as_json, none="no event")
+    print_rows(rows, COLUMNS, as_json, none="no events")
     if len(found) > limit:
         print_more("elkapi webhook list", {"--key": key, "--state": state, "--before": rows[-1]["event"]})
 
@@ -43,7 +43,7 @@ def list_(key: str | None, state: str | None, limit: int, before: str | None, as
 @click.argument("event")
 @json_option
 def show(event: str, as_json: bool) -> None:
-    """One event: where it goes, what it says, and how each try went."""
+    """Show one event: its address, its body and each try."""
     from elkapi.admin import webhooks
 
     with opened() as admin:
@@ -74,7 +74,7 @@ def show(event: str, as_json: bool) -> None:
 @click.argument("event")
 @json_option
 def replay(event: str, as_json: bool) -> None:
-    """Send an event once more, under the id it had."""
+    """Send an event again, under the same id."""
     from elkapi.admin import webhooks
 
     with opened() as admin:
@@ -82,15 +82,15 @@ def replay(event: str, as_json: bool) -> None:
     if as_json:
         print_json(_shown(row))
     else:
-        click.echo(f"{event} is due again")
+        click.echo(f"{event} will be sent again")
 
 
 @webhook.command()
 @click.argument("key")
-@click.option("--rotate", is_flag=True, help="make a new one; for a day both sign")
+@click.option("--rotate", is_flag=True, help="create a new one; both sign for a day")
 @json_option
 def secret(key: str, rotate: bool, as_json: bool) -> None:
-    """What signs the events of KEY; it is printed once."""
+    """Print the secret that signs the events of KEY. It is shown only once."""
     from elkapi.admin import webhooks
 
     with opened() as admin:
@@ -100,9 +100,9 @@ def secret(key: str, rotate: bool, as_json: bool) -> None:
         print_json({"key_id": told.key_id, "secret": told.secret, "previous_until": until})
         return
     click.echo(told.secret)
-    click.echo("this secret is not printed again; keep it where events arrive", err=True)
+    click.echo("this secret is not shown again; store it where events arrive", err=True)
     if rotate:
-        click.echo(f"the one before it signs too until {until}", err=True)
+        click.echo(f"the old secret also signs until {until}", err=True)
 
 
 def _shown(row: NoticeRow) -> dict[str, Any]:
