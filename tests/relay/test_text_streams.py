@@ -148,6 +148,62 @@ async def test_g53_an_error_after_the_first_event_but_before_content_goes_to_the
         await staged.check_books(said.nano())
 
 
+BARE = {
+    "object": b'{\n  "error": {\n    "code": 429,\n    "message": "Q.",\n    "status": "RESOURCE_EXHAUSTED"\n  }\n}\n',
+    "array": b'[{\n  "error": {\n    "code": 429,\n    "message": "Q.",\n    "status": "RESOURCE_EXHAUSTED"\n  }\n}\n]\n',
+}
+TOLD_429 = {
+    "chat": b'"type":"rate_limit_error"',
+    "responses": b'"code":"rate_limit_exceeded"',
+    "anthropic": b'"type":"rate_limit_error"',
+    "gemini": b'"status":"RESOURCE_EXHAUSTED"',
+}
+
+
+@pytest.mark.parametrize("family", ["gemini", "compatible"])
+@pytest.mark.parametrize("form", BARE)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_an_error_that_breaks_into_a_stream_as_a_bare_body_is_told_with_its_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, form: str, client: str
+) -> None:
+    """Google's servers write it so, which no reader of events sees: the answer was one that broke off."""
+    frames = without_error(frames_of(f"{ERRORS[family]}-error-later"))
+    async with stage(tmp_path, monkeypatch, family, client) as staged:
+        reader, writer, played = await staged.call()
+        await staged.play(played, frames)
+        played.play(BARE[form])
+        played.end()
+        record = await staged.watch.records.get()
+        answer = await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert TOLD_429[client] in answer
+        assert has_error(client, unchunked(answer))
+        assert (record.outcome, record.charge_nano) == ("broken_stream", 0)
+        assert record.attempts[0].error == "Q."
+        writer.close()
+        await staged.check_books(0)
+
+
+@pytest.mark.parametrize("form", BARE)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_bare_body_of_an_error_before_content_is_the_next_channels_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, client: str
+) -> None:
+    good = frames_of("gemini-text")
+    async with stage(tmp_path, monkeypatch, "gemini", client, channels=2) as staged:
+        reader, writer, first = await staged.call()
+        first.begin()
+        first.play(BARE[form] + b"\n")
+        second = await staged.upstream.calls.get()
+        await first.given_up()
+        await staged.play(second, good)
+        second.end()
+        record = await staged.watch.records.get()
+        answer = await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert streamed_text(client, unchunked(answer)) == law("gemini", good).text
+        assert [attempt.outcome for attempt in record.attempts] == ["status_429", "ok"]
+        writer.close()
+
+
 def unchunked(answer: bytes) -> str:
     """The body of a chunked answer."""
     rest, body = answer.partition(b"\r\n\r\n")[2], b""

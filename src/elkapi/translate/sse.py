@@ -1,7 +1,8 @@
 """Server-sent events without I/O: bytes in any cut -> whole frames; it owns framing and leaves meaning to the dialects.
 
 Format: the WHATWG event stream. A frame's bytes are kept as they came, so a relayed frame is relayed unchanged; only a
-byte order mark is left out, after which some SDKs do not know the first event for one.
+byte order mark is left out, after which some SDKs do not know the first event for one. What is no event by that format,
+but the body of an error, is read as one: some servers break a stream off with what they answer other calls.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ FRAME_BYTES_MAX = 32 * 1024 * 1024
 # Two line ends, neither of them half of one. A CR at the very end may be half.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
 _BLANK_LINE_BYTES_MAX = 4
+# What may stand around the object of an error: Google's servers write an array of it, or the last member of one.
+_AROUND = b"[], \t\r\n"
 
 
 class FrameTooLarge(Exception):
@@ -93,4 +96,6 @@ def _frame(raw: bytes) -> Frame:
             data.append(value)
         elif name == b"event":
             event = value
+    if not data and b'"error"' in raw and (bare := raw.strip(_AROUND)).startswith(b"{"):
+        return Frame(raw, event, bare)
     return Frame(raw, event, b"\n".join(data) if data else None)

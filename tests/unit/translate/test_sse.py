@@ -53,6 +53,18 @@ def test_the_last_frame_may_lack_its_blank_line() -> None:
     assert _frames([b"data: 1\n\n\n"])[0].data == b"1"
 
 
+BARE = b'{\n  "error": {\n    "code": 503,\n    "message": "one: two",\n    "status": "UNAVAILABLE"\n  }\n}'
+
+
+@pytest.mark.parametrize("ends", [b"", b"\n", b"\r\n\r\n"])
+@pytest.mark.parametrize(("opens", "closes"), [(b"", b""), (b"[", b"]"), (b"[", b""), (b",\r\n", b"\n]\n")])
+def test_an_error_that_breaks_into_a_stream_as_a_bare_body_is_an_event(opens: bytes, closes: bytes, ends: bytes) -> None:
+    stream = b"data: 1\r\n\r\n" + opens + BARE + closes + ends
+    for cut in range(len(stream) + 1):
+        assert [frame.data for frame in _frames([stream[:cut], stream[cut:]])] == [b"1", BARE]
+    assert _frames([b'{"candidates": []}']) == [Frame(b'{"candidates": []}\n\n', b"", None)]
+
+
 def test_a_frame_without_end_is_refused_instead_of_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "FRAME_BYTES_MAX", 10)
     with pytest.raises(FrameTooLarge):
