@@ -44,6 +44,8 @@ ANTHROPIC = {
 }
 REFUSALS = {
     "google": ("gemini", GOOGLE, "refused this key"),
+    # Its endpoint of OpenAI's form answers with an array of one.
+    "google-openai": ("compatible", [GOOGLE], "refused this key"),
     "xai": ("xai", XAI, "refused this key"),
     "anthropic": ("anthropic", ANTHROPIC, "out of funds"),
 }
@@ -53,6 +55,16 @@ async def reason_of(lite: Gateway) -> str:
     """Why the first key that was taken out of service was."""
     rows = await until(lambda: lite.sql("select reason from channel_keys where not enabled order by id"))
     return str(rows[0][0])
+
+
+async def test_what_a_refusal_in_an_array_says_reaches_its_caller(lite: Gateway) -> None:
+    refusal = [{"error": {"code": 400, "message": "Please use a valid role: user, model.", "status": "INVALID_ARGUMENT"}}]
+    async with canned(400, refusal) as upstream:
+        await lite.channel(upstream.url, (MODEL,), family="compatible")
+        await lite.price(MODEL, per_1m_usd="1")
+        asked = ask("chat", MODEL, "hi")
+        reply = await lite.ask(await lite.key("1"), asked.body, path=asked.path)
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "Please use a valid role: user, model.")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

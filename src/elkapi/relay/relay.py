@@ -59,6 +59,7 @@ from elkapi.translate.crossing import Crossing
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.embeddings import Packer, has_numbers
 from elkapi.translate.ir import NO_ANSWER, Failure, is_refusal
+from elkapi.translate.sse import AROUND
 from elkapi.types import Attempt, AttemptRecord, Channel, FallbackReason, Usage
 from elkapi.upstream import (
     FirstByteTimeout,
@@ -266,7 +267,7 @@ class Try:
                 return await pump(self, reply, status, exchange)
             return await self._accept(reply, status, exchange)
         body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
-        body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
+        body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX).strip(AROUND)
         wait_s = parse_retry_after_s(wait_told(said(b"retry-after"), body), self.plane.clock.now_ns())
         self.record.error = recorded(body, self.attempt)
         answered, status = status, meant(status, body)

@@ -17,8 +17,9 @@ FRAME_BYTES_MAX = 32 * 1024 * 1024
 # Two line ends, neither of them half of one. A CR at the very end may be half.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
 _BLANK_LINE_BYTES_MAX = 4
-# What may stand around the object of an error: Google's servers write an array of it, or the last member of one.
-_AROUND = b"[], \t\r\n"
+# What may stand around the object of an error: Google's servers write an array of it, also where they refuse a call of
+# OpenAI's form.
+AROUND = b"[], \t\r\n"
 
 
 class FrameTooLarge(Exception):
@@ -96,6 +97,6 @@ def _frame(raw: bytes) -> Frame:
             data.append(value)
         elif name == b"event":
             event = value
-    if not data and b'"error"' in raw and (bare := raw.strip(_AROUND)).startswith(b"{"):
+    if not data and b'"error"' in raw and (bare := raw.strip(AROUND)).startswith(b"{"):
         return Frame(raw, event, bare)
     return Frame(raw, event, b"\n".join(data) if data else None)
