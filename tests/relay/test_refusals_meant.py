@@ -64,7 +64,8 @@ async def test_what_a_refusal_in_an_array_says_reaches_its_caller(lite: Gateway)
         await lite.price(MODEL, per_1m_usd="1")
         asked = ask("chat", MODEL, "hi")
         reply = await lite.ask(await lite.key("1"), asked.body, path=asked.path)
-    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "Please use a valid role: user, model.")
+    assert reply.status_code == 400
+    assert "Please use a valid role: user, model." in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
