@@ -58,7 +58,9 @@ async def reason_of(lite: Gateway) -> str:
 
 
 async def test_what_a_refusal_in_an_array_says_reaches_its_caller(lite: Gateway) -> None:
-    refusal = [{"error": {"code": 400, "message": "Please use a valid role: user, model.", "status": "INVALID_ARGUMENT"}}]
+    refusal = [
+        {"error": {"code": 400, "message": "Please use a valid role: user, model.", "status": "INVALID_ARGUMENT"}}
+    ]
     async with canned(400, refusal) as upstream:
         await lite.channel(upstream.url, (MODEL,), family="compatible")
         await lite.price(MODEL, per_1m_usd="1")

@@ -426,3 +426,43 @@ async def test_an_answer_without_a_choice_is_no_answer(lite: Gateway, client: st
         assert "hello" in reply.text
         assert (len(empty.bodies), len(good.bodies)) == (1, 1)
         assert (await lite.account(reply.headers["x-request-id"], key))["cost_usd"] == "0.000005"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("client", "tools"),
+    [
+        ("chat", {"web_search_options": {}}),
+        ("responses", {"tools": [{"type": "web_search"}]}),
+        ("gemini", {"tools": [{"googleSearch": {}}]}),
+    ],
+)
+async def test_the_texts_around_a_search_of_claudes_do_not_run_together(
+    lite: Gateway, client: str, tools: dict[str, Any], stream: bool
+) -> None:
+    search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+    blocks = [{"type": "text", "text": "Let me look."}, search, found, {"type": "text", "text": "It is so."}]
+    usage = {"input_tokens": 9, "output_tokens": 9}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "model": MODEL, "content": blocks}
+    message |= {"stop_reason": "end_turn", "stop_sequence": None, "usage": usage}
+    told: list[dict[str, Any]] = [{"type": "message_start", "message": message | {"content": [], "stop_reason": None}}]
+    for index, block in enumerate(blocks):
+        where = {"index": index}
+        start = {"type": "text", "text": ""} if block["type"] == "text" else block
+        told.append({"type": "content_block_start", **where, "content_block": start})
+        if block["type"] == "text":
+            delta = {"type": "text_delta", "text": block["text"]}
+            told.append({"type": "content_block_delta", **where, "delta": delta})
+        told.append({"type": "content_block_stop", **where})
+    told.append({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage})
+    told.append({"type": "message_stop"})
+    frames = b"".join(b"event: %b\ndata: %b\n\n" % (one["type"].encode(), msgspec.json.encode(one)) for one in told)
+    async with canned(200, message, frames) as upstream:
+        await lite.channel(upstream.url, (MODEL,), family="anthropic", model_map={MODEL: "claude-sonnet-4-5"})
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        asked = ask(client, MODEL, "Tell me.", stream=stream, **tools)
+        reply = await lite.ask(await lite.key("1"), asked.body, path=asked.path)
+    assert reply.status_code == 200, reply.text
+    said = streamed_text(client, reply.text) if stream else text_of(client, reply.json())
+    assert said == "Let me look.\n\nIt is so."

@@ -148,10 +148,8 @@ async def test_g53_an_error_after_the_first_event_but_before_content_goes_to_the
         await staged.check_books(said.nano())
 
 
-BARE = {
-    "object": b'{\n  "error": {\n    "code": 429,\n    "message": "Q.",\n    "status": "RESOURCE_EXHAUSTED"\n  }\n}\n',
-    "array": b'[{\n  "error": {\n    "code": 429,\n    "message": "Q.",\n    "status": "RESOURCE_EXHAUSTED"\n  }\n}\n]\n',
-}
+_OBJECT = b'{\n  "error": {\n    "code": 429,\n    "message": "Q.",\n    "status": "RESOURCE_EXHAUSTED"\n  }\n}\n'
+BARE = {"object": _OBJECT, "array": b"[" + _OBJECT + b"]\n"}
 TOLD_429 = {
     "chat": b'"type":"rate_limit_error"',
     "responses": b'"code":"rate_limit_exceeded"',

@@ -34,6 +34,7 @@ from elkapi.translate.gemini_writer import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
 from elkapi.translate.kept import is_readable
 from elkapi.translate.late_sources import SourcesFirst, may_come_late
+from elkapi.translate.paragraphs import Paragraphed, in_paragraphs
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_request import configured
 from elkapi.translate.responses_state import without_envelopes
@@ -317,6 +318,8 @@ class Text:
             if isinstance(event, UsageSeen):
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
+        if self.asked.server_tools:
+            events = in_paragraphs(events)
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
         given, answered = self.request.facts, not tally.is_empty
         flags = (UNPRICED_FLAG,) if tally.unpriced else ()
@@ -343,6 +346,8 @@ class Text:
         writer, theirs = self.names.through(writer_for(self.request, facts)), self.theirs
         if may_come_late(self.asked, self.wire):
             writer = SourcesFirst(writer)
+        if self.asked.server_tools:
+            writer = Paragraphed(writer)
         if self.request.output_rules:
             return Guarded(theirs.reader(), writer, theirs.ends_by_close, self.request.output_rules)
         if self.request.keep is not None and self.request.keep.kind == "chat":

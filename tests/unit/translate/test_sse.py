@@ -58,7 +58,9 @@ BARE = b'{\n  "error": {\n    "code": 503,\n    "message": "one: two",\n    "sta
 
 @pytest.mark.parametrize("ends", [b"", b"\n", b"\r\n\r\n"])
 @pytest.mark.parametrize(("opens", "closes"), [(b"", b""), (b"[", b"]"), (b"[", b""), (b",\r\n", b"\n]\n")])
-def test_an_error_that_breaks_into_a_stream_as_a_bare_body_is_an_event(opens: bytes, closes: bytes, ends: bytes) -> None:
+def test_an_error_that_breaks_into_a_stream_as_a_bare_body_is_an_event(
+    opens: bytes, closes: bytes, ends: bytes
+) -> None:
     stream = b"data: 1\r\n\r\n" + opens + BARE + closes + ends
     for cut in range(len(stream) + 1):
         assert [frame.data for frame in _frames([stream[:cut], stream[cut:]])] == [b"1", BARE]
