@@ -442,9 +442,14 @@ async def test_the_texts_around_a_search_of_claudes_do_not_run_together(
 ) -> None:
     search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}}
     found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
-    blocks = [{"type": "text", "text": "Let me look."}, search, found, {"type": "text", "text": "It is so."}]
+    blocks: list[dict[str, Any]] = [
+        {"type": "text", "text": "Let me look."},
+        search,
+        found,
+        {"type": "text", "text": "It is so."},
+    ]
     usage = {"input_tokens": 9, "output_tokens": 9}
-    message = {"type": "message", "id": "msg_1", "role": "assistant", "model": MODEL, "content": blocks}
+    message: dict[str, Any] = {"type": "message", "id": "msg_1", "role": "assistant", "model": MODEL, "content": blocks}
     message |= {"stop_reason": "end_turn", "stop_sequence": None, "usage": usage}
     told: list[dict[str, Any]] = [{"type": "message_start", "message": message | {"content": [], "stop_reason": None}}]
     for index, block in enumerate(blocks):

@@ -274,14 +274,19 @@ class Reader:
     def _content(self, candidate: _Candidate, events: list[Event]) -> None:
         parts = candidate.content.parts if candidate.content is not None else None
         logprobs = _read_logprobs(candidate.logprobsResult) if candidate.logprobsResult else ()
+        texts = sum(1 for part in parts or () if part.text and not part.thought) if logprobs else 0
         said = len(events)
         for part in parts or ():
             if part.text:
                 if part.thought:
                     events.append(ThinkingDelta(part.text))
                 else:
-                    events.append(TextDelta(part.text, logprobs))
-                    logprobs = ()
+                    # They are told of the whole candidate. What is left at the last text, such as a token of the end,
+                    # is its too.
+                    texts -= 1
+                    count = _tokens_of(part.text, logprobs) if texts > 0 else len(logprobs)
+                    events.append(TextDelta(part.text, logprobs[:count]))
+                    logprobs = logprobs[count:]
                     said = len(events)
             elif part.functionCall is not None:
                 self._call(part.functionCall, part.thoughtSignature, events)
@@ -419,6 +424,16 @@ def _read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
         TokenLogprob(token.token, token.logProbability, tuple(tops[place]) if place < len(tops) else ())
         for place, token in enumerate(view.chosenCandidates or ())
     )
+
+
+def _tokens_of(text: str, tokens: tuple[TokenLogprob, ...]) -> int:
+    """How many of the tokens come to a text."""
+    chars = 0
+    for place, row in enumerate(tokens):
+        if chars >= len(text):
+            return place
+        chars += len(row.token)
+    return len(tokens)
 
 
 def read_reply(body: bytes) -> list[Event]:

@@ -228,6 +228,16 @@ def test_log_probabilities_come_with_their_text() -> None:
     assert events[1] == ir.TextDelta("Hi", (ir.TokenLogprob("Hi", -0.5, (("Hi", -0.5), ("Yo", 0.0))),))
 
 
+def test_each_text_of_a_whole_answer_has_the_log_probabilities_of_its_own_tokens() -> None:
+    words = ["I ", "look", ".", "It ", "is.", "<end>"]
+    parts = [{"text": "I look."}, {"text": "hm", "thought": True}, {"functionCall": {"name": "f"}}, {"text": "It is."}]
+    result = {"chosenCandidates": [{"token": word, "logProbability": -0.5} for word in words]}
+    candidate = {"content": {"parts": parts}, "logprobsResult": result, "finishReason": "STOP"}
+    events = DIALECT.read_reply(json.dumps({"candidates": [candidate]}).encode())
+    told = [[row.token for row in event.logprobs] for event in events if isinstance(event, ir.TextDelta)]
+    assert told == [["I ", "look", "."], ["It ", "is.", "<end>"]]
+
+
 @pytest.mark.parametrize(
     "body",
     [b"<html>", b"[]", b"", b"{}", b'{"candidates":[]}', b'{"candidates":[{"content":{"parts":[{"text":1}]}}]}'],
