@@ -13,9 +13,10 @@ import pytest
 
 from elkapi.cache.answers import FILE
 from elkapi.sandbox.server import Running
+from elkapi.storage.repos import channels
 from elkapi.types import Policy
 from tests.canned import canned
-from tests.gateway import SMALL, Gateway, gateway
+from tests.gateway import ACTOR, SMALL, Gateway, gateway
 from tests.text_calls import CLIENTS, ask, events, has_error, is_whole, streamed_text, text_of
 from tests.waiting import until
 
@@ -266,6 +267,35 @@ async def test_a_changed_channel_or_policy_begins_anew(lite: Gateway, sandbox: R
     assert (await post(lite, key)).headers["x-elkapi-cache"] == "hit"
     await lite.channel(sandbox.base_url, (MODEL,), system_prompt="Speak like a pirate.", priority=1)
     assert (await post(lite, key)).headers["x-elkapi-cache"] == "miss"
+
+
+@pytest.mark.parametrize("change", ["base_url", "family", "options"])
+async def test_no_answer_of_an_upstream_that_a_channel_no_longer_names_is_given(
+    lite: Gateway, sandbox: Running, change: str
+) -> None:
+    """The operator points a channel elsewhere: what the old upstream said is none of its answers."""
+    azure = {"family": "azure", "options": {"api-version": "2024-06-01"}} if change == "options" else {}
+    await lite.channel(sandbox.base_url, (MODEL,), name="one", **azure)
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("1", policy=ON)
+    await post(lite, key)
+    assert (await post(lite, key)).headers["x-elkapi-cache"] == "hit"
+    async with canned(503) as elsewhere:
+        with lite.database.write() as connection:
+            channel_id = channels.find_id(connection, "one")
+            assert channel_id is not None
+            spec = channels.read_spec(connection, lite.installation.sealer, channel_id)
+            assert spec is not None
+            config = msgspec.structs.replace(spec.config, options={"api-version": "2024-10-21"})
+            changed: dict[str, Any] = {
+                "base_url": {"base_url": elsewhere.url},
+                "family": {"family": "deepseek"},
+                "options": {"config": config},
+            }[change]
+            spec = msgspec.structs.replace(spec, **changed)
+            channels.replace_channel(connection, lite.installation.sealer, channel_id, spec, now_ns=1, actor=ACTOR)
+        await lite.settled()
+        assert (await post(lite, key)).headers["x-elkapi-cache"] == "miss"
 
 
 async def test_g52_the_caller_decides_within_what_the_policy_allows(lite: Gateway, sandbox: Running) -> None:

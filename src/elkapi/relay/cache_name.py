@@ -1,7 +1,8 @@
 """What makes two calls the same to the response cache, as bytes; whoever's answer it is, nobody else's calls match it.
 
 Left out is what does not change the answer: how it is sent (`stream`), who asks (`user`, `metadata`), what the provider
-is to do with it. Put in is everything that does: the channels' own overrides and the headers that are handed on.
+is to do with it. Put in is everything that does: whom the channels ask, their own overrides and the headers that are
+handed on.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
     upstreams = [
         (
             one.id,
+            one.family,
+            one.base_url,
+            one.options,
             one.model_map.get(request.model),
             one.aliases.get(request.model),
             one.system_prompt,
