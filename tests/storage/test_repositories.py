@@ -330,6 +330,27 @@ def test_a_bad_channel_key_is_disabled_alone_with_its_reason_and_comes_back(
         assert channels.set_key_enabled(connection, 10_000, True, **WHO) is None
 
 
+def test_a_channel_key_is_removed_alone_and_its_id_is_given_to_no_other(
+    database: Database, installation: Installation
+) -> None:
+    sealer = installation.sealer
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, sealer, spec(), **WHO)
+        first, second = channels.add_keys(connection, sealer, channel_id, ["one", "two"], **WHO)
+        before = versions.read(connection)
+        assert channels.remove_key(connection, second.id, **WHO) == channel_id
+        assert versions.read(connection).routing > before.routing
+        assert channels.view_keys(connection, channel_id) == [first]
+        newest = audit.newest(connection, limit=1)[0]
+        assert (newest.action, newest.subject) == ("channel.key.remove", f"channel:{channel_id}")
+        version = versions.read(connection)
+        assert channels.remove_key(connection, second.id, **WHO) is None
+        assert versions.read(connection) == version
+        # Tasks name the key that began them.
+        (again,) = channels.add_keys(connection, sealer, channel_id, ["two"], **WHO)
+        assert again.id not in (first.id, second.id)
+
+
 def test_a_change_of_one_channel_or_key_leaves_the_others_and_a_channel_goes_with_its_keys(
     database: Database, installation: Installation
 ) -> None:

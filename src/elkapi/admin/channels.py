@@ -160,8 +160,21 @@ def set_channel_key_enabled(admin: Admin, key_id: int, enabled: bool, reason: st
     with admin.change() as connection:
         view = channels.set_key_enabled(connection, key_id, enabled, reason=reason, **admin.who())
     if view is None:
-        raise Missing(f"there is no channel key {key_id}; `elkapi channel key list CHANNEL` shows them")
+        raise _no_key(key_id)
     return view
+
+
+def remove_channel_key(admin: Admin, key_id: int) -> int:
+    """Delete one credential by its id; the id of its channel. Raises Missing."""
+    with admin.change() as connection:
+        channel_id = channels.remove_key(connection, key_id, **admin.who())
+    if channel_id is None:
+        raise _no_key(key_id)
+    return channel_id
+
+
+def _no_key(key_id: int) -> Missing:
+    return Missing(f"there is no channel key {key_id}; `elkapi channel key list CHANNEL` shows them")
 
 
 def _merged(before: ChannelSpec, fields: ChannelFields) -> ChannelSpec:

@@ -226,7 +226,7 @@ def test(channel: str, as_json: bool) -> int:
 
 @channel.group("key")
 def key() -> None:
-    """A channel's keys. They can be added, disabled and enabled, never read."""
+    """A channel's keys. They can be added, disabled, enabled and removed, never read."""
 
 
 @key.command("add")
@@ -274,6 +274,21 @@ def enable_key(key_id: int, as_json: bool) -> None:
 
     with opened() as admin:
         _print_keys([channels.set_channel_key_enabled(admin, key_id, True)], as_json, "")
+
+
+@key.command("remove")
+@click.argument("key_id", type=Whole(1, NUMBER_MAX))
+@json_option
+def remove_key(key_id: int, as_json: bool) -> None:
+    """Delete one key; tasks that it began can no longer be asked about, records of past calls stay."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        channel_id = channels.remove_channel_key(admin, key_id)
+    if as_json:
+        print_json({"removed": key_id, "channel": channel_id})
+    else:
+        click.echo(f"removed key {key_id} of channel {channel_id}")
 
 
 def _fields(given: dict[str, Any], clear: tuple[str, ...]) -> ChannelFields:

@@ -122,6 +122,20 @@ def test_a_channel_key_is_switched_with_its_reason(elkapi: Elkapi) -> None:
     assert (on["state"], on["reason"]) == ("enabled", "")
 
 
+def test_a_channel_key_is_removed_with_its_secret(elkapi: Elkapi) -> None:
+    add_channel(elkapi, "--name", "c")
+    elkapi("channel", "key", "add", "c", "--key", "sk-another-one")
+    assert elkapi("channel", "key", "remove", "1").out == "removed key 1 of channel 1\n"
+    assert [key["id"] for key in elkapi("channel", "key", "list", "c", "--json").json] == [2]
+    newest = elkapi("audit", "list", "--json").json[0]
+    assert (newest["action"], newest["subject"]) == ("channel.key.remove", "channel:1")
+    assert newest["detail"] == {"key": 1, "hint": apikey.secret_hint(PLANTED)}
+    assert PLANTED not in json.dumps(newest)
+    again = elkapi("channel", "key", "remove", "1")
+    assert (again.status, "there is no channel key 1" in again.err) == (1, True)
+    assert elkapi("channel", "key", "remove", "2", "--json").json == {"removed": 2, "channel": 1}
+
+
 def test_g16_every_channel_option_reads_back(elkapi: Elkapi) -> None:
     elkapi("group", "set", "vip", "--ratio", "1")
     options = (

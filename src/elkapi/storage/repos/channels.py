@@ -245,6 +245,16 @@ def set_key_enabled(
     return ChannelKeyView(**(dict(row) | values))
 
 
+def remove_key(connection: Connection, key_id: int, *, now_ns: int, actor: str) -> int | None:
+    """Delete one credential; the id of its channel, or None when there is no such credential."""
+    c = _channel_keys.c
+    row = connection.execute(delete(_channel_keys).where(c.id == key_id).returning(c.channel_id, c.hint)).one_or_none()
+    if row is None:
+        return None
+    _changed(connection, "channel.key.remove", row.channel_id, now_ns, actor, {"key": key_id, "hint": row.hint})
+    return int(row.channel_id)
+
+
 def disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
     """Keys of enabled channels that the gateway, not an operator, switched off.
 
