@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from elkapi.ledger.accounts import create_account
+from elkapi.snapshot.build import build_snapshot
 from elkapi.storage import apikey, schema, secrets
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
@@ -446,6 +447,39 @@ def test_prices_are_versions_and_the_highest_is_in_force(database: Database) -> 
     assert [first.price.version, second.price.version] == [1, 2]
     assert first.price.cached_nano_per_1m == 0
     assert second.price.cached_nano_per_1m is None
+
+
+def test_a_withdrawn_price_is_a_version_after_which_the_model_has_none(
+    database: Database, installation: Installation
+) -> None:
+    settings, sealer = installation.settings, installation.sealer
+    with database.write() as connection:
+        assert prices.withdraw(connection, model="m", source="t", **WHO) is None
+        priced = prices.add_version(connection, model="m", amounts=Amounts(call_nano=9), source="t", **WHO)
+        channel_id = channels.add_channel(connection, sealer, spec(config=channels.ChannelConfig(models=("m",))), **WHO)
+        channels.add_keys(connection, sealer, channel_id, ["one"], **WHO)
+        assert build_snapshot(connection, sealer, settings).models_for("live", "default") == ("m",)
+        before = versions.read(connection)
+        gone = prices.withdraw(connection, model="m", source="t", **WHO)
+        assert gone is not None
+        assert (gone.price.version, gone.withdrawn) == (2, True)
+        assert versions.read(connection).routing > before.routing
+        newest = audit.newest(connection, limit=1)[0]
+        assert (newest.action, newest.subject) == ("price.withdraw", "price:m")
+        version = versions.read(connection)
+        assert prices.withdraw(connection, model="m", source="t", **WHO) is None
+        assert versions.read(connection) == version
+        assert "m" not in {row.price.model for row in prices.in_force(connection)}
+        snapshot = build_snapshot(connection, sealer, settings, bundled=("m",))
+        # What is bundled is free where no record of the operator's says otherwise.
+        assert (snapshot.prices["m"].id, build_snapshot(connection, sealer, settings).prices.get("m")) == (0, None)
+        assert build_snapshot(connection, sealer, settings).models_for("live", "default") == ()
+        # Calls and holds name it.
+        assert prices.history(connection, "m") == [gone, priced]
+        assert prices.get_price(connection, priced.price.id) == priced
+        again = prices.add_version(connection, model="m", amounts=Amounts(call_nano=7), source="t", **WHO)
+        assert {row.price.model: row for row in prices.in_force(connection)}["m"] == again
+        assert again.price.version == 3
 
 
 def test_cve_2026_30886_a_request_is_found_by_its_owner_only(database: Database) -> None:

@@ -93,6 +93,23 @@ def history(admin: Admin, model: str) -> list[PriceRow]:
     return rows
 
 
+def show_price(admin: Admin, model: str) -> PriceRow:
+    """The version in force; raises Missing where there is none."""
+    newest = history(admin, model)[0]
+    if newest.withdrawn:
+        raise Missing(f"{model!r} has no price: version {newest.price.version} withdrew it")
+    return newest
+
+
+def withdraw_price(admin: Admin, model: str) -> PriceRow:
+    """Leave a model without a price by a new version, so that new calls are refused; raises Missing."""
+    with admin.change() as connection:
+        row = prices.withdraw(connection, model=model, source=admin.actor, **admin.who())
+    if row is None:
+        raise Missing(f"{model!r} has no price in force")
+    return row
+
+
 def _amounts(given: PriceInput) -> Amounts:
     options = {"input": given.input_per_1m, "output": given.output_per_1m, "cached": given.cached_per_1m}
     named = {name: text for name, text in options.items() if text is not None}

@@ -35,7 +35,7 @@ VERBS = {
         "channel",
         "channels to upstreams: add, list, show, edit, enable, disable, remove, test, key",
     ),
-    "price": ("price", "price", "prices: set, list, show, history"),
+    "price": ("price", "price", "prices: set, list, show, history, withdraw"),
     "group": ("group", "group", "groups of keys, their ratio and rules: set, list, remove"),
     "guard": ("guard", "guard", "guardrails: set, list, show, remove, try"),
     "route": ("route", "route", "where a call would go: explain"),

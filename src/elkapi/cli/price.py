@@ -124,15 +124,32 @@ def show(model: str, as_json: bool) -> None:
     from elkapi.admin import prices
 
     with opened() as admin:
-        shown = _shown(prices.history(admin, model)[0])
+        shown = _shown(prices.show_price(admin, model))
     if as_json:
         print_json(shown)
     else:
         print_facts(shown)
 
 
+@price.command()
+@click.argument("model")
+@json_option
+def withdraw(model: str, as_json: bool) -> None:
+    """Leave MODEL without a price: new calls are refused; its versions stay, and calls under way keep theirs."""
+    from elkapi.admin import prices
+
+    with opened() as admin:
+        row = prices.withdraw_price(admin, model)
+    if as_json:
+        print_json(_shown(row))
+    else:
+        click.echo(f"{row.price.model}: version {row.price.version} withdraws the price; new calls are refused")
+
+
 def _named(row: PriceRow) -> list[str]:
     """What a record has a price for, and whether it has tiers and variants."""
+    if row.withdrawn:
+        return []
     shown = _shown(row)
     call = ["call"] if row.price.call_nano else []
     return [*shown["rates"], *call, *(name for name in ("tiers", "variants") if shown[name])]
@@ -186,6 +203,8 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _lines(row: dict[str, Any]) -> list[list[Any]]:
     """A record's line of the table, and one for each of its variants."""
+    if row.get("withdrawn"):
+        return [[row["model"], row["version"], "withdrawn", *[""] * (len(COLUMNS) - 4), row["source"]]]
     lines = [[row[name] for name in COLUMNS]]
     for variant in row["variants"]:
         rates = variant["rates"]
@@ -205,10 +224,12 @@ def _lines(row: dict[str, Any]) -> list[list[Any]]:
 
 def _shown(row: PriceRow) -> dict[str, Any]:
     price = row.price
+    head = {"id": price.id, "model": price.model, "version": price.version}
+    made = {"source": row.source, "created_at": when(row.created_ns)}
+    if row.withdrawn:
+        return {**head, "withdrawn": True, **made}
     return {
-        "id": price.id,
-        "model": price.model,
-        "version": price.version,
+        **head,
         "input_per_1m_usd": format_usd(price.input_nano_per_1m),
         "cached_per_1m_usd": None if price.cached_nano_per_1m is None else format_usd(price.cached_nano_per_1m),
         "output_per_1m_usd": format_usd(price.output_nano_per_1m),
@@ -225,8 +246,7 @@ def _shown(row: PriceRow) -> dict[str, Any]:
             }
             for one in price.variants
         ],
-        "source": row.source,
-        "created_at": when(row.created_ns),
+        **made,
     }
 
 

@@ -465,6 +465,26 @@ def test_prices_and_groups(elkapi: Elkapi) -> None:
     ).json
 
 
+def test_a_price_is_withdrawn_and_set_again(elkapi: Elkapi) -> None:
+    elkapi("price", "set", "--model", "m", "--per-call", "0.01")
+    outcome = elkapi("price", "withdraw", "m")
+    assert outcome.out == "m: version 2 withdraws the price; new calls are refused\n"
+    assert "m" not in [row["model"] for row in elkapi("price", "list", "--json").json]
+    shown = elkapi("price", "show", "m")
+    assert (shown.status, shown.err) == (1, "elkapi: 'm' has no price: version 2 withdrew it\n")
+    again = elkapi("price", "withdraw", "m")
+    assert (again.status, again.err) == (1, "elkapi: 'm' has no price in force\n")
+    newest, oldest = elkapi("price", "history", "m", "--json").json
+    assert (newest["version"], newest["withdrawn"], "per_call_usd" in newest) == (2, True, False)
+    assert (oldest["version"], oldest["per_call_usd"]) == (1, "0.01")
+    assert [line.split()[:3] for line in elkapi("price", "history", "m").out.splitlines()[1:]] == [
+        ["m", "2", "withdrawn"],
+        ["m", "1", "0.00"],
+    ]
+    restored = elkapi("price", "set", "--model", "m", "--per-call", "0.02", "--json")
+    assert (restored.json["version"], restored.err) == (3, "")
+
+
 def test_what_has_members_is_shown_as_json_to_people_too(elkapi: Elkapi) -> None:
     rates = ("--input-per-1m", "3", "--output-per-1m", "15", "--tier", "200000:input=6")
     elkapi("price", "set", "--model", "long", *rates)

@@ -1,4 +1,8 @@
-"""Versioned, immutable price records: a change is a new version, and a model's highest version is in force."""
+"""Versioned, immutable price records: a change is a new version, and a model's highest version is in force.
+
+A price is withdrawn by a version whose record is null. An older release that runs beside this one fails at it, where it
+would take any other for a price of nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,22 @@ _prices = schema.prices
 
 
 class PriceRow(msgspec.Struct, frozen=True):
-    """A record with where it came from (`seed`, or who set it) and when."""
+    """A record with where it came from (`seed`, or who set it) and when.
+
+    `withdrawn`: from this version on the model has no price, so what stands in `price` says nothing.
+    """
 
     price: Price
     source: str
     created_ns: int
+    withdrawn: bool = False
 
 
 def in_force(connection: Connection) -> list[PriceRow]:
-    """The record in force of every model, by name."""
+    """The record in force of every model that has one, by name."""
     highest = select(_prices.c.model, func.max(_prices.c.version)).group_by(_prices.c.model)
     query = select(_prices).where(tuple_(_prices.c.model, _prices.c.version).in_(highest)).order_by(_prices.c.model)
-    return [_row(row) for row in connection.execute(query).mappings()]
+    return [row for found in connection.execute(query).mappings() if not (row := _row(found)).withdrawn]
 
 
 def history(connection: Connection, model: str) -> list[PriceRow]:
@@ -43,6 +51,27 @@ def add_version(
     connection: Connection, *, model: str, amounts: Amounts, source: str, now_ns: int, actor: str
 ) -> PriceRow:
     """Put a new version in force; calls that already hold money keep the version their hold names."""
+    row = _add(connection, model, amounts, source, now_ns)
+    detail = {"version": row.price.version, **msgspec.to_builtins(amounts)}
+    audit.write(connection, now_ns=now_ns, actor=actor, action="price.set", subject=f"price:{model}", detail=detail)
+    return row
+
+
+def withdraw(connection: Connection, *, model: str, source: str, now_ns: int, actor: str) -> PriceRow | None:
+    """Leave the model without a price from a new version on; None, and nothing changes, where it has none in force."""
+    versions.take_turns(connection)
+    newest = history(connection, model)[:1]
+    if not newest or newest[0].withdrawn:
+        return None
+    row = _add(connection, model, None, source, now_ns)
+    detail = {"version": row.price.version}
+    audit.write(
+        connection, now_ns=now_ns, actor=actor, action="price.withdraw", subject=f"price:{model}", detail=detail
+    )
+    return row
+
+
+def _add(connection: Connection, model: str, amounts: Amounts | None, source: str, now_ns: int) -> PriceRow:
     # The counter's row serialises writers, so two of them cannot compute the same next version.
     versions.bump(connection, routing=True)
     last = connection.execute(select(func.max(_prices.c.version)).where(_prices.c.model == model)).scalar()
@@ -50,16 +79,16 @@ def add_version(
     record = msgspec.json.encode(amounts).decode()
     values = {"model": model, "version": version, "record": record, "source": source, "created_ns": now_ns}
     price_id = connection.execute(_prices.insert().returning(_prices.c.id), values).scalar_one()
-    detail = {"version": version, **msgspec.to_builtins(amounts)}
-    audit.write(connection, now_ns=now_ns, actor=actor, action="price.set", subject=f"price:{model}", detail=detail)
-    return PriceRow(_price(price_id, model, version, amounts), source, now_ns)
+    return _of(price_id, model, version, amounts, source, now_ns)
 
 
 def _row(row: RowMapping) -> PriceRow:
-    amounts = msgspec.json.decode(row["record"], type=Amounts)
-    return PriceRow(_price(row["id"], row["model"], row["version"], amounts), row["source"], row["created_ns"])
+    amounts = msgspec.json.decode(row["record"], type=Amounts | None)
+    return _of(row["id"], row["model"], row["version"], amounts, row["source"], row["created_ns"])
 
 
-def _price(price_id: int, model: str, version: int, amounts: Amounts) -> Price:
-    rates = {name: getattr(amounts, name) for name in Amounts.__struct_fields__}
-    return Price(id=price_id, model=model, version=version, **rates)
+def _of(price_id: int, model: str, version: int, amounts: Amounts | None, source: str, created_ns: int) -> PriceRow:
+    of = Amounts() if amounts is None else amounts
+    rates = {name: getattr(of, name) for name in Amounts.__struct_fields__}
+    price = Price(id=price_id, model=model, version=version, **rates)
+    return PriceRow(price, source, created_ns, withdrawn=amounts is None)
