@@ -34,13 +34,16 @@ def after(
 ) -> Next:
     """`tries` counts this one; `share` is a random number from 0 to 1. None as status: nobody answered.
 
-    2xx is delivered, 410 says that nobody wants it. All else is tried again, later each time, until `until_ns`.
+    2xx is delivered, 410 says that nobody wants it. All else is tried again, later each time, until `until_ns`; who asks
+    to be left alone for longer is asked once more at that moment.
     """
     if status is not None and is_success(status):
         return Next("delivered", now_ns)
-    wait_s = max(wait_after(tries, share()), retry_after_s or 0.0)
-    due_ns = now_ns + round(wait_s * _NS)
-    return Next("given_up" if status == GONE or due_ns > until_ns else "pending", due_ns)
+    due_ns = now_ns + round(wait_after(tries, share()) * _NS)
+    if status == GONE or due_ns > until_ns:
+        return Next("given_up", due_ns)
+    asked_ns = now_ns + round((retry_after_s or 0.0) * _NS)
+    return Next("pending", max(due_ns, min(asked_ns, until_ns)))
 
 
 def wait_after(tries: int, share: float) -> float:

@@ -42,7 +42,12 @@ def test_the_receivers_own_word_is_heeded_where_it_is_longer() -> None:
 
 def test_after_a_day_it_is_given_up() -> None:
     assert outcome(500, until_ns=NOW_NS + 4_000_000_000)[0] == "given_up"
-    assert outcome(500, retry_after_s=100_000.0)[0] == "given_up"
+    assert outcome(410, retry_after_s=1.0)[0] == "given_up"
+
+
+def test_a_receiver_that_is_down_for_longer_than_a_day_is_asked_once_more_at_its_end() -> None:
+    assert outcome(503, retry_after_s=100_000.0) == ("pending", 86_400)
+    assert outcome(503, retry_after_s=100_000.0, until_ns=NOW_NS)[0] == "given_up"
 
 
 @pytest.mark.parametrize(
