@@ -35,8 +35,7 @@ T = TypeVar("T")
 FILE_ID = "file-id:"
 
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,", re.IGNORECASE)
-# By the ending of a file's name, where its data does not say what it is.
-MEDIA_TYPES = {
+_MEDIA_TYPES = {
     "pdf": "application/pdf",
     "txt": "text/plain",
     "md": "text/markdown",
@@ -212,11 +211,16 @@ def split_data_url(url: str) -> tuple[str, str] | None:
 
 def _image(value: str | _ImageUrl, ttl: Ttl, path: str) -> Image:
     view = _ImageUrl(value) if isinstance(value, str) else value
-    if data := split_data_url(view.url):
-        return Image(data=data[1], media_type=data[0] or "image/png", detail=view.detail, cache_ttl=ttl)
-    if not view.url.startswith(("http://", "https://", "gs://")):
-        raise BadRequest(f"`{path}.image_url.url` must be an http(s) or a data URL.", param=f"{path}.image_url.url")
-    return Image(url=view.url, detail=view.detail, cache_ttl=ttl)
+    return image_at(view.url, view.detail, ttl, f"{path}.image_url.url")
+
+
+def image_at(url: str, detail: str | None, ttl: Ttl, path: str) -> Image:
+    """The image behind a URL, or inside a data URL. Raises BadRequest naming the member `path` for any other."""
+    if data := split_data_url(url):
+        return Image(data=data[1], media_type=data[0] or "image/png", detail=detail, cache_ttl=ttl)
+    if not url.startswith(("http://", "https://", "gs://")):
+        raise BadRequest(f"`{path}` must be an http(s) or a data URL.", param=path)
+    return Image(url=url, detail=detail, cache_ttl=ttl)
 
 
 def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
@@ -224,11 +228,18 @@ def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
         raise BadRequest(f"`{path}.file` needs exactly one of file_data and file_id.", param=f"{path}.file")
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
-    text = view.file_data or ""
-    ending = (view.filename or "").rpartition(".")[2].lower()
-    named = MEDIA_TYPES.get(ending, "application/pdf")
-    media_type, data = split_data_url(text) or (named, text)
-    return File(media_type or named, data=data, name=view.filename, cache_ttl=ttl)
+    return file_of(view.file_data or "", view.filename, ttl)
+
+
+def file_of(data: str, name: str | None, ttl: Ttl) -> File:
+    """A file sent as base64 or as a data URL; where that does not say its type, the ending of its name does."""
+    said, content = split_data_url(data) or ("", data)
+    return File(said or type_by_name(name or ""), data=content, name=name, cache_ttl=ttl)
+
+
+def type_by_name(name: str) -> str:
+    """The media type that the ending of a file's name or path tells; a PDF's where it tells none."""
+    return _MEDIA_TYPES.get(name.rpartition(".")[2].lower(), "application/pdf")
 
 
 def is_stored_file(part: Part) -> bool:

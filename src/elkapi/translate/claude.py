@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON, BadRequest
+from elkapi.translate import free_text
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
@@ -60,9 +61,9 @@ def tool_id(call_id: str) -> str:
 
 
 def tool_input(call: ToolCall) -> dict[str, Any]:
-    """A call's arguments as an object; free text of a custom tool under `input`."""
+    """A call's arguments as an object; the free text of a custom tool in the one member that `free_text` gives it."""
     if call.custom:
-        return {"input": call.arguments}
+        return {free_text.MEMBER: call.arguments}
     if not call.arguments.strip():
         return {}
     try:
@@ -72,9 +73,9 @@ def tool_input(call: ToolCall) -> dict[str, Any]:
 
 
 def tool_schema(tool: Tool) -> dict[str, Any]:
-    """A tool's input schema; Claude demands an object. A custom tool takes its free text as `input`."""
+    """A tool's input schema; Claude demands an object, also of a custom tool."""
     if tool.custom:
-        return {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        return free_text.SCHEMA
     schema = tool.schema or {}
     return schema if schema.get("type") == "object" else {"properties": {}, **schema, "type": "object"}
 

@@ -14,6 +14,7 @@ from elkapi.translate.ir import ChatRequest, Message, Part, Tool, ToolCall, Tool
 from elkapi.translate.profiles import Profile
 
 MEMBER = "input"
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {MEMBER: {"type": "string"}}, "required": [MEMBER]}
 
 
 def custom_tools_for(request: ChatRequest, profile: Profile) -> ChatRequest:
@@ -40,8 +41,7 @@ def _function(tool: Tool) -> Tool:
     definition = tool.format.get("definition") if isinstance(tool.format, dict) else None
     if isinstance(definition, str):
         described = f"{described}\n\n`{MEMBER}` must follow this grammar:\n{definition}".lstrip()
-    schema: dict[str, Any] = {"type": "object", "properties": {MEMBER: {"type": "string"}}, "required": [MEMBER]}
-    return Tool(tool.name, described or None, schema, cache_ttl=tool.cache_ttl)
+    return Tool(tool.name, described or None, SCHEMA, cache_ttl=tool.cache_ttl)
 
 
 def _part(part: Part) -> Part:

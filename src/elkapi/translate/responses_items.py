@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_parts import FILE_ID, MEDIA_TYPES, at, split_data_url
+from elkapi.translate.chat_parts import FILE_ID, at, file_of, image_at, type_by_name
 from elkapi.translate.ir import (
     Audio,
     File,
@@ -255,23 +255,16 @@ def _image(view: _Part, ttl: Ttl, path: str) -> Image:
         raise BadRequest(f"`{path}` needs exactly one of image_url and file_id.", param=path)
     if view.image_url is None:
         return Image(url=FILE_ID + str(view.file_id), detail=view.detail, cache_ttl=ttl)
-    if data := split_data_url(view.image_url):
-        return Image(data=data[1], media_type=data[0] or "image/png", detail=view.detail, cache_ttl=ttl)
-    if not view.image_url.startswith(("http://", "https://", "gs://")):
-        raise BadRequest(f"`{path}.image_url` must be an http(s) or a data URL.", param=f"{path}.image_url")
-    return Image(url=view.image_url, detail=view.detail, cache_ttl=ttl)
+    return image_at(view.image_url, view.detail, ttl, f"{path}.image_url")
 
 
 def _file(view: _Part, ttl: Ttl, path: str) -> File:
     if [view.file_id, view.file_url, view.file_data].count(None) != 2:
         raise BadRequest(f"`{path}` needs exactly one of file_data, file_url and file_id.", param=path)
-    # An address may be signed behind its path.
-    address = (view.file_url or "").partition("?")[0].partition("#")[0]
-    ending = (view.filename or address).rpartition(".")[2].lower()
-    named = MEDIA_TYPES.get(ending, "application/pdf")
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
     if view.file_url is not None:
-        return File(named, url=view.file_url, name=view.filename, cache_ttl=ttl)
-    media_type, data = split_data_url(view.file_data or "") or (named, view.file_data)
-    return File(media_type or named, data=data, name=view.filename, cache_ttl=ttl)
+        # An address may be signed behind its path.
+        address = view.file_url.partition("?")[0].partition("#")[0]
+        return File(type_by_name(view.filename or address), url=view.file_url, name=view.filename, cache_ttl=ttl)
+    return file_of(view.file_data or "", view.filename, ttl)
