@@ -132,14 +132,7 @@ def asked_for(
     callback = ask.callback_url if ask is not None else body.get(operation.task.callback or "")
     if callback is not None and not isinstance(callback, str):
         raise BadRequest(f"`{operation.task.callback}` must be a URL.", param=operation.task.callback)
-    named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in operation.upstream else []
-    found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
-    refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
-    files = tuple(dict.fromkeys(one for path in FILES for one in compiled(path)(body) if isinstance(one, str)))
-    for path in _REF_STEPS:
-        _check_named_plainly(body, path)
-    if len(refs) + len(files) > REFS_MAX:
-        raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs) + len(files)}.")
+    refs, files = _goes_on_from(match, body)
     return Asked(
         operation=operation,
         family=family,
@@ -157,6 +150,19 @@ def asked_for(
         shown=body,
         files=files,
     )
+
+
+def _goes_on_from(match: Match, body: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(what a submit says of earlier tasks, addresses of films that it goes on from). Raises BadRequest."""
+    named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in match.operation.upstream else []
+    found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
+    refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
+    files = tuple(dict.fromkeys(one for path in FILES for one in compiled(path)(body) if isinstance(one, str)))
+    for path in _REF_STEPS:
+        _check_named_plainly(body, path)
+    if len(refs) + len(files) > REFS_MAX:
+        raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs) + len(files)}.")
+    return refs, files
 
 
 def _uploads(value: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.read import Request
 from elkapi.relay.target import NATIVE_HEADERS, says_beta
 from elkapi.snapshot import Snapshot
-from elkapi.types import Grant, Policy
+from elkapi.types import Channel, Grant, Policy
 
 # Members that do not change what is answered.
 _NO_MEANING = frozenset(
@@ -70,31 +70,29 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
     if any(members.get(name) is not None for name in _STATEFUL.get(wire, ())):
         return None
     channels = [one for tier in snapshot.tiers_for(grant.scope, grant.group, request.model) for one in tier]
-    names = dict.fromkeys(
-        (*NATIVE_HEADERS.get(wire, ()), *(name.lower().encode() for one in channels for name in one.forward_headers))
-    )
+    forwarded = (name.lower().encode() for one in channels for name in one.forward_headers)
+    names = dict.fromkeys((*NATIVE_HEADERS.get(wire, ()), *forwarded))
     headers = {name.decode("latin-1"): value.decode("latin-1") for name in names if (value := call.header(name))}
-    upstreams = [
-        (
-            one.id,
-            one.family,
-            one.base_url,
-            one.options,
-            one.model_map.get(request.model),
-            one.aliases.get(request.model),
-            one.system_prompt,
-            one.param_set,
-            one.param_default,
-            one.param_remove,
-            one.header_set,
-        )
-        for one in channels
-    ]
+    upstreams = [_asked_by(one, request.model) for one in channels]
     # An answer passed the guardrails of its day.
     guards = ([snapshot.rules[name].digest.hex() for name in policy.guards or ()], policy.guard_streams)
     who = (grant.owner_id, grant.scope, grant.group, None if policy.cache_shared else grant.key_id)
     beta = wire == "anthropic" and says_beta(call)
     return _encoder.encode((_VERSION, who, wire, request.model, body, headers, beta, upstreams, guards))
+
+
+def _asked_by(channel: Channel, model: str) -> tuple[object, ...]:
+    """What a channel makes of a call for a model."""
+    return (
+        channel.id,
+        channel.model_map.get(model),
+        channel.aliases.get(model),
+        channel.system_prompt,
+        channel.param_set,
+        channel.param_default,
+        channel.param_remove,
+        channel.header_set,
+    )
 
 
 def plain(value: Any) -> Any:

@@ -161,14 +161,33 @@ def _named(part: Part) -> Part:
 
 
 def _put(found: dict[str, Any], part: Part) -> None:
-    value: Any = part.plain
-    if part.is_file:
-        value = f"data:{part.content_type or ANY};base64,{base64.b64encode(part.content).decode()}"
-        value = {"image_url": value} if part.name == "input_reference" else value
+    """Put a part where its name says; of several under one name in `_LISTS` a list."""
     name = _NAME.fullmatch(part.name)
     steps = [part.name] if name is None else [name[1], *_STEP.findall(name[2])]
     if len(steps) > NESTED_MAX:
         raise _refused("The body is nested too deeply.")
+    into, value = _holder(found, part.name, steps), _value(part)
+    if isinstance(into, list):
+        into.append(value)
+    elif steps[-1] not in into:
+        into[steps[-1]] = value
+    elif part.name in _LISTS:
+        before = into[part.name]
+        into[part.name] = [*(before if isinstance(before, list) else [before]), value]
+    else:
+        # Of two, another could be served than the one that is priced.
+        raise BadRequest(f"The form names `{part.name}` more than once.", code="duplicate_field", param=part.name)
+
+
+def _value(part: Part) -> Any:
+    if not part.is_file:
+        return part.plain
+    url = f"data:{part.content_type or ANY};base64,{base64.b64encode(part.content).decode()}"
+    return {"image_url": url} if part.name == "input_reference" else url
+
+
+def _holder(found: dict[str, Any], name: str, steps: list[str]) -> Any:
+    """The object or list that the last step of a name stands in, made where it is not there. Raises BadRequest."""
     into: Any = found
     for step, following in itertools.pairwise(steps):
         inner: Any = [] if following == "" or following.isdecimal() else {}
@@ -182,17 +201,8 @@ def _put(found: dict[str, Any], part: Part) -> None:
                 into.append(inner)
             into = into[-1]
         if not isinstance(into, type(inner)):
-            raise _refused(f"The form names `{part.name}` as a field and as an object.")
-    if isinstance(into, list):
-        into.append(value)
-    elif steps[-1] in into and part.name in _LISTS:
-        before = into[part.name]
-        into[part.name] = [*(before if isinstance(before, list) else [before]), value]
-    elif steps[-1] in into:
-        # Of two, another could be served than the one that is priced.
-        raise BadRequest(f"The form names `{part.name}` more than once.", code="duplicate_field", param=part.name)
-    else:
-        into[steps[-1]] = value
+            raise _refused(f"The form names `{name}` as a field and as an object.")
+    return into
 
 
 def _flat(members: Mapping[str, Any], but: set[str]) -> Iterator[tuple[str, str]]:

@@ -52,22 +52,18 @@ def way_of(snapshot: Snapshot, grant: Grant, request: Request) -> Way:
 def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str, str, str]) -> Way:
     model, operation = request.model, request.operation
     tiers = snapshot.tiers_for(grant.scope, grant.group, model)
-    price = snapshot.price_for(grant.scope, model)
-    if price is None and (operation.unit == "free" or operation.free_unless_priced):
-        price = Price(id=0, model=model, version=0)
-    elif price is not None and operation.unit == "token" and operation.task is None and is_of_media(price):
-        price = None
+    price = _price_for(snapshot, grant, request)
     only = without_choice(tiers, model, partial(serves, operation))
     channels = [one for tier in tiers for one in tier]
     added = NOTHING_ADDED if operation.dialect is None else most_added(channels)
     names = {model, *(upstream_model(one, model) for one in channels)}
-    wide = added.wide or any(word in name for name in names for word in WIDE_WORDS)
+    wide = added.wide or _says(names, WIDE_WORDS)
     of_text = None if operation.dialect is None else price
-    if of_text and of_text.search_nano and any(word in name for name in names for word in SEARCH_WORDS):
-        added = msgspec.structs.replace(added, searches=max(added.searches, SEARCHES_MAX))
     features = frozenset() if of_text is None else features_of(of_text)
     asked = tuple(asked_by(one, features) for one in channels) if features else ()
-    researches = of_text is not None and any(RESEARCH_WORD in name for name in names)
+    if of_text is not None and of_text.search_nano and _says(names, SEARCH_WORDS):
+        added = msgspec.structs.replace(added, searches=max(added.searches, SEARCHES_MAX))
+    researches = of_text is not None and _says(names, (RESEARCH_WORD,))
     if researches:
         added = msgspec.structs.replace(added, tokens=added.tokens + RESEARCH_TOKENS_MAX)
     way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, researches, features, asked)
@@ -75,6 +71,21 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way
     return way
+
+
+def _price_for(snapshot: Snapshot, grant: Grant, request: Request) -> Price | None:
+    """The model's price for such a call; None where nobody set one, also where it is a price for films alone."""
+    operation, price = request.operation, snapshot.price_for(grant.scope, request.model)
+    if price is None and (operation.unit == "free" or operation.free_unless_priced):
+        return Price(id=0, model=request.model, version=0)
+    if price is not None and operation.unit == "token" and operation.task is None and is_of_media(price):
+        return None
+    return price
+
+
+def _says(names: set[str], words: tuple[str, ...]) -> bool:
+    """Whether one of the words stands in one of a model's names."""
+    return any(word in name for name in names for word in words)
 
 
 def route(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, way: Way) -> tuple[Attempt, ...]:

@@ -58,24 +58,29 @@ def _can_be_kept(id_: str) -> bool:
 
 def read(spec: TaskSpec, reply: Any) -> Reading:
     """What an answer to a fetch says, after the family's `accept`."""
-    found = first(spec.state, reply) if spec.state else None
-    word = "" if found is None else str(found).lower() if isinstance(found, bool) else str(found)
+    word = _word(first(spec.state, reply)) if spec.state else ""
     state = spec.states.get(word)
     known = state is not None
     progress = _percent(first(spec.progress, reply)) if spec.progress else None
     if state is None or not state.is_end:
         return Reading(state or State.RUNNING, word, known, progress)
+    text = first_of(spec.error, reply)
     if state is not State.SUCCEEDED:
-        text = first_of(spec.error, reply)
         code = first(spec.error_code, reply) if spec.error_code else None
         error = (str(text) if text is not None else SILENT_ENDS[state])[:ERROR_CHARS_MAX]
         return Reading(state, word, True, progress, error, "" if code is None else _code(code))
     made = tuple((one, value) for one in spec.made for value in _addresses(one, reply))
-    if not any(not one.optional for one, _ in made):
-        text = first_of(spec.error, reply)
+    if all(one.optional for one, _ in made):
         return Reading(State.FAILED, word, True, progress, str(text or NOTHING_MADE)[:ERROR_CHARS_MAX], NO_RESULT)
     refs = tuple(ref for path in spec.refs for ref in map(str, compiled(path)(reply)) if _can_be_kept(ref))
     return Reading(State.SUCCEEDED, word, True, 100, made=made, refs=refs)
+
+
+def _word(found: Any) -> str:
+    """A state as the declarations spell it; JSON's true is `true`."""
+    if isinstance(found, bool):
+        return str(found).lower()
+    return "" if found is None else str(found)
 
 
 def _addresses(made: Made, reply: Any) -> list[str]:

@@ -23,11 +23,22 @@ Address = Callable[[TaskAsset, str], str]
 
 def native(task: Task, spec: TaskSpec, family: Family, view: TaskView) -> Any:
     """The provider's last answer as if it answered now: ours where it and we differ. `view` has our addresses."""
-    body: Any = {}
     if task.told.reply and (task.told.polled or not spec.blank):
-        body = _decode(view.reply)
-    elif spec.blank:
-        body = _filled(spec.blank, view)
+        body: Any = _decode(view.reply)
+    else:
+        body = _filled(spec.blank, view) if spec.blank else {}
+    _put_state(spec, view, body)
+    if spec.progress and (said := first(spec.progress, body)) is not None:
+        put(spec.progress, body, _progress_like(said, view.progress))
+    if spec.link and view.state is State.SUCCEEDED and view.assets:
+        put(spec.link, body, view.assets[0].url)
+    body = readdressed_all(spec, view, body)
+    show = family.hooks.show
+    return body if show is None else show(body)
+
+
+def _put_state(spec: TaskSpec, view: TaskView, body: Any) -> None:
+    """Our state and why it failed, where the answer says otherwise or nothing."""
     word = first(spec.state, body) if spec.state else None
     # A state that the provider does not spell out (it is made up by `accept`) is not put there either.
     told = word is not None or (view.state.is_end and not spec.done)
@@ -40,13 +51,6 @@ def native(task: Task, spec: TaskSpec, family: Family, view: TaskView) -> Any:
         put(spec.error[0], body, view.error)
     if spec.done and view.state.is_end:
         put(spec.done, body, True)
-    if spec.progress and (said := first(spec.progress, body)) is not None:
-        put(spec.progress, body, _progress_like(said, view.progress))
-    if spec.link and view.state is State.SUCCEEDED and view.assets:
-        put(spec.link, body, view.assets[0].url)
-    body = readdressed_all(spec, view, body)
-    show = family.hooks.show
-    return body if show is None else show(body)
 
 
 def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
