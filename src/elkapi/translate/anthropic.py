@@ -199,6 +199,11 @@ def check_crossing(request: ChatRequest) -> None:
             raise BadRequest(
                 f"This model would call `{name[:60]}` itself, which its `allowed_callers` exclude.", param="tools"
             )
+    _check_messages(request)
+
+
+def _check_messages(request: ChatRequest) -> None:
+    """Raises BadRequest for blocks that no other dialect has."""
     for left in request.extra.get("messages", {}).values():
         inner = left.get("content")
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):

@@ -268,8 +268,8 @@ class Calls:
         self.by_id[call.id] = self.by_name[call.name] = call
 
 
-def read_assistant(row: dict[str, Any], path: str, before: Calls) -> list[Part]:
-    """Thinking, text and refusals, then calls. `before`: the calls of the turns so far (deprecated ones lack ids)."""
+def read_assistant(row: dict[str, Any], path: str, calls: Calls) -> list[Part]:
+    """Thinking, text and refusals, then calls, which are noted among the `calls` so far (deprecated ones lack ids)."""
     view = at(path, row, _Assistant)
     parts: list[Part] = [_thinking(block, path) for block in view.thinking_blocks or ()]
     unsigned = view.reasoning_content or view.reasoning
@@ -284,12 +284,13 @@ def read_assistant(row: dict[str, Any], path: str, before: Calls) -> list[Part]:
             parts.append(_image(image.image_url, None, path))
             if signature := thought_signature(image.extra_content):
                 parts.append(Thinking(signature=signature, signed_by="gemini"))
-    for call in view.tool_calls or ():
-        parts.append(_call(call, path))
+    made = [_call(call, path) for call in view.tool_calls or ()]
     if view.function_call is not None:
         name, arguments = view.function_call.name, view.function_call.arguments
-        parts.append(ToolCall(f"call_{before.count}", name, arguments_text(arguments)))
-    return parts
+        made.append(ToolCall(f"call_{calls.count}", name, arguments_text(arguments)))
+    for call in made:
+        calls.add(call)
+    return parts + made
 
 
 def _call(call: _Call, path: str) -> ToolCall:

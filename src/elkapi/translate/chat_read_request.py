@@ -34,7 +34,6 @@ from elkapi.translate.ir import (
     Text,
     Thinking,
     Tool,
-    ToolCall,
     ToolChoice,
 )
 from elkapi.translate.server_tools import CHAT
@@ -241,9 +240,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
         parts, beside = _turn(role, view, row, path, calls)
         if not parts and not beside:
             continue
-        for part in parts:
-            if isinstance(part, ToolCall):
-                calls.add(part)
+        is_result = role in ("tool", "function")
         if role == "system" and not turns:
             place, before = -1, cast("list[Part]", system)
         else:
@@ -251,12 +248,12 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
             if not turns or turns[-1][0] != side:
                 turns.append((side, []))
             place, before = len(turns) - 1, turns[-1][1]
-        if role not in ("tool", "function"):
+        if not is_result:
             ahead = next((index for index, part in enumerate(parts) if not isinstance(part, Thinking)), 0)
             for offset, members in members_beside(view.content):
                 places.append({"at": [place, len(before) + ahead + offset], "part": members})
         # Noted where a message begins inside a turn; a tool's result is a message of its own without a note.
-        if beside or (before and place >= 0 and role not in ("tool", "function")):
+        if beside or (before and place >= 0 and not is_result):
             places.append({"at": [place, len(before)], "message": beside})
         before += parts
     if not turns and system:

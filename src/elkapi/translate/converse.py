@@ -97,16 +97,21 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     stops = stops_of(request) if profile.anthropic_members else [word for word in request.stop if word]
     if inference := _inference(stops, sampling, limit):
         body["inferenceConfig"] = inference
-    fields: Raw = {"thinking": thinking} if thinking else {}
-    if profile.anthropic_members and "top_k" in sampling:
-        fields["top_k"] = sampling["top_k"]
-    if profile.anthropic_members and (effort := effort_of(request, profile)):
-        fields["output_config"] = {"effort": effort}
-    if fields:
+    if profile.anthropic_members and (fields := _own_fields(request, profile, thinking, sampling)):
         body["additionalModelRequestFields"] = fields
     if config := _output(output, profile):
         body["outputConfig"] = config
     return _encode(body)
+
+
+def _own_fields(request: ChatRequest, profile: Profile, thinking: Raw | None, sampling: dict[str, float]) -> Raw:
+    """Anthropic's members for which Converse has no place of its own."""
+    effort = effort_of(request, profile)
+    return (
+        ({"thinking": thinking} if thinking else {})
+        | ({"top_k": sampling["top_k"]} if "top_k" in sampling else {})
+        | ({"output_config": {"effort": effort}} if effort else {})
+    )
 
 
 def _inference(stops: list[str], sampling: dict[str, float], max_tokens: int | None) -> Raw:
