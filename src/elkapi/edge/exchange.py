@@ -96,7 +96,6 @@ class Exchange:
         self._size += len(chunk)
         limit = self.connection.settings.body_bytes_max
         if self._size > limit:
-            self.close_after = True
             self.fail(BodyTooLarge(f"The body is larger than {limit} bytes."))
             return
         self._chunks.append(chunk)

@@ -266,6 +266,7 @@ async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
             server._tick()
             reply = await reader.read(4096)
             assert reply.startswith(b"HTTP/1.1 408 ")
+            assert b"connection: close\r\n" in reply
             writer.close()
             await writer.wait_closed()
 

@@ -26,7 +26,7 @@ class Connection:
         return self.alive
 
     def usable(self, *, held: bool) -> bool:
-        return self.alive
+        return held or self.alive
 
     def park(self, until_s: float) -> None:
         self.parked_until_s = until_s

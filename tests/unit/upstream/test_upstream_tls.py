@@ -12,11 +12,19 @@ from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of, serv
 
 
 async def test_a_good_certificate_is_accepted_and_the_connection_reused(serve, make_client, ask, authority, trusting):
-    peer = await serve(answering(OK), tls=server_context(authority.issue_cert("localhost")))
+    context = server_context(authority.issue_cert("localhost"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    spoken = []
+
+    async def script(stream):
+        spoken.append(stream.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await answering(OK)(stream)
+
+    peer = await serve(script, tls=context)
     client = make_client(tls=trusting)
     for _ in range(3):
         assert await body_of(client, ask(peer.origin)) == b"ok"
-    assert peer.connections == 1
+    assert spoken == ["http/1.1"]
 
 
 async def test_large_bodies_pass_through_tls_both_ways(serve, make_client, ask, authority, trusting):
