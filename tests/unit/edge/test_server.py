@@ -299,6 +299,36 @@ async def test_an_early_answer_does_not_wait_for_the_body() -> None:
     assert kept.count(b"HTTP/1.1 401 ") == 2
 
 
+async def test_a_call_that_its_handler_does_not_answer_ends_its_connection() -> None:
+    async def silent(call: Call) -> None:
+        if call.path == "/begun":
+            call.reply.start(200, [])
+            await call.reply.write(b"half")
+
+    async with running(silent) as (server, port):
+        for path, said in ((b"/", b""), (b"/begun", b"half\r\n")):
+            reply = await talk(port, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+            assert reply.endswith(said)
+            await until(lambda: not server.connections)
+
+
+async def test_what_a_call_does_after_its_early_answer_is_done_though_its_client_leaves() -> None:
+    left, done = asyncio.Event(), asyncio.Event()
+
+    async def refuse(call: Call) -> None:
+        call.reply.send(401, [], b"no")
+        await left.wait()
+        done.set()
+
+    async with running(refuse) as (server, port):
+        async with connected(port) as (reader, writer):
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+            await reader.readuntil(b"no")
+        await until(lambda: not server.connections)
+        left.set()
+        await asyncio.wait_for(done.wait(), 5)
+
+
 async def test_a_leaving_client_cancels_its_handler() -> None:
     cancelled = asyncio.Event()
     begun = asyncio.Event()
