@@ -207,6 +207,9 @@ def test_every_answer_is_of_the_statement_it_is_asked_for(database: Database) ->
         assert cursor.fetchone() == (1, "x")
         assert cursor.fetchall() == [(2, "2"), (3, "3"), (4, "4")]
         assert cursor.fetchone() is None
+        # Each text is prepared once: the server keeps what is prepared for as long as the connection lives.
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements")
+        assert cursor.fetchone() == (4,)
 
 
 def test_a_large_batch_goes_out_and_its_answers_come_in(database: Database) -> None:

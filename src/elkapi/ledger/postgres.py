@@ -60,7 +60,7 @@ class Cursor:
     @property
     def rowcount(self) -> int:
         self._wait()
-        return _count(self._results[-1]) if self._results else -1
+        return _count(self._results[-1])
 
     def execute(self, text: str, values: Sequence[Any] = ()) -> None:
         if values:
@@ -74,7 +74,7 @@ class Cursor:
             # Behind a statement that failed it would not be carried out either.
             with contextlib.suppress(psycopg.Error):
                 self._wait()
-        self._pgconn.send_query_params(text.encode(), None)
+        self._pgconn.send_query_params(text.encode(), None, result_format=_BINARY)
         self._sent.append(None)
         if not text.startswith(_BEGINNINGS):
             self._wait()
@@ -90,8 +90,8 @@ class Cursor:
 
     def fetchone(self) -> tuple[Any, ...] | None:
         self._wait()
-        result = self._results[-1] if self._results else None
-        if result is None or self._row >= result.ntuples:
+        result = self._results[-1]
+        if self._row >= result.ntuples:
             return None
         self._row += 1
         return tuple(_decoded(result, self._row - 1, column) for column in range(result.nfields))
