@@ -59,7 +59,12 @@ def effect(inside: bytes, beside: bytes = b"") -> bytes:
         ),
         (VIDEOS, FORM, part("model", b"sora-2") + part("model", b"sora-2-pro") + b"--B--", "duplicate_field"),
         (VIDEOS, FORM, part("prompt", b"x") + part("seconds", b"4") * 2 + b"--B--", "duplicate_field"),
-        (VIDEOS, FORM, part("prompt", b"x") + part("input_reference", b"x") * 3 + b"--B--", "first frame and the last"),
+        (
+            VIDEOS,
+            FORM,
+            part("prompt", b"x") + part("input_reference", b"x") * 3 + b"--B--",
+            "the first and the last frame",
+        ),
         (VIDEOS, FORM, part("prompt", b"\xff\xfe") + b"--B--", "invalid_multipart_form"),
         (VIDEOS, FORM, part("prompt", b"x", b"text/plain; charset=nope") + b"--B--", "invalid_multipart_form"),
         (VIDEOS, FORM, part("prompt", b"x")[:20], "invalid_multipart_form"),

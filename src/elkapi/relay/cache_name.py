@@ -85,6 +85,9 @@ def _asked_by(channel: Channel, model: str) -> tuple[object, ...]:
     """What a channel makes of a call for a model."""
     return (
         channel.id,
+        channel.family,
+        channel.base_url,
+        channel.options,
         channel.model_map.get(model),
         channel.aliases.get(model),
         channel.system_prompt,

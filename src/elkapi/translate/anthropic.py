@@ -111,7 +111,7 @@ def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
     for change in changes:
         tool = change.get("tool")
         if not isinstance(tool, dict):
-            raise BadRequest("A change of tools needs its `tool`.", param="messages")
+            raise BadRequest("`tool` is missing from a tool change.", param="messages")
         if isinstance(definition := tool.get("definition"), dict):
             added = read_tool(definition, "messages")
             known[_name_of(added)] = added
@@ -184,20 +184,24 @@ def _told(text: Text) -> Text:
 def check_crossing(request: ChatRequest) -> None:
     """Raises BadRequest for what no other dialect can do; betas that only tune the call are dropped silently."""
     if request.max_output_tokens == 0:
-        raise BadRequest("This model has no cache to fill: `max_tokens` must be 1 or more.", param="max_tokens")
+        raise BadRequest(
+            "`max_tokens` must be at least 1: this model does not support filling the prompt cache without an answer.",
+            param="max_tokens",
+        )
     for name in REFUSED_ELSEWHERE:
         if request.extra.get(name):
             raise BadRequest(f"This model does not support `{name}`.", param=name)
     billed = request.extra.get("billing_policy")
     if isinstance(billed, dict) and billed.get("bill_to") not in (None, "self"):
         raise BadRequest(
-            "Calls of this model are billed to nobody else: leave out `billing_policy`.", param="billing_policy"
+            "`billing_policy.bill_to` is not supported by this model; omit `billing_policy`.", param="billing_policy"
         )
     for name, left in request.extra.get("tools", {}).items():
         callers = left.get("allowed_callers")
         if callers and isinstance(callers, list) and "direct" not in callers:
             raise BadRequest(
-                f"This model would call `{name[:60]}` itself, which its `allowed_callers` exclude.", param="tools"
+                f"`allowed_callers` of the tool `{name[:60]}` must include `direct`.",
+                param="tools",
             )
     _check_messages(request)
 
@@ -207,11 +211,15 @@ def _check_messages(request: ChatRequest) -> None:
     for left in request.extra.get("messages", {}).values():
         inner = left.get("content")
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):
-            raise BadRequest("Documents of content blocks may hold text only for this model.", param="messages")
+            raise BadRequest(
+                "This model supports only text in documents that are made of content blocks.", param="messages"
+            )
         # Blocks of a tool's result, which the caller gave; those that are kept whole have a type.
         given = inner if isinstance(inner, list) and "type" not in left else []
         if unknown := [str(row.get("type")) for row in given if row.get("type") not in _INSIDE]:
-            raise BadRequest(f"This model cannot take blocks of type `{unknown[0][:60]}`.", param="messages")
+            raise BadRequest(
+                f"This model does not support content blocks of type `{unknown[0][:60]}`.", param="messages"
+            )
     refuse_file_ids(request.messages)
     for message in request.messages:
         for part in message.parts if message.role != "assistant" else ():
@@ -219,10 +227,12 @@ def _check_messages(request: ChatRequest) -> None:
                 continue
             kind = str(part.raw.get("type"))
             if kind == "container_upload":
-                raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
+                raise BadRequest(
+                    "This model does not support files by id; send the file's data instead.", param="messages"
+                )
             if not kind.endswith(("_tool_use", "_tool_result")):
                 # The caller said it: left out like what a tool did, the model would be asked without it.
-                raise BadRequest(f"This model cannot take blocks of type `{kind[:60]}`.", param="messages")
+                raise BadRequest(f"This model does not support content blocks of type `{kind[:60]}`.", param="messages")
 
 
 def _holds_pictures(block: Any) -> bool:

@@ -258,7 +258,7 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
         content = message.content
         if content is None:
             if message.role != "system" or not left.get("output_config"):
-                raise BadRequest("A message needs its `content`.", param=at + ".content")
+                raise BadRequest("`content` is missing from a message.", param=at + ".content")
             content = []
         if message.role == "system" and not merged:
             _read_texts(content, at + ".content", system, kept)
@@ -323,7 +323,7 @@ def _blocks(content: str | list[Raw]) -> list[Raw]:
 def _read_texts(content: str | list[Raw], at: str, texts: list[Text], kept: dict[str, Raw]) -> None:
     for number, block in enumerate(_blocks(content)):
         if block.get("type") != "text":
-            raise BadRequest("Instructions are text blocks only.", param=f"{at}[{number}].type")
+            raise BadRequest("System instructions must be text blocks.", param=f"{at}[{number}].type")
         view = _view(block, _Text, f"{at}[{number}]")
         if left := _left_over(block, _Text):
             kept[str(len(texts))] = left
@@ -334,7 +334,7 @@ def _read_block(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
     """(part, what it cannot hold). A left-over `type` says that the left-over is the whole block."""
     kind = raw.get("type")
     if not isinstance(kind, str):
-        raise BadRequest("A content block needs a `type`.", param=f"{at}.type")
+        raise BadRequest("`type` is missing from a content block.", param=f"{at}.type")
     if kind == "text":
         text = _view(raw, _Text, at)
         return Text(text.text, _ttl(text.cache_control)), _left_over(raw, _Text)
@@ -376,11 +376,11 @@ def _read_media(raw: Raw, kind: str, at: str) -> tuple[Part, Raw]:
     member = {"base64": "data", "text": "data", "url": "url", "file": "file_id"}.get(source.type)
     value = getattr(source, member) if member else None
     if value is None:
-        raise BadRequest("The source says neither its bytes nor where they are.", param=f"{at}.source")
+        raise BadRequest("`source` must contain the data or a URL.", param=f"{at}.source")
     url = value if source.type == "url" else FILE_ID + value if source.type == "file" else None
     data = value if source.type == "base64" else None
     if data is not None and source.media_type is None:
-        raise BadRequest("The source needs its `media_type`.", param=f"{at}.source.media_type")
+        raise BadRequest("`media_type` is missing from a source.", param=f"{at}.source.media_type")
     if kind == "image":
         return Image(url=url, data=data, media_type=source.media_type, cache_ttl=ttl), left
     text = value if source.type == "text" else None
@@ -447,7 +447,7 @@ def read_tool(raw: Raw, at: str) -> Tool | ServerTool:
         ttl = _ttl(view.cache_control)
         return Tool(view.name, view.description, view.input_schema, view.strict, cache_ttl=ttl)
     if not isinstance(kind, str):
-        raise BadRequest("The type of a tool is a word.", param=f"{at}.type")
+        raise BadRequest("The `type` of a tool must be a string.", param=f"{at}.type")
     return ServerTool(re.sub(r"_\d{8}$", "", kind), "anthropic", raw)
 
 
@@ -455,7 +455,7 @@ def _read_choice(view: _Choice | None) -> ToolChoice | None:
     if view is None:
         return None
     if view.type == "tool" and not view.name:
-        raise BadRequest("A choice of one tool needs its `name`.", param="tool_choice.name")
+        raise BadRequest("`tool_choice.name` is required when `tool_choice.type` is `tool`.", param="tool_choice.name")
     return ToolChoice(_MODES[view.type], (view.name,) if view.type == "tool" and view.name else ())
 
 
@@ -489,7 +489,9 @@ def _read_reasoning(view: _Count, raw: Raw, extra: Raw) -> Reasoning | None:
         extra["thinking"] = raw["thinking"]
         return Reasoning(effort=effort)
     if thinking.type == "enabled" and thinking.budget_tokens is None:
-        raise BadRequest("Thinking that is enabled needs its budget.", param="thinking.budget_tokens")
+        raise BadRequest(
+            "`thinking.budget_tokens` is required when thinking is enabled.", param="thinking.budget_tokens"
+        )
     return Reasoning(
         effort=effort,
         budget_tokens=thinking.budget_tokens if thinking.type == "enabled" else None,

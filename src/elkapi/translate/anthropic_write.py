@@ -174,7 +174,7 @@ def _block(part: Part) -> Raw:
         case ServerToolPart():
             return part.raw
         case Audio():
-            raise BadRequest("This model does not take audio.", param="messages")
+            raise BadRequest("This model does not support audio input.", param="messages")
     ttl = getattr(part, "cache_ttl", None)
     if ttl:
         block["cache_control"] = _cache(ttl)
@@ -190,7 +190,10 @@ def _image_source(part: Image) -> Raw:
         return _url_source(part.url or "")
     kind = image_type(part.data, part.media_type)
     if kind not in IMAGE_TYPES:
-        raise BadRequest(f"Images are {', '.join(sorted(IMAGE_TYPES))}, not `{kind}`.", param="messages")
+        raise BadRequest(
+            f"Images must be {', '.join(sorted(IMAGE_TYPES))}; `{kind}` is not supported by this model.",
+            param="messages",
+        )
     return {"type": "base64", "media_type": kind, "data": part.data}
 
 
@@ -198,7 +201,7 @@ def _url_source(url: str) -> Raw:
     if url.startswith(FILE_ID):
         return {"type": "file", "file_id": url.removeprefix(FILE_ID)}
     if not url.startswith(("https://", "http://")):
-        raise BadRequest("The URL of an image or file begins with https:// or http://.", param="messages")
+        raise BadRequest("The URL of an image or file must start with https:// or http://.", param="messages")
     return {"type": "url", "url": url}
 
 
@@ -215,11 +218,15 @@ def _document(part: File) -> Raw:
     elif part.data is None:
         source = _url_source(part.url or "")
         if source["type"] == "url" and part.media_type not in _BY_URL:
-            raise BadRequest(f"Files by URL are PDF, not `{part.media_type}`.", param="messages")
+            raise BadRequest(
+                f"Files by URL must be PDF; `{part.media_type}` is not supported by this model.", param="messages"
+            )
     elif part.media_type == "application/pdf":
         source = {"type": "base64", "media_type": "application/pdf", "data": part.data}
     else:
-        raise BadRequest(f"Files are PDF or text, not `{part.media_type}`.", param="messages")
+        raise BadRequest(
+            f"Files must be PDF or text; `{part.media_type}` is not supported by this model.", param="messages"
+        )
     return {"type": "document", "source": source} | ({"title": part.name} if part.name else {})
 
 
@@ -256,7 +263,7 @@ def _server_tool(tool: ServerTool, calls: Any) -> Raw:
     if tool.dialect == "anthropic":
         return tool.raw
     if tool.kind != "web_search":
-        raise BadRequest(f"This model has no `{tool.kind}` tool.", param="tools")
+        raise BadRequest(f"This model does not support the `{tool.kind}` tool.", param="tools")
     result: Raw = {"type": "web_search_20250305", "name": "web_search"}
     size = tool.raw.get("search_context_size")
     if isinstance(size, str) and size in SEARCHES_MAX:

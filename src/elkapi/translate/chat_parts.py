@@ -149,7 +149,7 @@ def read_text(content: str | list[dict[str, Any]] | None, path: str) -> list[Tex
     parts = read_content(content if content is not None else "", path)
     for part in parts:
         if not isinstance(part, Text):
-            raise BadRequest(f"`{path}.content` may only hold text.", param=f"{path}.content")
+            raise BadRequest(f"`{path}.content` must contain only text.", param=f"{path}.content")
     return parts  # type: ignore[return-value]
 
 
@@ -178,7 +178,8 @@ def _part(row: dict[str, Any], path: str) -> Part:
     if view.type == "thinking" and view.thinking is not None:
         return Thinking(thinking_text(view.thinking))
     raise BadRequest(
-        f"`{path}` has type `{view.type[:40]}`, which is unknown here or lacks its member of that name.", param=path
+        f"`{path}` has type `{view.type[:40]}`, which is not supported or lacks the field that this type requires.",
+        param=path,
     )
 
 
@@ -219,13 +220,13 @@ def image_at(url: str, detail: str | None, ttl: Ttl, path: str) -> Image:
     if data := split_data_url(url):
         return Image(data=data[1], media_type=data[0] or "image/png", detail=detail, cache_ttl=ttl)
     if not url.startswith(("http://", "https://", "gs://")):
-        raise BadRequest(f"`{path}` must be an http(s) or a data URL.", param=path)
+        raise BadRequest(f"`{path}` must be an http(s) URL or a data URL.", param=path)
     return Image(url=url, detail=detail, cache_ttl=ttl)
 
 
 def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
     if (view.file_id is None) == (view.file_data is None):
-        raise BadRequest(f"`{path}.file` needs exactly one of file_data and file_id.", param=f"{path}.file")
+        raise BadRequest(f"`{path}.file` must have exactly one of `file_data` and `file_id`.", param=f"{path}.file")
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
     return file_of(view.file_data or "", view.filename, ttl)
@@ -251,7 +252,7 @@ def is_stored_file(part: Part) -> bool:
 def refuse_file_ids(messages: Iterable[Message]) -> None:
     """Raises BadRequest where a file is named that only another provider knows."""
     if any(is_stored_file(part) for message in messages for part in message.parts):
-        raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
+        raise BadRequest("This model does not support files by id; send the file's data instead.", param="messages")
 
 
 class Calls:
@@ -295,11 +296,13 @@ def read_assistant(row: dict[str, Any], path: str, calls: Calls) -> list[Part]:
 
 def _call(call: _Call, path: str) -> ToolCall:
     if not call.id:
-        raise BadRequest(f"`{path}.tool_calls` has a call without an id.", param=f"{path}.tool_calls.id")
+        raise BadRequest(f"`id` is missing from a call in `{path}.tool_calls`.", param=f"{path}.tool_calls.id")
     if call.custom is not None:
         return ToolCall(call.id, call.custom.name, call.custom.input, custom=True)
     if call.function is None:
-        raise BadRequest(f"`{path}.tool_calls` has a call without a function.", param=f"{path}.tool_calls.function")
+        raise BadRequest(
+            f"`function` is missing from a call in `{path}.tool_calls`.", param=f"{path}.tool_calls.function"
+        )
     signature = thought_signature(call.extra_content)
     return ToolCall(
         call.id,
@@ -345,7 +348,9 @@ def read_result(content: Any, call_id: str, calls: Calls, path: str) -> ToolResu
     parts = read_content(content, path) if content is not None and content != [] else []
     for part in parts:
         if not isinstance(part, Text | Image | File):
-            raise BadRequest(f"`{path}.content` of a tool may only hold text and images.", param=f"{path}.content")
+            raise BadRequest(
+                f"`{path}.content` of a tool message must contain only text and images.", param=f"{path}.content"
+            )
     return ToolResult(
         call_id,
         tuple(parts),  # type: ignore[arg-type]

@@ -199,13 +199,16 @@ def check_crossing(request: ChatRequest) -> None:
     """Raises BadRequest when a chat asks for an answer that no other dialect can give."""
     modalities = request.extra.get("modalities")
     if isinstance(modalities, list) and "audio" in modalities:
-        raise BadRequest("This model does not answer in sound.", param="modalities")
+        raise BadRequest("This model does not support audio output.", param="modalities")
     for place in request.extra.get("messages", ()):
         if place.get("message", {}).get("audio") is not None:
-            raise BadRequest("An answer in sound, by its id, is only known where it was given.", param="messages")
+            raise BadRequest(
+                "This model does not support earlier audio answers by id; send the transcript as text.",
+                param="messages",
+            )
     for name in _DECIDING:
         if request.extra.get(name) not in (None, False, []):
-            raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
+            raise BadRequest(f"This value of `{name}` is not supported by this model.", param=name)
 
 
 def _extra(members: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +219,7 @@ def _extra(members: dict[str, Any]) -> dict[str, Any]:
             extra[name] = {key: option for key, option in value.items() if key != "include_usage"}
         elif name not in _KNOWN:
             if name.lower() in _KNOWN:
-                raise BadRequest(f"Write `{name.lower()}` in small letters.", param=name)
+                raise BadRequest(f"`{name[:64]}` must be written in lower case: `{name.lower()}`.", param=name)
             extra[name] = value
     return extra
 
@@ -262,7 +265,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
         for note in places:
             note["at"][0] = 0
     if not turns:
-        raise BadRequest("`messages` says nothing; add a message of the user.", param="messages")
+        raise BadRequest("`messages` must contain at least one message with content.", param="messages")
     return tuple(system), [Message(side, tuple(parts)) for side, parts in turns]  # type: ignore[arg-type]
 
 
@@ -304,7 +307,9 @@ def _last_id(calls: Calls, name: Any, path: str) -> str:
     """The call that a deprecated `function` message answers."""
     if isinstance(name, str) and (call := calls.by_name.get(name)) is not None:
         return call.id
-    raise BadRequest(f"`{path}.name` names no function that was called before.", param=f"{path}.name")
+    raise BadRequest(
+        f"`{path}.name` must be the name of a function called earlier in the conversation.", param=f"{path}.name"
+    )
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -324,7 +329,7 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
         elif isinstance(kind, str):
             served.append(ServerTool(CHAT.get(kind, kind), "chat", row))
         else:
-            raise BadRequest("The type of a tool must be a string.", param=f"tools[{index}].type")
+            raise BadRequest("The `type` of a tool must be a string.", param=f"tools[{index}].type")
     if view.functions:
         # The marker tells the writer of the answer to speak of `function_call` too.
         extra["functions"] = True
@@ -376,7 +381,7 @@ def _tool_choice(view: _Body, extra: dict[str, Any]) -> ToolChoice | None:
 def _name(choice: _Choice) -> str:
     named = choice.function or choice.custom
     if named is None:
-        raise BadRequest("`tool_choice` names no function and no custom tool.", param="tool_choice")
+        raise BadRequest("`tool_choice` must name a function or a custom tool.", param="tool_choice")
     return named.name
 
 

@@ -108,7 +108,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     instruction = _write_output(request, profile, body)
     rows = _messages(request, profile, instruction)
     if not rows:
-        raise BadRequest("There is no message with content.", param="messages")
+        raise BadRequest("At least one message must have content.", param="messages")
     body["messages"] = _in_order(rows) if not own and profile.strict_chat else rows
     if request.stream:
         # Always asked for: the bill depends on it, whatever the caller wanted (guarantees 45, 46).
@@ -125,12 +125,12 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
 def _check_foreign(request: ChatRequest) -> None:
     """Raises BadRequest for what no chat upstream can do for a caller of another dialect."""
     if request.n != 1:
-        raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
+        raise BadRequest("`candidateCount` must be 1 for this model.", param="generationConfig.candidateCount")
     if len(request.stop) > STOPS_MAX:
-        raise BadRequest(f"This model takes at most {STOPS_MAX} stop sequences.", param=stop_member(request))
+        raise BadRequest(f"This model supports at most {STOPS_MAX} stop sequences.", param=stop_member(request))
     stored = any(is_stored_file(part) for message in request.messages for part in message.parts)
     if stored and request.dialect not in _OF_OPENAI:
-        raise BadRequest("A file by its id is not available here; send its data.", param="messages")
+        raise BadRequest("This model does not support files by id; send the file's data instead.", param="messages")
 
 
 def _user(request: ChatRequest) -> str | None:
@@ -216,11 +216,11 @@ def _web_search(served: ServerTool) -> dict[str, Any]:
     if served.dialect == "chat":
         return raw
     if served.kind != "web_search":
-        raise BadRequest(f"The tool `{served.kind}` cannot be run for this model.", param="tools")
+        raise BadRequest(f"This model does not support the `{served.kind}` tool.", param="tools")
     filters = raw.get("filters")
     for name in ("allowed_domains", "blocked_domains"):
         if raw.get(name) or (isinstance(filters, dict) and filters.get(name)):
-            raise BadRequest(f"`{name}` of a web search is not available for this model.", param=f"tools.{name}")
+            raise BadRequest(f"`{name}` of a web search is not supported by this model.", param=f"tools.{name}")
     options: dict[str, Any] = {}
     if raw.get("search_context_size") is not None:
         options["search_context_size"] = raw["search_context_size"]
@@ -379,7 +379,9 @@ def _part(part: Part) -> dict[str, Any] | None:
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
         if (part.url or "").startswith(FILE_ID):
-            raise BadRequest("An image by the id of a file is not available for this model.", param="input")
+            raise BadRequest(
+                "This model does not support images by file id; send a URL or the image's data.", param="input"
+            )
         return image_row(part)
     if isinstance(part, Audio):
         return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
@@ -404,7 +406,9 @@ def _file(part: File) -> dict[str, Any]:
     url = part.url or ""
     if url.startswith(FILE_ID):
         return {"type": "file", "file": {"file_id": url.removeprefix(FILE_ID)} | name}
-    raise BadRequest("A document by URL is not available for this model; send its data.", param="messages.content")
+    raise BadRequest(
+        "This model does not support documents by URL; send the document's data instead.", param="messages.content"
+    )
 
 
 def _assistant(

@@ -110,7 +110,7 @@ def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
         return None
     schema = output.schema or {"type": "object"}
     if schema.get("type") != "object":
-        raise BadRequest("This model answers only with JSON objects; the schema is of another type.", param="output")
+        raise BadRequest("The type of the output schema must be `object` for this model.", param="output")
     return Tool(OUTPUT_TOOL, output.description or "Give the answer as the arguments of this tool.", schema)
 
 
@@ -336,7 +336,9 @@ def stops_of(request: ChatRequest) -> list[str]:
     """The stop sequences. Raises BadRequest for one of white space only, which Claude does not take."""
     stops = [word for word in request.stop if word]
     if not all(word.strip() for word in stops):
-        raise BadRequest("This model takes no stop sequence of white space only.", param=stop_member(request))
+        raise BadRequest(
+            "Stop sequences for this model must not consist only of white space.", param=stop_member(request)
+        )
     return stops
 
 
@@ -350,17 +352,17 @@ def text_of_file(part: File) -> str | None:
     try:
         return b64decode(part.data, validate=True).decode()
     except ValueError:
-        raise BadRequest("A file is not valid base64 of UTF-8 text.", param="messages") from None
+        raise BadRequest("The data of a text file must be base64-encoded UTF-8.", param="messages") from None
 
 
 def refuse_foreign(request: ChatRequest) -> None:
     """What no Claude can do for a caller of another dialect. Raises BadRequest naming the field."""
     if request.n > 1:
-        raise BadRequest("This model gives one answer per call: `n` must be 1.", param="n")
+        raise BadRequest("`n` must be 1 for this model.", param="n")
     # A custom tool becomes a function of one string; only the responses writer turns its calls back.
     if request.dialect == "chat" and any(tool.custom for tool in request.tools):
-        raise BadRequest("This model takes no custom tools on chat completions.", param="tools")
+        raise BadRequest("This model does not support custom tools on chat completions.", param="tools")
     modalities = request.extra.get("modalities")
     if request.dialect == "chat" and isinstance(modalities, list) and "image" in modalities:
-        raise BadRequest("This model answers in text only.", param="modalities")
+        raise BadRequest("This model supports only text output.", param="modalities")
     refuse_file_ids(request.messages)

@@ -82,7 +82,7 @@ def read_request(body: bytes) -> ChatRequest:
         case str(prompt) | [str(prompt)]:
             pass
         case _:
-            raise BadRequest("This model takes one prompt, as a text.", param="prompt")
+            raise BadRequest("`prompt` must be a single string for this model.", param="prompt")
     refused = {
         "suffix": view.suffix,
         "echo": view.echo,
@@ -92,7 +92,7 @@ def read_request(body: bytes) -> ChatRequest:
     }
     for name, asked in refused.items():
         if asked:
-            raise BadRequest(f"`{name}` is not available for this model.", param=name)
+            raise BadRequest(f"`{name}` is not supported by this model.", param=name)
     return ChatRequest(
         model=view.model,
         messages=[Message("user", (Text(prompt),))],

@@ -72,7 +72,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     """A body of Converse and ConverseStream. Raises BadRequest for what it cannot carry."""
     refuse_foreign(request)
     if request.server_tools:
-        raise BadRequest(f"This model has no `{request.server_tools[0].kind}` tool.", param="tools")
+        raise BadRequest(f"This model does not support the `{request.server_tools[0].kind}` tool.", param="tools")
     write = _Blocks(profile)
     body: Raw = {
         "messages": [write.message(turn.role, turn.parts) for turn in turns(_own_thoughts(request, profile), profile)]
@@ -201,15 +201,15 @@ class _Blocks:
                     result["status"] = "error" if part.is_error else "success"
                 return {"toolResult": result}
             case Audio():
-                raise BadRequest("This model does not take audio.", param="messages")
-        raise BadRequest("This model does not take the results of another provider's tools.", param="messages")
+                raise BadRequest("This model does not support audio input.", param="messages")
+        raise BadRequest("This model does not support results of tools that another provider ran.", param="messages")
 
     def _document(self, part: File) -> Raw:
         text = text_of_file(part) if part.media_type not in _DOCUMENTS else part.text
         if text is not None:
             return {"format": "txt", "name": self._name(part.name), "source": {"text": text}}
         if part.media_type not in _DOCUMENTS:
-            raise BadRequest(f"This model does not read files of type `{part.media_type}`.", param="messages")
+            raise BadRequest(f"This model does not support files of type `{part.media_type}`.", param="messages")
         source = _source(part.data)
         return {"format": _DOCUMENTS[part.media_type], "name": self._name(part.name), "source": source}
 
@@ -236,14 +236,18 @@ def _image(data: str | None, media_type: str | None) -> Raw:
     source = _source(data)
     kind = image_type(data or "", media_type)
     if kind not in _IMAGES:
-        raise BadRequest(f"Images are {', '.join(sorted(_IMAGES))}, not `{kind}`.", param="messages")
+        raise BadRequest(
+            f"Images must be {', '.join(sorted(_IMAGES))}; `{kind}` is not supported by this model.", param="messages"
+        )
     return {"format": _IMAGES[kind], "source": source}
 
 
 def _source(data: str | None) -> Raw:
     """Bytes only: an object of S3, which Bedrock takes too, it would read with the operator's rights."""
     if data is None:
-        raise BadRequest("This model takes images and files as base64 data, not by URL.", param="messages")
+        raise BadRequest(
+            "This model does not support images and files by URL; send base64 data instead.", param="messages"
+        )
     return {"bytes": data}
 
 
@@ -286,7 +290,9 @@ def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Ra
     else:
         wanted = {"any": {}} if mode == "required" and request.tools else {}
     if not wanted.keys() <= takes:
-        raise BadRequest("This model cannot be made to call a tool: leave `tool_choice` to it.", param="tool_choice")
+        raise BadRequest(
+            "This model does not support a forced tool call: `tool_choice` must be `auto`.", param="tool_choice"
+        )
     return wanted
 
 

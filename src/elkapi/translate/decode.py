@@ -62,7 +62,7 @@ def _half_pair(body: bytes) -> str | None:
     """Words for a text that was cut inside a character (an emoji mostly), where the decoder's own would mislead."""
     for found in _HALF_PAIR.finditer(body):
         if found[1]:
-            return f"{found[1].decode()} (byte {found.start()}) is half of a character; a text was cut inside it."
+            return f"{found[1].decode()} (byte {found.start()}) is half of a surrogate pair."
     return None
 
 

@@ -96,9 +96,11 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
     listed = [view.input] if isinstance(view.input, str) else view.input
     texts = tuple(item for item in listed if isinstance(item, str))
     if len(texts) < len(listed):
-        raise BadRequest("This model takes texts, not token ids: they belong to another vocabulary.", param="input")
+        raise BadRequest(
+            "`input` must be a string or an array of strings: this model does not support token ids.", param="input"
+        )
     if not texts or not all(texts):
-        raise BadRequest("`input` is empty or has an empty text.", param="input")
+        raise BadRequest("`input` must not be empty or contain an empty string.", param="input")
     dimensions = view.output_dimension if view.dimensions is None else view.dimensions
     return EmbeddingRequest(texts, view.model, dimensions, view.encoding_format == "base64", batch=True, user=view.user)
 
@@ -264,13 +266,13 @@ def _gemini_texts(requests: list[_GeminiRequest], *, batch: bool) -> EmbeddingRe
         where = f"requests[{place}]." if batch else ""
         for name in ("outputDimensionality", "taskType", "title", "model"):
             if getattr(request, name) != getattr(first, name):
-                raise BadRequest(f"Every request of one batch must have the same `{name}`.", param=where + name)
+                raise BadRequest(f"`{name}` must be the same in all `requests`.", param=where + name)
         pieces = [part.text for part in request.content.parts]
         if any(piece is None for piece in pieces):
-            raise BadRequest("This model embeds texts only.", param=f"{where}content.parts")
+            raise BadRequest("This model can embed only text.", param=f"{where}content.parts")
         text = "\n".join(piece for piece in pieces if piece)
         if not text:
-            raise BadRequest("The content has no text.", param=f"{where}content.parts")
+            raise BadRequest("The content must contain text.", param=f"{where}content.parts")
         texts.append(text)
     return EmbeddingRequest(
         tuple(texts),
@@ -349,7 +351,7 @@ def read_count_request(body: bytes) -> ChatRequest:
     if inner is None:
         return read_object(wire)
     if "contents" in wire:
-        raise BadRequest("Give either `contents` or `generateContentRequest`.", param="contents")
+        raise BadRequest("Send either `contents` or `generateContentRequest`, not both.", param="contents")
     if not isinstance(inner, dict):
         raise BadRequest("`generateContentRequest` must be an object.", param="generateContentRequest")
     request = read_object(inner)

@@ -69,21 +69,23 @@ def check_crossing(request: ChatRequest) -> None:
     if isinstance(modalities, list) and any(str(word).upper() not in _TEXTS for word in modalities):
         refused.append("responseModalities")
     if refused:
-        raise BadRequest(f"This model cannot take `{refused[0]}`.", param=f"generationConfig.{refused[0]}")
+        raise BadRequest(f"`{refused[0]}` is not supported by this model.", param=f"generationConfig.{refused[0]}")
     for name in _HELD:
         if name in request.extra:
-            raise BadRequest(f"This model cannot take `{name}`, which is only known at Google.", param=name)
+            raise BadRequest(
+                f"`{name}` is not supported by this model: it refers to an object stored at Google.", param=name
+            )
     if request.n > 1:
-        raise BadRequest("This model gives one candidate a call.", param="generationConfig.candidateCount")
+        raise BadRequest("`candidateCount` must be 1 for this model.", param="generationConfig.candidateCount")
     for tool in request.server_tools:
         declared = next(iter(tool.raw.values()), None)
         if not isinstance(declared, dict):
             continue
         for name in _NARROWING:
             if declared.get(name):
-                raise BadRequest(f"This model cannot search with `{name}`.", param="tools")
+                raise BadRequest(f"`{name}` of a web search is not supported by this model.", param="tools")
         if isinstance(kinds := declared.get("searchTypes"), dict) and kinds.keys() - {_PAGES}:
-            raise BadRequest("This model searches pages only, by no other of `searchTypes`.", param="tools")
+            raise BadRequest("`searchTypes` must contain only `webSearch` for this model.", param="tools")
     _check_parts(request.messages)
 
 
@@ -94,15 +96,16 @@ def _check_parts(messages: list[Message]) -> None:
             if isinstance(part, ToolCall):
                 calls.add(part.id)
             elif isinstance(part, ToolResult) and part.call_id not in calls:
-                raise BadRequest(f"There is no function call before the response of `{part.name}`.", param="contents")
+                raise BadRequest(f"The response of `{part.name}` must follow its function call.", param="contents")
             elif isinstance(part, ServerToolPart) and (named := next((n for n in STRETCHES if n in part.raw), None)):
-                raise BadRequest(f"This model cannot take `{named}`.", param="contents")
+                raise BadRequest(f"`{named}` is not supported by this model.", param="contents")
             elif isinstance(part, ServerToolPart) and message.role == "user" and not _RUN & part.raw.keys():
                 # Without this refusal the model would be asked without something that the user said.
-                raise BadRequest(f"This model cannot take `{next(iter(part.raw))[:60]}`.", param="contents")
+                raise BadRequest(f"`{next(iter(part.raw))[:60]}` is not supported by this model.", param="contents")
             elif isinstance(part, Image | File) and part.url and _only_google_opens(part.url):
                 raise BadRequest(
-                    "This model cannot open a file stored at Google; send it as `inlineData`.", param="contents"
+                    "This model does not support files stored at Google; send the data as `inlineData`.",
+                    param="contents",
                 )
 
 

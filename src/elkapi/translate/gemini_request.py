@@ -109,7 +109,7 @@ def _system(content: WireContent | None) -> tuple[Text, ...]:
     parts = _contents([content], "systemInstruction")[0].parts if content else ()
     texts = tuple(part for part in parts if isinstance(part, Text))
     if len(texts) != len(parts):
-        raise BadRequest("Instructions may only hold text.", param="systemInstruction")
+        raise BadRequest("`systemInstruction` must contain only text.", param="systemInstruction")
     return texts
 
 
@@ -118,9 +118,11 @@ def _system(content: WireContent | None) -> tuple[Text, ...]:
 
 def _messages(contents: list[WireContent]) -> list[Message]:
     if not contents:
-        raise BadRequest("`contents` is empty; give at least one content.", param="contents")
+        raise BadRequest("`contents` must contain at least one content.", param="contents")
     if len(contents) > CONTENTS_MAX:
-        raise BadRequest(f"`contents` has {len(contents)} items; at most {CONTENTS_MAX} are allowed.", param="contents")
+        raise BadRequest(
+            f"`contents` must have at most {CONTENTS_MAX} items, but has {len(contents)}.", param="contents"
+        )
     return _contents(contents, "contents")
 
 
@@ -219,7 +221,9 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
     elif raw.keys() - {"thoughtSignature", "thought"}:
         return [ServerToolPart("gemini", raw)]
     elif not signature:
-        raise BadRequest("A part must hold text, data, a file, or a function call or response.", param=where)
+        raise BadRequest(
+            "A part must contain text, inline data, file data, a function call or a function response.", param=where
+        )
     if signature:
         parts.append(Thinking(signature=signature, signed_by="gemini"))
     return parts
@@ -322,14 +326,16 @@ def _reasoning(config: WireThinking | None) -> Reasoning | None:
         )
     budget = config.thinkingBudget
     if budget is not None and budget < -1:
-        raise BadRequest("`thinkingBudget` must be -1 or more.", param="generationConfig.thinkingConfig.thinkingBudget")
+        raise BadRequest(
+            "`thinkingBudget` must be at least -1.", param="generationConfig.thinkingConfig.thinkingBudget"
+        )
     adaptive = budget == -1
     return Reasoning(effort, None if adaptive else budget, adaptive, config.includeThoughts)
 
 
 def _positive(value: int | None, name: str) -> int | None:
     if value is not None and value < 1:
-        raise BadRequest(f"`{name}` must be 1 or more.", param=f"generationConfig.{name}")
+        raise BadRequest(f"`{name}` must be at least 1.", param=f"generationConfig.{name}")
     return value
 
 

@@ -131,7 +131,7 @@ class _Subset:
     def of(self, node: Any, way: tuple[str, ...]) -> _Schema:
         self._nodes_left -= 1
         if self._nodes_left < 0:
-            raise BadRequest(f"A schema has more than {NODES_MAX} parts when its references are written out.")
+            raise BadRequest(f"A schema must have at most {NODES_MAX} nodes after its references are expanded.")
         if not isinstance(node, dict):
             return {}
         node, way = self._resolve(node, way)

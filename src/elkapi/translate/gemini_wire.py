@@ -149,7 +149,7 @@ def camel(value: Any) -> Any:
         first, *rest = name.split("_")
         wire = first + "".join(word[:1].upper() + word[1:] for word in rest)
         if wire in result:
-            raise BadRequest(f"`{wire}` is given twice, as `{wire}` and as `{name}`.", param=wire)
+            raise BadRequest(f"`{wire}` is set twice, as `{wire}` and as `{name}`; send it once.", param=wire)
         if item is None:
             continue
         if wire in _LISTS and isinstance(item, dict):

@@ -105,11 +105,11 @@ def _merged(body: _Wire, extra: _Wire) -> _Wire:
 
 def _check(request: ChatRequest) -> None:
     if request.logit_bias:
-        raise BadRequest("This model cannot take `logit_bias`.", param="logit_bias")
+        raise BadRequest("`logit_bias` is not supported by this model.", param="logit_bias")
     if len(request.stop) > STOP_MAX:
-        raise BadRequest(f"This model takes at most {STOP_MAX} stop sequences.", param=stop_member(request))
+        raise BadRequest(f"This model supports at most {STOP_MAX} stop sequences.", param=stop_member(request))
     if request.n > 1 and request.dialect != "gemini":
-        raise BadRequest("This model gives one answer a call; `n` must be 1.", param="n")
+        raise BadRequest("`n` must be 1 for this model.", param="n")
     refuse_file_ids(request.messages)
 
 
@@ -132,7 +132,7 @@ def _contents(request: ChatRequest, profile: Profile) -> list[_Wire]:
         elif parts:
             contents.append({"role": role, "parts": parts})
     if not contents:
-        raise BadRequest("There is no message with content.", param="messages")
+        raise BadRequest("At least one message must have content.", param="messages")
     if contents[0]["role"] == "model" and not own:
         contents.insert(0, {"role": "user", "parts": [{"text": FIRST_TURN}]})
     return contents
@@ -176,7 +176,7 @@ def _user_parts(message: Message, names: dict[str, str], order: dict[str, int], 
         elif isinstance(part, Thinking):
             _add_thinking(result, part, own)
         elif isinstance(part, ToolCall):
-            raise BadRequest("A tool call can only stand in an assistant message.", param="messages")
+            raise BadRequest("Tool calls must be in assistant messages.", param="messages")
         elif (common := _common_part(part)) is not None:
             result.append(common)
     return result
@@ -184,7 +184,9 @@ def _user_parts(message: Message, names: dict[str, str], order: dict[str, int], 
 
 def _call(part: ToolCall, own: bool) -> _Wire:
     if part.custom:
-        raise BadRequest(f"This model cannot take the custom tool call `{part.name}`.", param="messages")
+        raise BadRequest(
+            f"This model does not support custom tools, such as the call of `{part.name}`.", param="messages"
+        )
     call: _Wire = {"name": part.name, "args": _arguments(part)}
     if own and not _MADE_UP.fullmatch(part.id):
         call["id"] = part.id
@@ -249,7 +251,7 @@ def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
     """The response, and after it what else the tool gave; a Gemini caller's stays inside the response."""
     name = part.name or names.get(part.call_id)
     if not name:
-        raise BadRequest(f"There is no tool call `{part.call_id}` before its result.", param="messages")
+        raise BadRequest(f"The result of the tool call `{part.call_id}` must follow the call.", param="messages")
     text = "\n".join(item.text for item in part.parts if isinstance(item, Text))
     response: _Wire = {"name": name, "response": {"error": text} if part.is_error else _response(text, own)}
     if own and not _MADE_UP.fullmatch(part.call_id):
@@ -292,7 +294,7 @@ def _tools(request: ChatRequest, profile: Profile, declared: dict[str, _Wire]) -
 
 def _declaration(tool: Tool, profile: Profile) -> _Wire:
     if tool.custom:
-        raise BadRequest(f"This model cannot take the custom tool `{tool.name}`.", param="tools")
+        raise BadRequest(f"This model does not support custom tools, such as `{tool.name}`.", param="tools")
     schema = tool.schema
     if not schema or _is_empty(schema):
         return given(name=tool.name, description=tool.description)
@@ -313,7 +315,7 @@ def _server_tool(tool: ServerTool) -> _Wire:
         return tool.raw
     name = next((name for name, kind in GEMINI.items() if kind == tool.kind), None)
     if name is None or any(tool.raw.get(word) for word in _NARROWING):
-        raise BadRequest(f"This model cannot take the tool `{tool.raw.get('type', tool.kind)}`.", param="tools")
+        raise BadRequest(f"This model does not support the `{tool.raw.get('type', tool.kind)}` tool.", param="tools")
     return {name: {}}
 
 

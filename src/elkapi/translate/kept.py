@@ -207,15 +207,15 @@ def deleted_completion(object_id: str) -> dict[str, Any]:
 def metadata_problem(metadata: Mapping[str, str]) -> str | None:
     """Why labels cannot be kept, or None."""
     if len(metadata) > METADATA_PAIRS_MAX:
-        return f"`metadata` has {len(metadata)} pairs; at most {METADATA_PAIRS_MAX} are kept."
+        return f"`metadata` must have at most {METADATA_PAIRS_MAX} pairs, but has {len(metadata)}."
     for name, value in metadata.items():
         if not 0 < len(name) <= METADATA_KEY_CHARS_MAX or len(value) > METADATA_VALUE_CHARS_MAX:
             return (
-                f"A name in `metadata` has 1 to {METADATA_KEY_CHARS_MAX} characters, "
-                f"its value at most {METADATA_VALUE_CHARS_MAX}."
+                f"Keys in `metadata` must have 1 to {METADATA_KEY_CHARS_MAX} characters, "
+                f"values at most {METADATA_VALUE_CHARS_MAX}."
             )
         if "\0" in name + value:
-            return "`metadata` may not hold the character U+0000."
+            return "`metadata` must not contain the character U+0000."
     return None
 
 

@@ -119,7 +119,7 @@ def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
     if form in ("neutral", "task-submit"):
         given = body.get("input")
         if not isinstance(given, dict):
-            raise BadRequest("`input` must be an object with what the task is about.", param="input")
+            raise BadRequest("`input` must be an object that describes the task.", param="input")
         callback = {"callback_url": body["callback_url"]} if body.get("callback_url") is not None else {}
         return _ask({**given, **callback}, model)
     metadata = body.get("metadata")
@@ -144,16 +144,16 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
     if isinstance(messages, list):
         last = next((m for m in reversed(messages) if isinstance(m, dict) and m.get("role") == "user"), None)
     if last is None:
-        raise BadRequest("`messages` must end in a user message that says what to make.", param="messages")
+        raise BadRequest("`messages` must contain a user message that describes the video.", param="messages")
     content = last.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
-        raise BadRequest("The last user message has no content.", param="messages")
+        raise BadRequest("`content` is missing from the last user message.", param="messages")
     texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     shown = [part["image_url"] for part in parts if isinstance(part, dict) and part.get("image_url")]
     pictures = [_url(one, "messages") for one in shown]
     if len(pictures) > 2:
-        raise BadRequest("Show one picture, or two: the first frame and the last.", param="messages")
+        raise BadRequest("A video supports at most two images: the first and the last frame.", param="messages")
     text = "\n".join(text for text in texts if isinstance(text, str))
     said: dict[str, Any] = {name: value for hit in _SWITCH.finditer(text) for name, value in _switched(hit)}
     said["prompt"] = _SWITCH.sub(lambda hit: "" if list(_switched(hit)) else hit.group(0), text).strip()
@@ -221,13 +221,14 @@ def _pictures(body: Mapping[str, Any], said: dict[str, Any], words: dict[str, st
     words["references"] = next((name for name in _LISTS if body.get(name)), _LISTS[0])
     listed: Any = body.get(words["references"]) or []
     if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
-        message = f"`{words['references']}` must be a list of at most {IMAGES_MAX} pictures."
+        message = f"`{words['references']}` must be an array of at most {IMAGES_MAX} images."
         raise BadRequest(message, param=words["references"])
     pictures = [_url(one, words["references"]) for one in listed]
     if isinstance(said["image"], list):
         # A form's pictures in their order: the first frame, and the last.
         if not 1 <= len(said["image"]) <= 2:
-            raise BadRequest("Name one picture, or two: the first frame and the last.", param=words["image"])
+            message = f"`{words['image']}` must have one or two images: the first and the last frame."
+            raise BadRequest(message, param=words["image"])
         said["image"], *last = said["image"]
         if last:
             said["last_image"], words["last_image"] = last[0], words["image"]
@@ -244,7 +245,11 @@ def _shape(said: Mapping[str, Any], words: Mapping[str, str]) -> tuple[int | Non
     if said["size"] is not None:
         found = _SIZE.fullmatch(str(said["size"]).strip())
         if found is None:
-            raise BadRequest("`size` must read like 1280x720 or 16:9.", param="size", code="invalid_size")
+            raise BadRequest(
+                "`size` must be in pixels, such as 1280x720, or an aspect ratio, such as 16:9.",
+                param="size",
+                code="invalid_size",
+            )
         left, right = int(found.group(1)), int(found.group(2))
         if min(left, right) < _PIXELS_MIN:
             ratio = ratio or f"{left}:{right}"
@@ -280,7 +285,7 @@ def _url(value: Any, name: str) -> str:
         if isinstance(value, dict):
             value = value.get("url")
     if not isinstance(value, str) or not value:
-        raise BadRequest("A picture must be a URL or Base64.", param=name)
+        raise BadRequest(f"The file in `{name}` must be a URL or base64 data.", param=name)
     return value
 
 
@@ -288,7 +293,7 @@ def _text(value: Any, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadRequest(f"`{name}` must be text.", param=name)
+        raise BadRequest(f"`{name}` must be a string.", param=name)
     return value
 
 
@@ -299,7 +304,7 @@ def _seconds(value: Any, name: str) -> float | None:
         value = float(hit.group(1))
     if isinstance(value, int | float) and not isinstance(value, bool) and (0 < value <= 3600 or value == AUTO):
         return float(value)
-    raise BadRequest(f"`{name}` must be a length such as 5.", param=name)
+    raise BadRequest(f"`{name}` must be a number of seconds above 0, at most 3600.", param=name)
 
 
 def _whole(value: Any, name: str) -> int | None:
@@ -312,7 +317,7 @@ def _whole(value: Any, name: str) -> int | None:
     if whole is None or isinstance(value, bool) or (isinstance(value, float) and whole != value):
         raise BadRequest(f"`{name}` must be a whole number.", param=name)
     if abs(whole) > _WHOLE_MAX:
-        raise BadRequest(f"`{name}` is too large.", param=name)
+        raise BadRequest(f"`{name}` must be from -{_WHOLE_MAX} to {_WHOLE_MAX}.", param=name)
     return whole
 
 

@@ -35,18 +35,18 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
     plan = VIDEO_MAPS[wire]  # type: ignore[index]
     operation = getattr(plan, kind_of(ask))
     if not operation:
-        message = f"The model {ask.model!r} takes no {kind_of(ask)} to start from."
+        message = f"The model {ask.model!r} does not support {kind_of(ask)} input."
         raise BadRequest(message, param=ask.word(kind_of(ask)))
     if ask.seconds == AUTO and not plan.auto_seconds:
         word = ask.word("seconds")
-        raise BadRequest(f"The model {ask.model!r} needs a length: `{word}` above 0.", param=word)
+        raise BadRequest(f"`{word}` must be above 0 for the model {ask.model!r}.", param=word)
     body: dict[str, Any] = dict(ask.extra) if plan.extra else {}
     kept = _not_text(body.get(plan.listed))
     body |= msgspec.json.decode(msgspec.json.encode(plan.base))
     if kept:
         body[plan.listed] = kept
     if not ask.prompt.strip() and not kept and kind_of(ask) == "text":
-        raise BadRequest("`prompt` must say what to make.", param="prompt")
+        raise BadRequest("`prompt` must not be empty.", param="prompt")
     for field, value in _said(ask, plan):
         place = plan.fields.get(field)
         if place is None:
@@ -54,7 +54,7 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
             shaped = field in ask.derived and {"size", "ratio", "resolution"} & plan.fields.keys()
             if field in MEANING and not shaped:
                 word = ask.word(field)
-                raise BadRequest(f"The model {ask.model!r} takes no `{word}`.", param=word)
+                raise BadRequest(f"`{word}` is not supported by the model {ask.model!r}.", param=word)
             continue
         path, _, spelled = place.partition("|")
         spell = SPELLINGS[spelled]
@@ -111,7 +111,8 @@ def _size(ask: MediaAsk) -> tuple[tuple[int, int]] | None:
         return None
     found = _PIXELS.get((ask.resolution.lower() or "720p", ask.ratio or "16:9"))
     if found is None:
-        raise BadRequest(f"The model {ask.model!r} is not made in this size; say `size` in pixels.", param="size")
+        message = f"The model {ask.model!r} needs `size` in pixels, such as 1280x720, for this ratio and resolution."
+        raise BadRequest(message, param="size")
     return (found,)
 
 
@@ -132,7 +133,7 @@ def _quotient(value: str) -> float:
     try:
         return int(left) / int(right)
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError("The shape must read like 16:9.") from None
+        raise ValueError("The aspect ratio must be of the form 16:9.") from None
 
 
 def is_address(value: str) -> bool:
@@ -146,12 +147,12 @@ def _google(value: str) -> dict[str, str]:
         return {"uri": value}
     hit = _DATA.fullmatch(value)
     if hit is None:
-        message = "This model takes pictures as URLs (https://...) or data URLs (data:image/png;base64,...)."
+        message = "Images for this model must be URLs (https://...) or data URLs (data:image/png;base64,...)."
         raise ValueError(message)
     try:
         base64.b64decode(hit.group(2), validate=True)
     except binascii.Error:
-        raise ValueError("The picture is no valid Base64.") from None
+        raise ValueError("The image is not valid base64.") from None
     return {"bytesBase64Encoded": hit.group(2), "mimeType": hit.group(1)}
 
 

@@ -103,12 +103,12 @@ def read_request(body: bytes) -> RerankRequest:
     view = decode(_request, body)
     documents = tuple(item if isinstance(item, str) else item.text for item in view.documents)
     if not documents:
-        raise BadRequest("`documents` is empty; give at least one document.", param="documents")
+        raise BadRequest("`documents` must contain at least one document.", param="documents")
     for name in ("model", "query"):
         if not getattr(view, name):
-            raise BadRequest(f"`{name}` is empty.", param=name)
+            raise BadRequest(f"`{name}` must not be empty.", param=name)
     if view.rank_fields not in (None, [], ["text"]):
-        raise BadRequest("Only the field `text` of a document can be ranked.", param="rank_fields")
+        raise BadRequest('`rank_fields` must be omitted or be ["text"].', param="rank_fields")
     return RerankRequest(view.query, documents, view.top_n, bool(view.return_documents), view.max_tokens_per_doc)
 
 

@@ -149,7 +149,10 @@ class _History:
             self._put("user", Text(found.summary or ""))
         elif head.role is not None or kind in _CONTENT_PARTS:
             # Without this refusal the model would be asked without something that the caller said.
-            raise BadRequest(f"`{path}` has type `{kind[:40]}`; what is said stands in a `message`.", param=path)
+            raise BadRequest(
+                f"`{path}` must not be of type `{kind[:40]}`; put content parts in an item of type `message`.",
+                param=path,
+            )
         else:
             # An answer to a call stands on the user's side, whoever gave it.
             side: Role = "user" if kind.endswith(("_output", "_response")) else "assistant"
@@ -174,7 +177,9 @@ class _History:
             return
         texts = [part for part in parts if isinstance(part, Text)]
         if len(texts) != len(parts):
-            raise BadRequest(f"`{path}.content` of instructions may only hold text.", param=f"{path}.content")
+            raise BadRequest(
+                f"`{path}.content` of a system or developer message must contain only text.", param=f"{path}.content"
+            )
         if self.turns:
             self._put(side, *texts)
         else:
@@ -197,7 +202,7 @@ class _History:
         parts = read_content(view.output, f"{path}.output") if view.output else []
         kept = tuple(part for part in parts if isinstance(part, Text | Image | File))
         if len(kept) != len(parts):
-            raise BadRequest(f"`{path}.output` may only hold text, images and files.", param=f"{path}.output")
+            raise BadRequest(f"`{path}.output` must contain only text, images and files.", param=f"{path}.output")
         call = self._calls.get(view.call_id)
         self._put("user", ToolResult(view.call_id, kept, name=call.name if call else "", custom=custom))
 
@@ -240,7 +245,8 @@ def _part(row: dict[str, Any], path: str) -> Part:
     if view.type == "input_audio" and view.input_audio is not None:
         return Audio(view.input_audio.data, view.input_audio.format)
     raise BadRequest(
-        f"`{path}` has type `{view.type[:40]}`, which is unknown here or lacks its member of that name.", param=path
+        f"`{path}` has type `{view.type[:40]}`, which is not supported or lacks the field that this type requires.",
+        param=path,
     )
 
 
@@ -252,7 +258,7 @@ def _ttl(mark: dict[str, Any] | None) -> Ttl:
 
 def _image(view: _Part, ttl: Ttl, path: str) -> Image:
     if (view.image_url is None) == (view.file_id is None):
-        raise BadRequest(f"`{path}` needs exactly one of image_url and file_id.", param=path)
+        raise BadRequest(f"`{path}` must have exactly one of `image_url` and `file_id`.", param=path)
     if view.image_url is None:
         return Image(url=FILE_ID + str(view.file_id), detail=view.detail, cache_ttl=ttl)
     return image_at(view.image_url, view.detail, ttl, f"{path}.image_url")
@@ -260,7 +266,7 @@ def _image(view: _Part, ttl: Ttl, path: str) -> Image:
 
 def _file(view: _Part, ttl: Ttl, path: str) -> File:
     if [view.file_id, view.file_url, view.file_data].count(None) != 2:
-        raise BadRequest(f"`{path}` needs exactly one of file_data, file_url and file_id.", param=path)
+        raise BadRequest(f"`{path}` must have exactly one of `file_data`, `file_url` and `file_id`.", param=path)
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
     if view.file_url is not None:

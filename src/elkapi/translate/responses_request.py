@@ -137,7 +137,7 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
     leading, messages = read_items(view.input)
     if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
         if not leading:
-            raise BadRequest("`input` must hold at least one item that says something.", param="input")
+            raise BadRequest("`input` must contain at least one item with content.", param="input")
         # As in chat completions: OpenAI's models answer to instructions alone, the others want a turn.
         leading, messages = (), [Message("user", leading)]
     spaces: dict[str, dict[str, Any]] = {}
@@ -179,26 +179,34 @@ def check_crossing(request: ChatRequest) -> None:
     """Raises BadRequest when a responses request holds what would be lost silently in any other dialect."""
     for name in _REFUSED:
         if request.extra.get(name) is not None:
-            raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
+            raise BadRequest(f"This value of `{name}` is not supported by this model.", param=name)
     cache = request.extra.get("prompt_cache_options")
     if isinstance(cache, dict) and cache.get("prewarm"):
-        raise BadRequest("This model has no cache to fill without an answer.", param="prompt_cache_options")
+        raise BadRequest("`prompt_cache_options.prewarm` is not supported by this model.", param="prompt_cache_options")
     for tool in request.server_tools:
         container = tool.raw.get("container")
         if isinstance(container, str) or (isinstance(container, dict) and container.get("file_ids")):
-            raise BadRequest("A container, or a file in one, is only known where it was made.", param="tools")
+            raise BadRequest(
+                "This model does not support an existing container or files by id; use a container of type `auto`.",
+                param="tools",
+            )
     for message in request.messages:
         for part in message.parts:
             if is_stored_file(part):
-                raise BadRequest("A `file_id` cannot be used with this model; send the data.", param="input")
+                raise BadRequest(
+                    "This model does not support files by id; send the file's data instead.", param="input"
+                )
             if not isinstance(part, ServerToolPart):
                 continue
             kind = part.raw.get("type")
             if kind in (None, "item_reference", "compaction"):
-                raise BadRequest("An item reference or a compaction cannot be used with this model.", param="input")
+                raise BadRequest(
+                    "Item references and compactions are not supported by this model; send the items themselves.",
+                    param="input",
+                )
             if not str(kind).endswith(_TOLD):
                 # Without this refusal the model would be asked without something that the caller said.
-                raise BadRequest(f"This model cannot take items of type `{str(kind)[:60]}`.", param="input")
+                raise BadRequest(f"This model does not support items of type `{str(kind)[:60]}`.", param="input")
 
 
 def configured(request: ChatRequest) -> ChatRequest:
@@ -245,7 +253,7 @@ def _extra(members: dict[str, Any]) -> dict[str, Any]:
         if name in _KNOWN or value is None:
             continue
         if name.lower() in _KNOWN:
-            raise BadRequest(f"Write `{name.lower()}` in small letters.", param=name)
+            raise BadRequest(f"`{name[:64]}` must be written in lower case: `{name.lower()}`.", param=name)
         extra[name] = value
     return extra
 
@@ -337,7 +345,8 @@ def _reasoning(value: dict[str, Any] | None, extra: dict[str, Any]) -> Reasoning
     if value is None:
         return None
     if value.get("effort") not in (None, *get_args(Effort)):
-        raise BadRequest("`reasoning.effort` is not an effort this gateway knows.", param="reasoning.effort")
+        message = f"`reasoning.effort` must be one of {', '.join(get_args(Effort))}."
+        raise BadRequest(message, param="reasoning.effort")
     view = at("reasoning", value, _Reasoning)
     if rest := {name: member for name, member in value.items() if name not in _Reasoning.__struct_fields__}:
         extra["reasoning"] = rest

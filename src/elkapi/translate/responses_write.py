@@ -141,16 +141,16 @@ def settings(request: ChatRequest) -> dict[str, Any]:
 
 def _refuse(request: ChatRequest) -> None:
     if request.n > 1:
-        raise BadRequest("This model answers once; `n` must be 1.", param="n")
+        raise BadRequest("`n` must be 1 for this model.", param="n")
     if request.stop:
-        raise BadRequest("This model takes no stop sequences.", param=stop_member(request))
+        raise BadRequest("Stop sequences are not supported by this model.", param=stop_member(request))
     if request.logit_bias:
-        raise BadRequest("This model takes no `logit_bias`.", param="logit_bias")
+        raise BadRequest("`logit_bias` is not supported by this model.", param="logit_bias")
     modalities = request.extra.get("modalities")
     if isinstance(modalities, list) and "audio" in modalities:
-        raise BadRequest("This model answers in text only.", param="modalities")
+        raise BadRequest("This model supports only text output.", param="modalities")
     if request.extra.get("cachedContent") is not None:
-        raise BadRequest("This model cannot see `cachedContent`.", param="cachedContent")
+        raise BadRequest("`cachedContent` is not supported by this model.", param="cachedContent")
 
 
 def _user(user: str) -> str:
@@ -344,7 +344,7 @@ def _server_tool(tool: ServerTool) -> dict[str, Any]:
             "require_approval": "never",
             **given(authorization=tool.raw.get("authorization_token"), allowed_tools=limits.get("allowed_tools")),
         }
-    raise BadRequest(f"This model does not offer the tool `{tool.kind[:60]}`.", param="tools")
+    raise BadRequest(f"This model does not support the `{tool.kind[:60]}` tool.", param="tools")
 
 
 def _tool_choice(choice: ToolChoice, request: ChatRequest) -> str | dict[str, Any]:

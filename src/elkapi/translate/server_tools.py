@@ -82,7 +82,7 @@ def place_of(search: ServerTool) -> dict[str, Any] | None:
     if place is None:
         return None
     if not isinstance(place, dict):
-        raise BadRequest("The place of a web search must be an object.", param="user_location")
+        raise BadRequest("`user_location` of a web search must be an object.", param="user_location")
     return {name: place[name] for name in _PLACE if place.get(name)}
 
 

@@ -529,7 +529,7 @@ def test_a_file_stored_with_openai_is_known_to_both_of_its_dialects() -> None:
     turn = Message("user", (File("application/octet-stream", url="file-id:file-1"),))
     (row,) = _write(_other(turn, dialect="responses"))["messages"]
     assert row["content"] == [{"type": "file", "file": {"file_id": "file-1"}}]
-    with pytest.raises(BadRequest, match="send its data"):
+    with pytest.raises(BadRequest, match="send the file's data"):
         _write(_other(turn))
 
 
@@ -697,7 +697,7 @@ def test_a_conversation_of_which_nothing_can_be_carried_is_refused(
     family: str, wire: str, body: dict[str, Any]
 ) -> None:
     request = DIALECTS[wire].read_request(json.dumps(body).encode())
-    with pytest.raises(BadRequest, match="There is no message with content") as refused:
+    with pytest.raises(BadRequest, match="At least one message must have content") as refused:
         _write(request, profile_for(family, "some-large"))
     assert refused.value.param == "messages"
 

@@ -201,7 +201,7 @@ def test_a_document_of_every_kind_is_named_by_it(media_type: str, name: str) -> 
 
 @pytest.mark.parametrize("media_type", ["image/bmp", None])
 def test_an_image_of_a_kind_that_bedrock_does_not_take_is_refused_with_those_it_takes(media_type: str | None) -> None:
-    with pytest.raises(BadRequest, match="Images are image/gif, image/jpeg, image/png, image/webp, not"):
+    with pytest.raises(BadRequest, match="Images must be image/gif, image/jpeg, image/png, image/webp; "):
         _written(**user_says(Image(data="aWs=", media_type=media_type)))
 
 
@@ -323,7 +323,7 @@ def test_what_would_change_the_meaning_is_refused(row: str) -> None:
 )
 def test_no_caller_names_what_the_operators_account_reads(part: Image | File) -> None:
     """Bedrock fetches an object of S3 with the rights of whoever signs the call, which is the operator."""
-    with pytest.raises(BadRequest, match="as base64 data, not by URL"):
+    with pytest.raises(BadRequest, match="does not support images and files by URL"):
         _written(**user_says(part))
 
 

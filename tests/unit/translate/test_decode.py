@@ -45,7 +45,7 @@ def test_a_refused_body_names_its_field(body: bytes, param: str | None, code: st
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\uDE00", rb"\ud83d\u0041", rb"\\\ud83d", rb"\ud83d\ude00\ud83d"])
 def test_a_text_cut_inside_an_emoji_is_told_as_that(half: bytes) -> None:
     for body in (b'{"model":"' + half + b'"}', b'{"model":"' + half + b' and more"}'):
-        with pytest.raises(BadRequest, match=r"\\u(d83d|DE00) \(byte \d+\) is half of a character") as caught:
+        with pytest.raises(BadRequest, match=r"\\u(d83d|DE00) \(byte \d+\) is half of a surrogate pair") as caught:
             decode(_decoder, body)
         assert caught.value.code == "bad_request_body"
     with pytest.raises(BadRequest, match="malformed"):

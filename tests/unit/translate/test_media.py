@@ -275,5 +275,5 @@ def test_the_pictures_of_a_components_model_are_what_is_to_be_seen() -> None:
 
 @pytest.mark.parametrize("ratio", ["9" * 400 + ":1", "9" * 5_000 + ":1", "16:0", "wide"])
 def test_a_shape_that_is_no_quotient_is_refused(ratio: str) -> None:
-    with pytest.raises(ValueError, match="must read like 16:9"):
+    with pytest.raises(ValueError, match="must be of the form 16:9"):
         SPELLINGS["quotient"](ratio)
