@@ -109,7 +109,7 @@ async def test_a_model_whose_channels_have_no_key_in_service_is_told_as_that(gat
     await gate.price(SMALL, per_1m_usd="1")
     reply = await gate.ask(await gate.key("1"), GOOD)
     assert codes(reply)[:2] == (503, "model_not_found")
-    assert "no upstream that works at the moment" in reply.json()["error"]["message"]
+    assert "has no working upstream right now" in reply.json()["error"]["message"]
 
 
 async def test_a_model_that_is_there_for_other_calls_is_not_offered_in_its_own_place(gate: Gateway) -> None:
@@ -118,7 +118,7 @@ async def test_a_model_that_is_there_for_other_calls_is_not_offered_in_its_own_p
     key = await gate.key("1", models=("minimax-only",))
     reply = await gate.ask(key, {"model": "minimax-only", "query": "a", "documents": ["b"]}, path="/v1/rerank")
     assert codes(reply)[:2] == (503, "model_not_found")
-    assert "it is there for other calls" in reply.json()["error"]["message"]
+    assert "the model supports other calls" in reply.json()["error"]["message"]
     assert "Available" not in reply.json()["error"]["message"]
 
 
@@ -324,5 +324,5 @@ async def test_a_name_that_no_database_can_keep_is_refused_before_anything_is_he
     batch = {"requests": [{"custom_id": "a\0b", "params": line}]}
     reply = await gate.ask(key, batch, path="/v1/messages/batches", headers={"anthropic-version": "2023-06-01"})
     assert reply.status_code == 400
-    assert "requests.0.custom_id: it may not hold the character U+0000." in reply.json()["error"]["message"]
+    assert "requests.0.custom_id: must not contain the character U+0000." in reply.json()["error"]["message"]
     untouched(gate, sandbox)

@@ -197,7 +197,7 @@ async def test_g31_an_answer_that_nobody_can_read_fails_its_own_line_free(lite: 
         assert counts_of(await ended(sdk, batch.id)) == {"errored": 2}
         results = await results_of(sdk, batch.id)
     assert {result.error.error.message.partition(" (")[0] for result in results.values()} == {
-        "The model could not answer"
+        "No provider of the model gave a usable answer"
     }
     lite.closed_books()
     assert lite.sql("select posted_nano from accounts where kind = 'customer'") == [(parse_usd("10"),)]
@@ -520,11 +520,11 @@ async def test_a_key_has_so_many_batches_and_lines_to_do_and_no_more(
         await staged(served, sandbox)
         sdk, other = client(served, await served.key("1")), client(served, await served.key("1"))
         slow = [line(number, "[sandbox: delay=60000ms] x") for number in range(4)]
-        with pytest.raises(anthropic.RateLimitError, match="0 batches that have not ended, with 0 requests"):
+        with pytest.raises(anthropic.RateLimitError, match="0 open batches with 0 open requests"):
             await sdk.messages.batches.create(requests=slow)
         await sdk.messages.batches.create(requests=slow[:2])
         await sdk.messages.batches.create(requests=slow[:1])
-        with pytest.raises(anthropic.RateLimitError, match="2 batches that have not ended, with 3 requests") as refused:
+        with pytest.raises(anthropic.RateLimitError, match="2 open batches with 3 open requests") as refused:
             await sdk.messages.batches.create(requests=slow[:1])
         assert refused.value.response.headers["retry-after"] == "60"
         await other.messages.batches.create(requests=slow[:1])
@@ -886,7 +886,7 @@ async def test_lines_that_a_stop_cuts_off_are_free_and_no_fault_of_ours(tmp_path
             sdk = client(second, key)
             assert counts_of(await ended(sdk, batch.id)) == {"errored": 2}
             for found in (await results_of(sdk, batch.id)).values():
-                assert "outcome of this request is not known" in found.error.error.message
+                assert "its outcome is unknown" in found.error.error.message
             assert second.closed_books().customers_posted_nano == 10**9
 
 

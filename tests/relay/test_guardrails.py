@@ -225,7 +225,7 @@ async def test_every_place_of_a_conversation_is_looked_at(lite: Gateway, sandbox
     # A second conversation in other letters goes nowhere at all.
     twice = {"model": MODEL, "messages": [user], "me\u017f\u017fages": [{"role": "user", "content": WORD}]}
     reply = await lite.ask(key, twice, path="/v1/chat/completions")
-    assert (reply.status_code, "as it is spelled" in reply.text) == (400, True)
+    assert (reply.status_code, "must be spelled" in reply.text) == (400, True)
     assert sent(sandbox) == []
 
 

@@ -114,7 +114,7 @@ async def test_a_caller_names_what_only_the_operators_account_reads_where_the_ch
     body = msgspec.json.encode(named.body).replace(b"\\\\u", b"\\u")
     reply = await gate.ask(key, body, path=named.path, headers=named.headers)
     assert reply.status_code == 400, reply.text
-    assert "reads no objects of Google's storage" in reply.text
+    assert "Objects of Google Cloud Storage" in reply.text
     gate.closed_books()
     assert len(sandbox.sandbox.recorder.shown()) == 2
     await channel(1, **{"own-objects": "allow"})

@@ -282,10 +282,10 @@ async def test_a_call_that_comes_after_a_change_does_not_wait_for_a_read_from_be
     after = asyncio.create_task(door.refusal(key))
     await asyncio.sleep(0)
     go_on.set()
-    assert await after == "This API key is disabled."
+    assert await after == "The API key is disabled; ask the operator to enable it."
     assert (await before).key_id == row.id
     # The older read is kept no more than it was waited for.
-    assert await door.refusal(key) == "This API key is disabled."
+    assert await door.refusal(key) == "The API key is disabled; ask the operator to enable it."
     assert door.reads == 2
     assert not door.cache.pending
 

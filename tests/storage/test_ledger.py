@@ -184,7 +184,7 @@ async def test_a_refusal_says_what_is_available_and_what_calls_under_way_hold(
     ledger: Ledger, database: Database
 ) -> None:
     account = funded_account(database, 10_000_000)
-    wanted = "Your balance does not cover the most this call may cost, 0.02 USD: "
+    wanted = "Your balance does not cover the most that this call may cost, 0.02 USD: "
     with pytest.raises(InsufficientQuota) as refused:
         await ledger.hold(an_order(account, nano=20_000_000))
     assert (refused.value.message, refused.value.wanted_nano) == (f"{wanted}0.01 USD are available.", 20_000_000)
@@ -192,12 +192,12 @@ async def test_a_refusal_says_what_is_available_and_what_calls_under_way_hold(
     await ledger.hold(first)
     with pytest.raises(InsufficientQuota) as refused:
         await ledger.hold(an_order(account, nano=20_000_000))
-    held = "0.006 USD are available, and 0.004 USD are held for calls under way."
+    held = "0.006 USD are available, and 0.004 USD are held for calls in progress."
     assert refused.value.message == wanted + held
     # Of two that come together the second is told of the first.
     _, late = await asyncio.gather(ledger.hold(second), ledger.hold(third), return_exceptions=True)
     assert isinstance(late, InsufficientQuota)
-    assert late.message.endswith("0.001 USD are available, and 0.009 USD are held for calls under way.")
+    assert late.message.endswith("0.001 USD are available, and 0.009 USD are held for calls in progress.")
     await asyncio.gather(ledger.settle(unpaid(first)), ledger.settle(unpaid(second)))
 
 

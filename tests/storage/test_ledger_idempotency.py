@@ -200,7 +200,7 @@ async def test_a_reply_too_large_to_keep_is_a_conflict_when_repeated(
             await ledger.hold(an_order(account, nano=1, claim=a_claim()))
     assert conflict.value.code == "idempotent_replay_unavailable"
     # A stream has no body to keep either, however short it was.
-    assert "a stream or too large" in str(conflict.value)
+    assert "was streamed or too large" in str(conflict.value)
 
 
 async def test_a_reply_as_large_as_may_be_kept_is_kept(settings: Settings, installation: Installation) -> None:

@@ -96,7 +96,7 @@ async def test_what_is_no_task_is_said_to_be_none(tasks: Tasks, admin: Admin) ->
     ("words", "told"),
     [
         ("the host {origin} refused AK|SK, see https://kling.example.test/x", "the host *** refused ***, see ***"),
-        ("our account has no credits left", "The request was refused by the service behind this model."),
+        ("our account has no credits left", "The provider of this model refused the request."),
         ("risk control", "risk control"),
     ],
 )

@@ -204,12 +204,12 @@ def test_a_chats_pictures_are_fetched_and_named(gateways: Served, asking: Asking
     ("path", "why"),
     [
         ("/gone", "answers 404"),
-        ("/page", "is no picture"),
-        ("/film", "is no picture"),
-        ("/big", f"is larger than {BYTES_MAX} bytes"),
-        ("/cut", "did not come whole"),
+        ("/page", "is not an image"),
+        ("/film", "is not an image"),
+        ("/big", f"must have at most {BYTES_MAX} bytes"),
+        ("/cut", "the download was interrupted"),
         # Another host loses what the operator allows, and nobody is told what stands there.
-        ("/private", "could not be reached"),
+        ("/private", "cannot be reached"),
     ],
 )
 def test_a_picture_that_is_not_had_is_refused_by_its_field(
@@ -243,7 +243,7 @@ def test_what_is_private_and_what_is_not_there_are_told_in_the_same_words(
         private = begin(asking, "/v1/videos", {"image": f"{host.origin}/a.png"})
     assert (private.status_code, host.asked) == (400, [])
     told = [reply.json()["error"]["message"].partition(" (request id")[0] for reply in (private, absent)]
-    assert told == ["The picture in `image` cannot be used: it could not be reached."] * 2
+    assert told == ["The image in `image` cannot be used: it cannot be reached."] * 2
     for address in ("http://user:word@a.test/a.png", "https://[", "http:///a.png"):
         reply = begin(asking, "/v1/videos", {"image": address})
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image_url"), reply.text
@@ -257,7 +257,7 @@ def test_pictures_have_one_deadline_and_one_size_together(gateways: Served, aski
     with set_to(gateways, body_bytes_max=size):
         large = begin(asking, "/v1/videos", {"images": [f"{host.origin}/a.png", f"{host.origin}/b.jpg"]})
     error = large.json()["error"]
-    assert (error["param"], f"more than {size} bytes" in error["message"]) == ("images[1]", True), error
+    assert (error["param"], f"at most {size} bytes" in error["message"]) == ("images[1]", True), error
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", CHAT])

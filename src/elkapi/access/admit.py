@@ -20,10 +20,10 @@ from elkapi.storage.repos import keys, versions
 from elkapi.types import Grant
 
 MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer sk-...`."
-MALFORMED = "This is not an API key of this gateway: a key is `sk-` and 48 letters and digits."
+MALFORMED = "The API key is malformed: it must be `sk-` followed by 48 letters and digits."
 UNKNOWN = "Incorrect API key provided."
-DISABLED = "This API key is disabled."
-EXPIRED = "This API key has expired."
+DISABLED = "The API key is disabled; ask the operator to enable it."
+EXPIRED = "The API key has expired; ask the operator for a new one."
 
 
 async def admit(
@@ -58,7 +58,7 @@ async def admit(
         raise Unauthenticated(EXPIRED)
     if grant.group not in snapshot.groups:
         # The key is younger than the snapshot; the next poll brings its group.
-        raise Unavailable("The gateway is reading its configuration; please try again.")
+        raise Unavailable("The gateway is loading its configuration; please try again.")
     return grant
 
 

@@ -88,7 +88,7 @@ class Counters:
                     reserve(self._file, _SIZE_BYTES)
                 table = opened.enter_context(mmap.mmap(self._file, _SIZE_BYTES))
             except OSError as error:
-                raise Unavailable("Limits cannot be counted now; please try again.") from error
+                raise Unavailable("Rate limits cannot be checked right now; please try again.") from error
             self._words = opened.enter_context(memoryview(table).cast("Q"))
             with self._locked():
                 self._empty_column(self._column)
@@ -188,7 +188,7 @@ class Counters:
                 free = row
         else:
             if free is None:
-                raise Unavailable("Too many limits are counted at once; please try again.")
+                raise Unavailable("The gateway is tracking too many rate limits; please try again.")
             # `_advance` empties seconds that are over; a clock that began anew may make those of another name look as
             # if they were not.
             row = free
@@ -239,7 +239,7 @@ class Counters:
             except BlockingIOError:
                 time.sleep(LOCK_PAUSE_S)
         else:
-            raise Unavailable("Limits cannot be counted now; please try again.")
+            raise Unavailable("Rate limits cannot be checked right now; please try again.")
         try:
             yield
         finally:

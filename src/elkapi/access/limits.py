@@ -16,9 +16,9 @@ from elkapi.types import Channel, Policy
 
 BYTES_PER_TOKEN = 4
 _WORDS = {
-    "parallel": "This key may have {0} calls under way at once.",
-    "requests": "This key may make {0} requests a minute.",
-    "tokens": "This key may use {0} tokens a minute, and this call is expected to need {1}.",
+    "parallel": "This API key is limited to {0} concurrent calls.",
+    "requests": "This API key is limited to {0} requests per minute.",
+    "tokens": "This API key is limited to {0} tokens per minute; this call is expected to use {1}.",
 }
 
 

@@ -126,7 +126,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _twice(name: str) -> BadRequest:
     name = name[:MEMBER_CHARS_MAX]
-    return BadRequest(f"The body names `{name}` twice; name it once.", param=name, code="duplicate_field")
+    return BadRequest(f"The body contains `{name}` twice; send it once.", param=name, code="duplicate_field")
 
 
 def with_string(body: bytes, name: str, value: str) -> bytes:

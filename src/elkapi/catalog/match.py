@@ -57,7 +57,7 @@ class Catalog:
                 return Match(operation, {name: unquote(text) for name, text in hit.groupdict().items()})
             allowed += operations
         if allowed:
-            raise MethodNotAllowed(f"{method} is not allowed on {path}", (*sorted(set(allowed)), "OPTIONS"))
+            raise MethodNotAllowed(f"{method} is not allowed on {path}.", (*sorted(set(allowed)), "OPTIONS"))
         raise NotFound(f"Invalid URL ({method} {path})", code="unknown_url")
 
 

@@ -68,7 +68,7 @@ def check_spelling(members: Iterable[str], names: Iterable[str]) -> None:
 
 def misspelled(member: str, right: str) -> BadRequest:
     """The refusal of a member that is `right` in other letters."""
-    return BadRequest(f"Invalid body: write `{right}` as it is spelled here.", param=member)
+    return BadRequest(f"`{member[:64]}` must be spelled `{right}`.", param=member)
 
 
 def spelled_out(body: bytes) -> bytes:

@@ -241,7 +241,7 @@ def read_completion(body: bytes) -> Facts:
     """Facts of a legacy completion. Raises BadRequest naming the field."""
     view: CompletionView = decode_strict(_completion, body)
     if not view.prompt:
-        raise BadRequest("`prompt` is empty.", param="prompt")
+        raise BadRequest("`prompt` must not be empty.", param="prompt")
     prompts = len(view.prompt) if isinstance(view.prompt, list) and not isinstance(view.prompt[0], int) else 1
     limit = MAX_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
     return bounded(
@@ -261,13 +261,13 @@ def read_responses(body: bytes) -> Facts:
     view: ResponsesView = decode_strict(_responses, body)
     if view.multi_agent is not None and view.multi_agent.enabled:
         # Neither their number nor their depth has a limit, so that no hold would cover them.
-        raise BadRequest("Agents that the provider runs have no bound to be held for.", param="multi_agent")
+        raise BadRequest(
+            "`multi_agent` is not supported by this gateway; run the agents in your application.", param="multi_agent"
+        )
     options = view.background_options
     if options is not None and options.completion_window not in (None, "soonest"):
         # It is made in the foreground of its provider, at the full price.
-        raise BadRequest(
-            "A response is made at once here: `completion_window` must be `soonest`.", param="background_options"
-        )
+        raise BadRequest("`background_options.completion_window` must be `soonest`.", param="background_options")
     facts = bounded(
         body,
         _model(view.model),
@@ -293,7 +293,7 @@ def read_messages(body: bytes) -> Facts:
         # What a thread holds stands with one upstream account, whose callers share it, so none may be continued. The
         # SDKs' tool runners ask for one unasked, and go on without it after exactly this code.
         raise BadRequest(
-            "Conversations are not kept here: send the whole conversation without `thread`.",
+            "`thread` is not supported by this gateway; send the whole conversation.",
             param="thread",
             code="thread_unsupported_request",
         )
@@ -353,7 +353,7 @@ def _check_generation(body: bytes) -> None:
 def _either(name: str, camel: _T | None, snake: _T | None, within: str = "generationConfig") -> _T | None:
     """A member in whichever spelling it has. Raises BadRequest for both: which of them Google goes by is its affair."""
     if camel is not None and snake is not None:
-        text = f"`{name}` is given in both of its spellings; name it once."
+        text = f"`{name}` is set in both of its spellings; send it once."
         raise BadRequest(text, param=within, code="duplicate_field")
     return snake if camel is None else camel
 
@@ -407,7 +407,7 @@ def read_moderation(body: bytes) -> Facts:
     """Facts of a moderation. Raises BadRequest naming the field."""
     view: ModerationView = decode_strict(_moderation, body)
     if not view.input:
-        raise BadRequest("`input` is empty.", param="input")
+        raise BadRequest("`input` must not be empty.", param="input")
     return Facts(model=_model(view.model), upper=Usage(input_tokens=len(body), calls=1), texts=view.input)
 
 

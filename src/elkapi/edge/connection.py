@@ -83,7 +83,9 @@ class Connection(asyncio.Protocol):
         self.server.connections.add(self)
         descriptor = transport.get_extra_info("socket").fileno()
         if len(self.server.connections) > self.settings.connections_max or descriptor >= self.server.descriptors_max:
-            self._refuse(Unavailable("Too many connections.", code="too_many_connections"))
+            self._refuse(
+                Unavailable("The gateway has too many open connections; please try again.", code="too_many_connections")
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
@@ -121,9 +123,9 @@ class Connection(asyncio.Protocol):
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            self._refuse(cause if isinstance(cause, GatewayError) else BadRequest("Malformed HTTP request."))
+            self._refuse(cause if isinstance(cause, GatewayError) else BadRequest("The HTTP request is malformed."))
         except httptools.HttpParserError:
-            self._refuse(BadRequest("Malformed HTTP request.", code="bad_request_body"))
+            self._refuse(BadRequest("The HTTP request is malformed.", code="bad_request_body"))
 
     def _feed(self, data: bytes) -> None:
         for _ in range(UPGRADES_PER_READ_MAX - 1):
@@ -133,7 +135,7 @@ class Connection(asyncio.Protocol):
                 data = self._without_upgrade(data, stopped)
             else:
                 return
-        raise BadRequest("Too many requests for another protocol at once.")
+        raise BadRequest("Too many protocol upgrades in one read; send fewer requests with an Upgrade header.")
 
     def _without_upgrade(self, data: bytes, stopped: httptools.HttpParserUpgrade) -> bytes:
         """The same request as plain HTTP, for a parser of its own, with the rest of what came."""
@@ -210,9 +212,9 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         self.url += url
         if len(self.url) > self.settings.header_bytes_max:
-            raise BadRequest("The URL is too long.")
+            raise BadRequest(f"The URL must be at most {self.settings.header_bytes_max} bytes.")
         if FRAGMENT in url:
-            raise BadRequest("The URL holds a fragment, which is for the client alone.")
+            raise BadRequest("The URL must not contain a fragment (`#`).")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # What follows a body is no header (RFC 9110, 6.5.1): nothing that decides by them would have waited for it.
@@ -223,7 +225,7 @@ class Connection(asyncio.Protocol):
         parser, settings = self.parser, self.settings
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
-                raise BadRequest("CONNECT is for proxies; this is none.")
+                raise BadRequest("CONNECT is not supported: this server is not a proxy.")
             self.upgrading = True
             return
         if self.header_bytes > settings.header_bytes_max and self._head_size() > settings.header_bytes_max:
@@ -231,9 +233,9 @@ class Connection(asyncio.Protocol):
         fields = fields_of(self.headers)
         length = int(fields.get(b"content-length", 0))
         if b"content-length" in fields and b"transfer-encoding" in fields:
-            raise BadRequest("A request cannot carry both Content-Length and Transfer-Encoding.")
+            raise BadRequest("A request must not have both Content-Length and Transfer-Encoding.")
         if length > settings.body_bytes_max:
-            raise BodyTooLarge(f"The body has {length} bytes; at most {settings.body_bytes_max} are accepted.")
+            raise BodyTooLarge(f"The body must be at most {settings.body_bytes_max} bytes, but has {length}.")
         self.header_bytes = 0
         self.incoming = exchange = Exchange(self, fields)
         if self.current is None:

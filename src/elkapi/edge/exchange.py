@@ -96,7 +96,7 @@ class Exchange:
         self._size += len(chunk)
         limit = self.connection.settings.body_bytes_max
         if self._size > limit:
-            self.fail(BodyTooLarge(f"The body is larger than {limit} bytes."))
+            self.fail(BodyTooLarge(f"The body must be at most {limit} bytes."))
             return
         self._chunks.append(chunk)
         if len(self._chunks) == PIECES_MAX:

@@ -131,7 +131,7 @@ class Front:
                 if path.startswith("/api/"):
                     with suppress(MethodNotAllowed):
                         self._plane.catalog.match(call.method, path)
-                raise MethodNotAllowed(f"{call.method} is not allowed on {path}", CONTROL_METHODS)
+                raise MethodNotAllowed(f"{call.method} is not allowed on {path}.", CONTROL_METHODS)
             return relay_to_control(self._plane, call, self._proxies)
         return serve(self._plane, call)
 
@@ -173,6 +173,6 @@ class Front:
         token = self._plane.settings.metrics_token.encode()
         said = call.header(b"authorization") if token else None
         if said is not None and not hmac.compare_digest(said, b"Bearer " + token):
-            raise Unauthenticated("This is not the token of ELKAPI_METRICS_TOKEN.")
+            raise Unauthenticated("The token does not match ELKAPI_METRICS_TOKEN.")
         page = await self._pages.page(for_operator=said is not None)
         call.reply.send(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], page)

@@ -105,7 +105,7 @@ class Guarded(Translated):
         if isinstance(event, ToolCallDelta):
             self._arguments_chars += len(event.arguments)
             if self._arguments_chars > ARGUMENTS_CHARS_MAX:
-                raise Unreadable("calls of tools are too long to be looked at")
+                raise Unreadable("the arguments of the tool calls are too long to check")
             if event.index in self._calls:
                 self._calls[event.index][1].append(event.arguments)
             return []

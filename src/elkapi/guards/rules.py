@@ -14,7 +14,7 @@ from elkapi.types import Guard
 
 # Compiled guards by what they say: a new snapshot rarely changes one, and a list of thousands takes tens of ms.
 RULES_MAX = 1024
-TOO_MUCH = "one text holds more numbers than can be looked at; send it in parts"
+TOO_MUCH = "a text contains too many numbers to check; split it"
 
 
 class Rule(msgspec.Struct, frozen=True):

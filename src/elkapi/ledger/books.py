@@ -45,9 +45,9 @@ OWNERS_MAX = 1_000
 ATTEMPTS_MAX = 5
 SQLITE_UNREADABLE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
-ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
+ACCOUNT_REFUSED = "The accounts of this API key cannot pay for a call; ask the operator."
 TOO_OLD = "This call waited too long before its cost was reserved; please try again."
-FAILED = "The ledger could not carry out this call's booking; please try again."
+FAILED = "The ledger could not book this call; please try again."
 
 Outcome = Refusal | None
 
@@ -497,11 +497,11 @@ class Books:
 
 def not_covered(wanted_nano: int, available_nano: int | None = None, held_nano: int = 0) -> str:
     """A refusal by which a balance that is used up can be told from one that the calls under way hold."""
-    text = f"Your balance does not cover the most this call may cost, {format_usd(wanted_nano)} USD"
+    text = f"Your balance does not cover the most that this call may cost, {format_usd(wanted_nano)} USD"
     if available_nano is None:
         return f"{text}."
     text += f": {format_usd(max(available_nano, 0))} USD are available"
-    return f"{text}, and {format_usd(held_nano)} USD are held for calls under way." if held_nano else f"{text}."
+    return f"{text}, and {format_usd(held_nano)} USD are held for calls in progress." if held_nano else f"{text}."
 
 
 def _may_succeed_again(error: BaseException) -> bool:

@@ -85,7 +85,7 @@ def claim_refusal(ours: bytes, stored: bytes, state: str, sealed: bytes | None) 
     if state == "done" and sealed is not None:
         return Refusal("replay", sealed=sealed)
     if state == "unknown":
-        message = "The first request with this Idempotency-Key was cut off and its outcome is not known."
+        message = "The first request with this Idempotency-Key was interrupted, and its outcome is unknown."
         return Refusal("conflict", message, "outcome_unknown")
-    message = "The first request with this Idempotency-Key succeeded, but its answer was a stream or too large to keep."
+    message = "The first request with this Idempotency-Key succeeded, but its answer was streamed or too large to keep."
     return Refusal("conflict", message, "idempotent_replay_unavailable")

@@ -122,7 +122,7 @@ class ReplyWaits:
         if answer.kind == "replay" and answer.sealed is not None:
             return open_reply(self._sealer, claim, answer.sealed)
         if answer.kind == "pending":
-            message = "The first request with this Idempotency-Key is still running; ask again later."
+            message = "The first request with this Idempotency-Key is still in progress; try again later."
             raise Conflict(message, code="idempotency_in_progress")
         raise Conflict(answer.message, code=answer.code)
 

@@ -68,7 +68,7 @@ CLOCK_BEHIND = (
     "key or the reply of an idempotent call, is kept that much longer; correct the clock of whichever machine is wrong"
 )
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
-TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it is not charged; please try again."
+TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it was not charged; please try again."
 
 log = logging.getLogger("elkapi.ledger")
 _TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")

@@ -63,7 +63,7 @@ def read_count(body: bytes) -> CountRequest:
     """The request in a JSON body; raises BadRequest naming the field."""
     request = _decode(_count_decoder, body)
     if (request.model is None) == (request.vocabulary is None):
-        raise BadRequest("Give either `model` or `vocabulary`.", param="model")
+        raise BadRequest("Send either `model` or `vocabulary`.", param="model")
     return request
 
 
@@ -82,7 +82,9 @@ def pick(engines: dict[str, Engine], model: str) -> Engine:
         return engines[model]
     except KeyError:
         raise NotFound(
-            f"There is no local model {model!r}; there is {', '.join(engines)}.", code="model_not_found", param="model"
+            f"The local model {model!r} does not exist; use {', '.join(engines)}.",
+            code="model_not_found",
+            param="model",
         ) from None
 
 
@@ -91,17 +93,17 @@ def read_texts(value: Input) -> list[str]:
     if isinstance(value, str):
         return _not_empty([value], [None])
     if not value:
-        raise BadRequest("`input` is an empty array; give at least one text.", param="input")
+        raise BadRequest("`input` must not be an empty array.", param="input")
     kinds = set(map(type, value))
     if len(kinds) > 1:
         raise BadRequest(
-            "`input` mixes types; give a string, strings, token ids, or arrays of token ids.", param="input"
+            "`input` must be a string, or an array of strings, token ids or arrays of token ids.", param="input"
         )
     kind = kinds.pop()
     if kind is int:
         return [_decode_ids(value, None)]  # type: ignore[arg-type]
     if len(value) > ITEMS_MAX:
-        raise BadRequest(f"`input` has {len(value)} items; at most {ITEMS_MAX} are taken at once.", param="input")
+        raise BadRequest(f"`input` must have at most {ITEMS_MAX} items, but has {len(value)}.", param="input")
     if kind is str:
         return _not_empty(value, range(len(value)))  # type: ignore[arg-type]
     return [_decode_ids(ids, index) for index, ids in enumerate(value)]  # type: ignore[arg-type]
@@ -110,18 +112,18 @@ def read_texts(value: Input) -> list[str]:
 def _not_empty(texts: list[str], indexes: Sequence[int | None]) -> list[str]:
     for text, index in zip(texts, indexes, strict=True):
         if not text:
-            raise BadRequest(f"{_name(index)} is an empty string.", param="input")
+            raise BadRequest(f"{_name(index)} must not be an empty string.", param="input")
     return texts
 
 
 def _decode_ids(ids: list[int], index: int | None) -> str:
     if not ids:
-        raise BadRequest(f"{_name(index)} is an empty array of token ids.", param="input")
+        raise BadRequest(f"{_name(index)} must not be an empty array of token ids.", param="input")
     try:
         return vocabulary.decode(ids, INT_VOCABULARY)
     except vocabulary.UnknownToken as error:
         raise BadRequest(
-            f"{_name(index)} has {error.token} at position {error.place}, which is no token id of {INT_VOCABULARY}.",
+            f"{_name(index)} has {error.token} at position {error.place}, which is not a token id of {INT_VOCABULARY}.",
             param="input",
         ) from None
 
@@ -135,9 +137,7 @@ def read_tokens(engine: Engine, request: EmbeddingsRequest) -> list[list[int]]:
     row = engine.row
     for name in ("dimensions", "output_dimension"):
         if (asked := getattr(request, name)) is not None and asked != row.dimensions:
-            raise BadRequest(
-                f"{row.id} makes vectors of {row.dimensions} dimensions only; {asked} were asked for.", param=name
-            )
+            raise BadRequest(f"`{name}` must be {row.dimensions} for {row.id}, not {asked}.", param=name)
     texts = read_texts(request.input)
     if request.truncate and request.truncate != "NONE":
         start = request.truncate == "START"
@@ -178,7 +178,7 @@ def count_tokens(engines: dict[str, Engine], request: CountRequest) -> list[int]
 def _count_by_vocabulary(value: Input, name: str) -> list[int]:
     if name not in vocabulary.NAMES:
         raise BadRequest(
-            f"There is no vocabulary {name!r}; there is {', '.join(vocabulary.NAMES)}.", param="vocabulary"
+            f"The vocabulary {name!r} does not exist; use {', '.join(vocabulary.NAMES)}.", param="vocabulary"
         )
     if isinstance(value, list) and value and not isinstance(value[0], str):
         # Ids are counted, not read: whichever vocabulary they are of, the upstream bills their number.

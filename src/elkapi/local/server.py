@@ -96,7 +96,7 @@ class ModelApp:
         try:
             return await handler(receive)
         except QueueFull as full:
-            message = "The local model has more work queued than it may take."
+            message = "Too many calls are waiting for the local model; please try again."
             raise Overloaded(message, retry_after_s=full.retry_after_s) from None
         except VocabularyUnusable as error:
             raise Unavailable(str(error), code="vocabulary_unavailable", retry_after_s=None) from None

@@ -45,7 +45,7 @@ def find_handler(routes: Mapping[str, tuple[str, T]], scope: Scope) -> T:
     try:
         method, handler = routes[scope["path"]]
     except KeyError:
-        raise NotFound(f"There is nothing at {scope['path']}.") from None
+        raise NotFound(f"Nothing is served at {scope['path']}.") from None
     if scope["method"] != method:
         raise MethodNotAllowed(f"Use {method} here.", (method,))
     return handler
@@ -72,9 +72,9 @@ class Bodies:
                 parts += piece
                 self._held_bytes += len(piece)
                 if len(parts) > self.bytes_max:
-                    raise BodyTooLarge(f"The body is larger than {self.bytes_max} bytes.")
+                    raise BodyTooLarge(f"The body must be at most {self.bytes_max} bytes.")
                 if self._held_bytes > self.in_flight_bytes_max:
-                    raise Overloaded("The local model process holds too many large requests.")
+                    raise Overloaded("Too many large requests are waiting for the local model; please try again.")
                 if not message.get("more_body"):
                     break
             yield bytes(parts)

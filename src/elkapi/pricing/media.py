@@ -155,7 +155,7 @@ def _said(paths: tuple[str, ...], body: Mapping[str, Any]) -> tuple[str, Any]:
     if len(found) > 1 and len({_word(value, path) for path, value in found.items()}) > 1:
         places = " and ".join(f"`{path}`" for path in found)
         raise BadRequest(
-            f"{places} say different things; give one of them.", code="duplicate_field", param=next(iter(found))
+            f"{places} have different values; send only one of them.", code="duplicate_field", param=next(iter(found))
         )
     return next(iter(found.items()), ("", None))
 
@@ -192,7 +192,9 @@ def _word(value: Any, param: str) -> str:
     if isinstance(value, int | float):
         return f"{value:g}"
     if not isinstance(value, str) or len(value) > FEATURE_CHARS_MAX:
-        raise BadRequest(f"{param} must be a short text or a number.", param=param)
+        raise BadRequest(
+            f"`{param}` must be a string of at most {FEATURE_CHARS_MAX} characters or a number.", param=param
+        )
     word = value.strip().lower()
     number = _NUMBER.fullmatch(word)
     return f"{float(number[1]):g}" if number else word
@@ -209,7 +211,7 @@ def _length_ms(meter: Meter, body: Mapping[str, Any]) -> int:
         return math.ceil(meter.seconds_default * 1000)
     seconds = _decimal(value)
     if seconds is None or not 0 < seconds <= SECONDS_MAX:
-        raise BadRequest(f"{param} must be a number of seconds above 0, at most {SECONDS_MAX}.", param=param)
+        raise BadRequest(f"`{param}` must be a number of seconds above 0, at most {SECONDS_MAX}.", param=param)
     return math.ceil(seconds * 1000)
 
 
@@ -226,5 +228,5 @@ def _count(meter: Meter, body: Mapping[str, Any]) -> int:
         return 1
     count = _decimal(value)
     if count is None or count != count.to_integral_value() or not 1 <= count <= COUNT_MAX:
-        raise BadRequest(f"{meter.count} must be a whole number from 1 to {COUNT_MAX}.", param=meter.count)
+        raise BadRequest(f"`{meter.count}` must be a whole number from 1 to {COUNT_MAX}.", param=meter.count)
     return int(count)

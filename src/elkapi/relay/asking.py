@@ -161,7 +161,9 @@ def _goes_on_from(match: Match, body: Mapping[str, Any]) -> tuple[tuple[str, ...
     for path in _REF_STEPS:
         _check_named_plainly(body, path)
     if len(refs) + len(files) > REFS_MAX:
-        raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs) + len(files)}.")
+        raise BadRequest(
+            f"A task must refer to at most {REFS_MAX} other tasks or files, but refers to {len(refs) + len(files)}."
+        )
     return refs, files
 
 

@@ -110,7 +110,7 @@ async def _send(
     except StoreFailed as failure:
         plane.log.write("asset_unreadable", "warning", location=row.location, error=str(failure))
         if not reply.started:
-            raise Unavailable("The file cannot be read at the moment.") from None
+            raise Unavailable("The file cannot be read right now; please try again.") from None
         reply.abort()
     else:
         reply.finish() if left == 0 else reply.abort()

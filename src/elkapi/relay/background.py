@@ -139,7 +139,9 @@ class _Work:
         )
         self.row = row
         if len(row.body) > self.plane.settings.stored_bytes_max:
-            raise BadRequest("The input is larger than this gateway keeps of a background response.", param="input")
+            raise BadRequest(
+                "The input is too large for a background response; send less, or omit `background`.", param="input"
+            )
         if not hold.may_keep(len(row.body)):
             raise RateLimited(NO_ROOM, retry_after_s=self.plane.free_kept.until_next_day_s())
         try:

@@ -56,9 +56,9 @@ class BackgroundCalls:
         key_id = running.key_id
         if len(self._running) >= self._calls_max or self._by_key[key_id] >= self._per_key_max:
             work.close()
-            whose = "this key" if len(self._running) < self._calls_max else "the gateway"
+            whose = "this API key" if len(self._running) < self._calls_max else "the gateway"
             raise RateLimited(
-                f"Too many background responses of {whose} are being made; wait for one of them.",
+                f"Too many background responses of {whose} are in progress; wait for one to end.",
                 retry_after_s=RETRY_AFTER_S,
             )
         self._running[object_id] = running

@@ -61,7 +61,7 @@ class FrameLog:
         """Raises UpstreamError for more than is kept of an answer."""
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
-            raise UpstreamError("The answer is larger than this gateway keeps of a background response.")
+            raise UpstreamError("The answer is too large for a background response.")
         self._add(chunk)
 
     async def write(self, chunk: bytes) -> None:

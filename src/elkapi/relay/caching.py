@@ -60,7 +60,7 @@ def wish_of(call: Call) -> Wish:
         elif name == "max-age" and _SECONDS.fullmatch(number) is not None and int(number) <= MAX_AGE_S_MAX:
             age_s_max = int(number)
         else:
-            raise BadRequest("X-Elkapi-Cache takes: on, off, refresh, max-age=SECONDS.", param="X-Elkapi-Cache")
+            raise BadRequest("X-Elkapi-Cache must be on, off, refresh or max-age=SECONDS.", param="X-Elkapi-Cache")
     if on is None and (refresh or age_s_max is not None):
         on = True
     return Wish(on, refresh, age_s_max)

@@ -26,7 +26,7 @@ async def called_back(plane: DataPlane, call: Call) -> None:
     """Answer a provider. Raises NotFound for an address that is not ours, Unavailable."""
     task_id = plane.addresses.task_of(call.path.removeprefix(CALLBACKS))
     if task_id is None:
-        raise NotFound("There is nothing here.", code="unknown_url")
+        raise NotFound("Nothing is served at this URL.", code="unknown_url")
     body = await call.body()
     try:
         asked = _challenge.decode(body).challenge

@@ -80,7 +80,7 @@ def _wants_fallbacks(call: Headed) -> bool:
     if value is None:
         return True
     if value.strip().lower() != b"none":
-        raise BadRequest("X-Elkapi-Fallback takes one value: none.", param="X-Elkapi-Fallback")
+        raise BadRequest("X-Elkapi-Fallback must be none.", param="X-Elkapi-Fallback")
     return False
 
 

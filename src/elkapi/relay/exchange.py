@@ -68,9 +68,8 @@ _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
 _SHELL, _HOSTED = b'"shell_call"', tuple(b'"%b"' % where.encode() for where in HOSTED)
 # By the words on `fallbacks` Claude Code knows that it may ask again without them.
 OTHER_MODELS_REFUSED = (
-    "This call names another model that its provider would ask too, at a price of its own: make a call of its own for "
-    "that model. The `fallbacks` parameter is not supported, nor `models` or `routingConfig`, nor a tool with a model, "
-    "such as an advisor."
+    "A call must name one model; send a separate call for each further model. The `fallbacks` parameter is not "
+    "supported, nor `models`, `routingConfig` or tools that name a model, such as an advisor."
 )
 
 
@@ -290,7 +289,7 @@ class Text:
         if self.request.output_cap is not None:
             asked.max_output_tokens = self.request.output_cap
         if asked.n > 1:
-            raise BadRequest("`n` above 1 cannot be served by the upstream of this model.", param="n")
+            raise BadRequest("`n` must be 1 for this model.", param="n")
         self.ours.check_crossing(asked)
         profile = profile_for(family, model)
         try:

@@ -125,10 +125,10 @@ def _parts(sent: bytes, content_type: bytes) -> tuple[list[Part], str]:
         for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_LIMITS):
             kind = (part.content_type or "").lower()
             if kind and not _TYPE.fullmatch(kind):
-                raise _refused(f"The Content-Type of `{part.name[:64]}` is none.")
+                raise _refused(f"The Content-Type of `{part.name[:64]}` is not valid.")
             # Some readers leave out the spaces around a name, or end it at its first U+0000.
             if part.name != part.name.strip() or not part.name.isprintable():
-                raise _refused(f"{part.name[:64]!a} is no name of a part.")
+                raise _refused(f"{part.name[:64]!a} is not a valid name of a part.")
             found.append(Part(part.name, part.filename, kind, part.raw, _text(part, kind)))
             part.close()
     except (MultipartError, UnicodeError, LookupError) as error:
@@ -142,7 +142,7 @@ def _text(part: Any, kind: str) -> str | None:
         return None
     # Providers take any part without a file's name for text, in UTF-8, whatever it says of itself.
     if part.charset.lower() not in _CHARSETS:
-        raise LookupError(f"write `{part.name}` in UTF-8")
+        raise LookupError(f"`{part.name}` must be in UTF-8")
     try:
         text: str = part.raw.decode()
     except UnicodeDecodeError:
@@ -176,7 +176,9 @@ def _put(found: dict[str, Any], part: Part) -> None:
         into[part.name] = [*(before if isinstance(before, list) else [before]), value]
     else:
         # Of two, another could be served than the one that is priced.
-        raise BadRequest(f"The form names `{part.name}` more than once.", code="duplicate_field", param=part.name)
+        raise BadRequest(
+            f"The form contains `{part.name}` more than once; send it once.", code="duplicate_field", param=part.name
+        )
 
 
 def _value(part: Part) -> Any:
@@ -201,7 +203,7 @@ def _holder(found: dict[str, Any], name: str, steps: list[str]) -> Any:
                 into.append(inner)
             into = into[-1]
         if not isinstance(into, type(inner)):
-            raise _refused(f"The form names `{name}` as a field and as an object.")
+            raise _refused(f"The form contains `{name}` both as a field and as an object.")
     return into
 
 

@@ -68,11 +68,13 @@ class Guarding:
             self.refusal = refusal_of(refused)
             return
         except Unseen:
-            raise BadRequest("Token ids cannot be looked at by this key's guardrails; send the text.") from None
+            raise BadRequest("The guardrails of this API key cannot check token ids; send text.") from None
         except TooLong:
             raise too_long() from None
         except NOT_JSON:
-            raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
+            raise BadRequest(
+                "The guardrails of this API key cannot read the body; send valid JSON.", code="bad_request_body"
+            ) from None
         if self._output and request.operation.wire in ANSWERED:
             self.request = msgspec.structs.replace(request, output_rules=tuple(self._output))
             if request.stream:
@@ -86,7 +88,9 @@ class Guarding:
         if by_window and request.facts.choices == 1 and request.keep is None:
             return
         if request.facts.choices > 1:
-            raise BadRequest("Several choices cannot be streamed past this key's guardrails.", param="n")
+            raise BadRequest(
+                "`n` must be 1 in a stream: the guardrails of this API key cannot check several choices.", param="n"
+            )
         if request.keep is None or not request.keep.background:
             # A background response is streamed from what was kept of it, so its reply needs no dressing.
             self._call.reply = Dressed(self._call.reply, request, self._plane.clock.now_ns() // 1_000_000_000)

@@ -49,7 +49,9 @@ async def looked_at(
     except TooLong:
         raise too_long() from None
     except RecursionError:
-        raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
+        raise BadRequest(
+            "The guardrails of this API key cannot read the body; send valid JSON.", code="bad_request_body"
+        ) from None
     if body == asked.body:
         return asked
     sent, family = msgspec.json.encode(body), plane.catalog.family_of[match.operation.id]

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 # Families whose reasoning models hand their thoughts over sealed, so that a later turn can carry them.
 _SEALING = frozenset({"openai", "azure"})
-TOO_LARGE = "The answer is larger than this gateway keeps."
+TOO_LARGE = "The answer is too large to keep."
 UNREADABLE = "The answer cannot be read."
-NO_ROOM = "As much of this key's calls that cost nothing is kept today as is kept of a day."
+NO_ROOM = "This API key has reached the daily limit for keeping calls that cost nothing."
 _SEALED = "reasoning.encrypted_content"
 _NOT_IN_CHAT = ("store", "metadata")
 _encode = msgspec.json.encode
@@ -80,7 +80,7 @@ async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
     kind = {"responses": "response", "chat": "chat"}.get(wire or "")
     keeps = facts.store and kind is not None and plane.settings.stored_keep_s > 0
     if facts.background and plane.settings.stored_keep_s == 0:
-        raise BadRequest("This gateway stores no answers, so none is made in the background.", param="background")
+        raise BadRequest("`background` is not supported: this gateway does not store answers.", param="background")
     if facts.background and not keeps:
         raise BadRequest("Background mode requires `store` to be true.", param="background")
     keep = None
@@ -136,7 +136,7 @@ async def _resolved(plane: DataPlane, grant: Grant, given: Any, size_bytes: int)
     size = {id_: len(_encode(item)) for id_, item in found.items()}
     bytes_max, items_bytes = plane.settings.body_bytes_max, sum(size.get(id_, 0) for id_ in ids)
     if items_bytes > bytes_max:
-        raise BodyTooLarge(f"The items that the input refers to have more than {bytes_max} bytes.")
+        raise BodyTooLarge(f"The items that `input` refers to must have at most {bytes_max} bytes together.")
     return await anywhere(size_bytes + items_bytes, _in_place, given, wanted, found)
 
 

@@ -37,7 +37,9 @@ class TooLong(Exception):
 
 def too_long() -> BadRequest:
     """What the caller of such a call is told."""
-    return BadRequest(f"This key's guardrails look at {LOOKED_CHARS_MAX} characters at most.")
+    return BadRequest(
+        f"The guardrails of this API key check at most {LOOKED_CHARS_MAX} characters per call; send less."
+    )
 
 
 def rules_of(snapshot: Snapshot, policy: Policy) -> list[Rule]:
@@ -45,7 +47,7 @@ def rules_of(snapshot: Snapshot, policy: Policy) -> list[Rule]:
     names = policy.guards or ()
     if any(name not in snapshot.rules for name in names):
         raise Unavailable(
-            "A guardrail of this key is not there; please tell the operator.", code="guardrail_unavailable"
+            "A guardrail of this API key does not exist; please tell the operator.", code="guardrail_unavailable"
         )
     return [snapshot.rules[name] for name in names]
 
@@ -54,7 +56,9 @@ def refusal_of(refused: Blocked | HookDown) -> GatewayError:
     """What the caller is told of a call that may not go on."""
     if isinstance(refused, Blocked):
         return blocked_error(refused)
-    return Unavailable(f"The guardrail {refused.guard!r} cannot be asked now.", code="guardrail_unavailable")
+    return Unavailable(
+        f"The guardrail {refused.guard!r} is unavailable; please try again.", code="guardrail_unavailable"
+    )
 
 
 class Asker(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ async def made_at(plane: DataPlane, grant: Grant, address: str, origin: str) -> 
         if task is not None:
             source = next((one.source for one in task.told.assets if one.id == asset_id), "")
             if not source:
-                message = "The provider of this video cannot go on from it."
+                message = "The provider of this video cannot extend or remix it; create a new video."
                 raise BadRequest(message, code="not_supported", param="video")
             return task, source
     # An address of ours all the same: were there a file of the caller's behind it, it would have been found above.

@@ -152,7 +152,7 @@ def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
     names, asked = models.names(), query_of(query)
     size, after, before = number_in(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
     if after and before:
-        raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
+        raise BadRequest("Send either `before_id` or `after_id`, not both.", param="before_id")
     # The names are in order, so a cursor holds even if its model went away between two pages.
     if before:
         names = names[: bisect_left(names, before)]
@@ -216,7 +216,9 @@ async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: M
 def _known(models: _Models, match: Match) -> str:
     name = match.params["model"].removeprefix("models/")
     if name not in models.names():
-        raise NotFound(f"The model {name!r} does not exist for this key.", code="model_not_found", param="model")
+        raise NotFound(
+            f"The model {name!r} does not exist, or this API key may not use it.", code="model_not_found", param="model"
+        )
     return name
 
 
@@ -228,7 +230,7 @@ async def show_request(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
         found = await plane.reader.run(lambda connection: read_account(connection, request_id, grant.owner_id))
     # Until there are customers' accounts all keys have one owner, the operator, so the owner alone keeps nobody apart.
     if found is None or found.record.key_id != grant.key_id:
-        raise NotFound("There is no such request of yours.", code="request_not_found", param="id")
+        raise NotFound("No request of yours has this id.", code="request_not_found", param="id")
     send_json(call, _account(found))
 
 

@@ -27,7 +27,7 @@ from elkapi.upstream.errors import AddressRefused, ConnectFailed, ConnectTimeout
 from elkapi.upstream.follow import follow
 
 # One sentence for what is private and for what is not there: the difference is nobody's business outside.
-_UNREACHED = "it could not be reached"
+_UNREACHED = "it cannot be reached"
 # Some hosts give nothing to who does not say what asks.
 _HEADERS = (
     (b"accept", b"image/*"),
@@ -63,11 +63,13 @@ async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
                 content_type, content = await _fetched(plane, address)
                 left -= len(content)
                 if left < 0:
-                    raise _NotFetched(f"with those before it, it is more than {settings.body_bytes_max} bytes")
+                    raise _NotFetched(f"all images together must have at most {settings.body_bytes_max} bytes")
                 text = await asyncio.to_thread(base64.b64encode, content)
                 found[address] = f"data:{content_type};base64,{text.decode()}"
     except TimeoutError:
-        raise _refusal(asked, address, f"it did not come within {settings.picture_fetch_s:g} seconds") from None
+        raise _refusal(
+            asked, address, f"it could not be downloaded within {settings.picture_fetch_s:g} seconds"
+        ) from None
     except _NotFetched as reason:
         raise _refusal(asked, address, str(reason)) from None
     ask = msgspec.structs.replace(
@@ -87,7 +89,7 @@ async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
     try:
         origin, target = split(address.partition("#")[0], allow_private=plane.settings.picture_allow_private)
     except ValueError:
-        raise _NotFetched("its address is no URL that can be fetched") from None
+        raise _NotFetched("its URL is not valid") from None
     request = UpstreamRequest(origin, b"GET", target, [*_HEADERS])
     try:
         try:
@@ -100,12 +102,12 @@ async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
     except (AddressRefused, ConnectFailed, ConnectTimeout):
         raise _NotFetched(_UNREACHED) from None
     except UpstreamFailure:
-        raise _NotFetched("it did not come whole") from None
+        raise _NotFetched("the download was interrupted") from None
     if not whole:
-        raise _NotFetched(f"it is larger than {bytes_max} bytes")
+        raise _NotFetched(f"it must have at most {bytes_max} bytes")
     kind = kind_of(content[:HEAD_BYTES])
     if kind is None or kind.kind != "image":
-        raise _NotFetched("it is no picture")
+        raise _NotFetched("it is not an image")
     return kind.content_type, content
 
 
@@ -115,7 +117,7 @@ async def _answer(client: UpstreamClient, request: UpstreamRequest, bytes_max: i
     try:
         reply = await follow(client, reply, request)
         if reply.status != 200:
-            raise _NotFetched(f"its address answers {reply.status}")
+            raise _NotFetched(f"its server answered with status {reply.status}")
         return await reply.read(bytes_max)
     finally:
         await reply.aclose()
@@ -124,7 +126,7 @@ async def _answer(client: UpstreamClient, request: UpstreamRequest, bytes_max: i
 def _refusal(asked: Asked, address: str, why: str) -> BadRequest:
     # A chat keeps no more than its prompt; its pictures stand in its messages.
     param = next(_places(asked.shown, address, ""), "messages")
-    return BadRequest(f"The picture in `{param}` cannot be used: {why}.", code="invalid_image_url", param=param)
+    return BadRequest(f"The image in `{param}` cannot be used: {why}.", code="invalid_image_url", param=param)
 
 
 def _places(value: Any, address: str, path: str) -> Iterator[str]:

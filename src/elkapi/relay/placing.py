@@ -65,7 +65,11 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
         return msgspec.structs.replace(asked, model=model, upper=upper, features=features)
     source = await plane.tasks.find(grant, asked.refs[0])
     if source.row.wire != asked.operation.wire:
-        raise BadRequest("The provider of this video cannot go on from it.", code="not_supported", param="id")
+        raise BadRequest(
+            "The provider of this video cannot extend or remix it; create a new video.",
+            code="not_supported",
+            param="id",
+        )
     if not meter.extends:
         upper = msgspec.structs.replace(upper, video_ms=_length_ms(source))
     shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
@@ -124,14 +128,16 @@ def priced(asked: Asked, grant: Grant, way: Way) -> tuple[Price, Quote]:
     """(the price with all its variants, the most that the submit may cost). Raises NoPrice."""
     price = Price(id=0, model=asked.model, version=0) if asked.operation.unit == "free" else way.price
     if price is None:
-        raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
+        raise NoPrice(f"The model {asked.model!r} has no price; ask the operator to set one with `elkapi price set`.")
     if way.ratio_micro is None:
-        raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
+        raise NoPrice(f"The group {grant.group!r} of this API key no longer exists; ask the operator.")
     assert asked.operation.meter is not None
     dearest = dearest_for(price, asked.features, unfixed(asked.operation.meter, asked.features))
     bound = quote(dearest, grant.group, way.ratio_micro, asked.upper)
     if not bound.nano and way.ratio_micro and not dearest.is_zero:
-        raise NoPrice(f"The price of {asked.model!r} is in units that this task does not have.")
+        raise NoPrice(
+            f"The price of {asked.model!r} has no unit that applies to this task; ask the operator to set one."
+        )
     return price, bound
 
 
@@ -147,7 +153,7 @@ def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> 
     ]
     wire = wires[0]
     if wire is None:
-        raise NoChannel(f"No channel makes videos with {asked.model!r}.")
+        raise NoChannel(f"The model {asked.model!r} does not support videos.")
     kept = tuple(one for one, its in zip(attempts, wires, strict=True) if its == wire)
     if wire == operation.wire and operation.form == "video" and is_own(asked.body):
         return kept, asked
@@ -163,7 +169,7 @@ async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, *, repe
     mark = asked.body.get(param)
     # PostgreSQL takes no text with a NUL in it.
     if not isinstance(mark, str) or len(mark) > OWN_MARK_CHARS_MAX or "\0" in mark:
-        text = f"`{param}` must be a text of at most {OWN_MARK_CHARS_MAX} characters, none of them U+0000."
+        text = f"`{param}` must be a string of at most {OWN_MARK_CHARS_MAX} characters without U+0000."
         raise BadRequest(text, param=param)
     if not repeatable and await plane.tasks.find_or_none(grant, mark) is not None:
         raise mark_taken(asked)
@@ -171,7 +177,9 @@ async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, *, repe
 
 def mark_taken(asked: Asked) -> BadRequest:
     """The refusal of a name of the caller's own that another submit came with."""
-    return BadRequest(f"`{asked.task.mark}` already names another task.", param=asked.task.mark)
+    return BadRequest(
+        f"`{asked.task.mark}` is already used by another task; choose a unique value.", param=asked.task.mark
+    )
 
 
 async def same_account(
@@ -202,5 +210,5 @@ async def same_account(
         place = (task.row.channel_id, task.row.channel_key_id)
         attempts = tuple(one for one in attempts if (one.channel.id, one.key.id) == place)
     if not attempts:
-        raise NoChannel("The account that made what this task refers to is not served here any more.")
+        raise NoChannel("The provider account of the task or file that this task refers to is no longer available.")
     return attempts, named

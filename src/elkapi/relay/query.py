@@ -15,7 +15,7 @@ def query_of(text: str) -> dict[str, str]:
     try:
         return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX))
     except ValueError:
-        raise BadRequest("The query cannot be read.") from None
+        raise BadRequest(f"The query string must be valid UTF-8 with at most {FIELDS_MAX} parameters.") from None
 
 
 def number_in(query: Mapping[str, str], name: str, least: int, most: int) -> int | None:

@@ -42,7 +42,7 @@ async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     path, _, query = asked.path.partition("?")
     found = plane.catalog.match("POST", path)
     if found.operation.role not in (Role.RELAY, Role.SUBMIT):
-        raise BadRequest("Only calls that go to a model have a quote; this path is free.", param="path")
+        raise BadRequest("Only calls to a model can be quoted; this path is free.", param="path")
     quoted = Call(
         call.id, "POST", path, query, call.headers, call.client_ip, bytes(asked.body), call.reply, call.started_s
     )

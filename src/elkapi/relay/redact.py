@@ -68,7 +68,7 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
     except NOT_JSON:
         view = _Body()
     error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message or _said(view))
-    message = redact(error.message or f"The request was refused (status {status}).", attempt, client_model)
+    message = redact(error.message or f"The provider refused the request (status {status}).", attempt, client_model)
     code = _word(None if error.code is None else str(error.code), attempt, client_model)
     if reason_in(status, body) == "context":
         # One word for what providers say in many: agents shorten the conversation when they read it.
@@ -86,7 +86,7 @@ def _said(view: _Body) -> str | None:
 def redact(message: str, attempt: Attempt, client_model: str) -> str:
     """The message with the upstream's identity, secrets and account texts taken out."""
     if _ACCOUNT.search(message):
-        return "The request was refused by the service behind this model."
+        return "The provider of this model refused the request."
     return _without_identity(message, attempt, client_model)[:MESSAGE_CHARS_MAX]
 
 

@@ -473,14 +473,14 @@ def nobody_answered(walk: Walk, model: str) -> GatewayError:
     outcomes = set(walk.outcomes)
     after_s = max(1, round(walk.retry_after_s))
     if outcomes <= {"status_429", BUSY}:
-        message = "The model is busy: every channel that serves it is rate limited."
+        message = "The model is busy: every channel that serves it is rate limited. Please try again later."
         return RateLimited(message, code="upstream_rate_limited", retry_after_s=after_s)
     if outcomes <= {"status_529", "status_429", BUSY}:
         return UpstreamOverloaded("The model is overloaded; please try again later.", retry_after_s=after_s)
     if outcomes == {"status_404"}:
-        return NoChannel(f"No channel that lists the model {model!r} knows it any more.")
+        return NoChannel(f"The model {model!r} is no longer available from its providers.")
     if outcomes <= _TIMEOUTS:
-        return UpstreamTimeout("The model did not answer in time.")
+        return UpstreamTimeout("The model did not answer in time; please try again.")
     count = len(walk.outcomes)
     tried = "1 attempt" if count == 1 else f"{count} attempts"
-    return UpstreamError(f"The model could not answer ({tried}).")
+    return UpstreamError(f"No provider of the model gave a usable answer ({tried}); please try again.")

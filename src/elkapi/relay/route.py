@@ -105,7 +105,7 @@ def route(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, w
 def check_allowed(grant: Grant, request: Request) -> None:
     """Raises ModelForbidden for a model the key may not use."""
     if not is_allowed(grant, request.model):
-        raise ModelForbidden(f"This key may not use the model {request.model!r}.", param="model")
+        raise ModelForbidden(f"This API key may not use the model {request.model!r}.", param="model")
 
 
 def is_allowed(grant: Grant, model: str) -> bool:
@@ -122,22 +122,22 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
     named = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
     if request.model not in named and _is_without_keys(snapshot, grant, request.model):
-        return f"The model {request.model!r} has no upstream that works at the moment; an operator is told why."
+        return f"The model {request.model!r} has no working upstream right now; the operator has been alerted."
     # A model of another kind is no advice; where none can do this at all, the names there are still say something.
     near = _near(request.model, named)
     able = [m for m in near if can_serve(snapshot, grant, request.operation, m)]
     listed = able or near
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
-        return text + " This group has no model at all yet; an operator adds a channel with `elkapi channel add`."
+        return text + " This group has no models; ask the operator to add a channel with `elkapi channel add`."
     if not able and request.model in named:
-        others = ", and no other model is for this" if near == named else ""
-        return f"{text[:-1]} at {request.operation.path}; it is there for other calls{others}."
+        others = ", and no other model supports it" if near == named else ""
+        return f"{text[:-1]} at {request.operation.path}; the model supports other calls{others}."
     close = difflib.get_close_matches(request.model, listed, n=SUGGESTIONS_MAX, cutoff=0.4) or listed[:SUGGESTIONS_MAX]
     text += f" Available: {', '.join(close)}."
     if able and grant.scope == "live" and all(channel.id < 0 for channel in snapshot.channels.values()):
         text += (
-            " This installation has no upstream yet, so only its bundled models answer. The corrected call: "
+            " This installation has no upstream yet, so only its bundled models are available. Send instead: "
             f"""POST {request.operation.path.replace("{model}", close[0])} with {{"model": "{close[0]}", ...}}."""
         )
     return text
@@ -174,7 +174,7 @@ def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
     for model in sorted(models, key=lambda model: model != default):
         if is_allowed(grant, model) and can_serve(snapshot, grant, operation, model):
             return model
-    raise NoChannel(f"No channel in group {grant.group!r} serves {operation.path}.")
+    raise NoChannel(f"No model in group {grant.group!r} supports {operation.path}.")
 
 
 def estimate(grant: Grant, request: Request, way: Way, call: Headed) -> Quote:
@@ -184,9 +184,11 @@ def estimate(grant: Grant, request: Request, way: Way, call: Headed) -> Quote:
     """
     if way.price is None:
         name = request.model
-        raise NoPrice(f"The model {name!r} has no price for such a call; an operator sets one with `elkapi price set`.")
+        raise NoPrice(
+            f"The model {name!r} has no price for this call; ask the operator to set one with `elkapi price set`."
+        )
     if way.ratio_micro is None:
-        raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
+        raise NoPrice(f"The group {grant.group!r} of this API key no longer exists; ask the operator.")
     facts, line = request.facts, request.line
     further_micro = () if line is None else (line.ratio_micro,)
     wide = facts.wide or way.wide

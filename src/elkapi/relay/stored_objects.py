@@ -90,7 +90,7 @@ class StoredObjects:
             )
         if any(turn.row.status not in rows.ANSWERED for turn in turns):
             raise BadRequest(
-                f"Previous response with id '{text[:100]}' has no answer to go on from; its status is "
+                f"Previous response with id '{text[:100]}' has no answer to continue from; its status is "
                 f"'{turns[-1].row.status}'.",
                 code="previous_response_not_completed",
                 param="previous_response_id",

@@ -71,7 +71,7 @@ async def _listed(
 
     page = await anywhere(len(found.row.sealed), listed)
     if page is None:
-        raise BadRequest("`after` names nothing in this list.", param="after")
+        raise BadRequest("`after` must be the id of an object in this list.", param="after")
     _send(call, page)
 
 
@@ -84,7 +84,7 @@ async def get_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
     streams = _flag(query, "stream")
     after = number_in(query, "starting_after", 0, SEQUENCE_MAX)
     if after is not None and not streams:
-        raise BadRequest("`starting_after` needs `stream=true`.", param="starting_after")
+        raise BadRequest("`starting_after` requires `stream=true`.", param="starting_after")
     found = await plane.stored.find(grant, "response", match.params["id"])
     if streams:
         await follow(plane, grant, found.row.id, -1 if after is None else after, call)
@@ -136,13 +136,15 @@ async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, m
         # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.
         after = parse_stored_id("chat", text)
         if after is None:
-            raise BadRequest("`after` is not the id of a chat completion.", param="after")
+            raise BadRequest("`after` must be the id of a chat completion.", param="after")
     labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name[-1] == "]"}
     if any(character in name for name in labels for character in '"\\\0'):
-        raise BadRequest("A name in `metadata` holds a character that cannot be looked for.", param="metadata")
+        raise BadRequest(
+            "Keys in `metadata` must not contain quotation marks, backslashes or U+0000 in a filter.", param="metadata"
+        )
     model = query.get("model")
     if "\0" in (model or "") + "".join(labels.values()):
-        raise BadRequest("The query holds the character U+0000.")
+        raise BadRequest("The query string must not contain the character U+0000.")
     found, has_more = await plane.stored.page(
         grant, limit=limit, ascending=ascending, after=after, model=model, metadata=labels
     )

@@ -425,16 +425,18 @@ class Submit:
             await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
         if unknown:
             raise OutcomeUnknown(
-                f"The provider did not answer, so nobody knows whether the task {task_id_text(self.call_id)} was "
-                "begun; it is not charged unless it turns out to be. Do not repeat it blindly."
+                f"The provider did not answer, so it is unknown whether the task {task_id_text(self.call_id)} has "
+                "started. It is charged only if it has. Look at the task before you submit it again."
             )
         if self.put.native is not None:
             raise self.put.native
-        raise self.put.error or NoChannel(f"No channel took the task for {self.asked.model!r}.")
+        raise self.put.error or NoChannel(
+            f"No provider accepted the task for {self.asked.model!r}; please try again later."
+        )
 
     async def _end(self, code: str, status: int, error: GatewayError | None = None) -> None:
         """The task was never begun, or nobody will ever know: it ends, free."""
-        text = error.message if error is not None else "The task was not begun."
+        text = error.message if error is not None else "The task was not started."
         task = self._as_it_stands(State.QUEUED, None, record.Told(attempts=tuple(self.put.tries)), version=0)
         done = ending.ended(
             task,
@@ -476,6 +478,6 @@ class Submit:
                 # It was made by an earlier try, or a poller that asked for it found the same.
                 return True
             raise OutcomeUnknown(
-                f"The gateway was interrupted while it began the task {task_id_text(step.id)} and has given it up, so "
-                "it is not charged; the provider may be making it all the same. Do not repeat it blindly."
+                f"The gateway was interrupted while it submitted the task {task_id_text(step.id)} and has given it up. "
+                "It is not charged, but the provider may still be running it; submit it again only if that is harmless."
             )

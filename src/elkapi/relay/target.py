@@ -35,8 +35,8 @@ _MESSAGES = "/v1/messages"
 # Routes kept; a changed channel is another object, and takes the place of the old one.
 ROUTES_MAX = 4096
 OBJECTS_REFUSED = (
-    "This model reads no objects of Google's storage (`gs://`) and no stores of documents, nor writes any: send bytes "
-    "or an address."
+    "Objects of Google Cloud Storage (`gs://`) and document stores are not supported by this model; send the data or "
+    "a URL."
 )
 
 

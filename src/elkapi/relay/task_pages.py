@@ -105,7 +105,7 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     query = query_of(call.query)
     limit = _page_size(query, "limit", 20, 100)
     if (order := query.get("order") or "desc") not in ("asc", "desc"):
-        raise BadRequest("`order` is asc or desc.", param="order")
+        raise BadRequest("`order` must be asc or desc.", param="order")
     after = None
     if named := query.get("after"):
         last = await plane.tasks.find_or_none(grant, named)
@@ -138,9 +138,9 @@ async def content(plane: DataPlane, grant: Grant, task: Task, call: Call) -> Non
     """The bytes of what a task made: `variant` video, thumbnail or spritesheet. Raises BadRequest, NotFound."""
     variant = parse_qs(call.query).get("variant", ["video"])[-1]
     if variant not in _VARIANTS:
-        raise BadRequest("`variant` is video, thumbnail or spritesheet.", param="variant")
+        raise BadRequest("`variant` must be video, thumbnail or spritesheet.", param="variant")
     if task.state is not State.SUCCEEDED:
-        raise BadRequest(f"The video is not there: its task is {task.state.value}.", code="video_not_ready")
+        raise BadRequest(f"The video is not available: its task is {task.state.value}.", code="video_not_ready")
     is_openais = task.row.wire == "videos"
 
     def fits(asset: TaskAsset) -> bool:
@@ -168,7 +168,7 @@ async def _send_asset(plane: DataPlane, grant: Grant, asset_id: bytes, call: Cal
     now_ns = plane.clock.now_ns()
     row = await plane.reader.run(lambda connection: assets.find(connection, grant, asset_id, now_ns))
     if row is None:
-        raise NotFound("The file does not exist, or was kept long enough.")
+        raise NotFound("The file does not exist or has expired.")
     await answer_with(plane, row, call)
 
 
@@ -240,16 +240,16 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     spec = operation.task
     assert spec is not None
     if not spec.cancel or task.row.native_id is None:
-        raise Conflict("This task cannot be cancelled once it was begun.", code="task_not_cancellable")
+        raise Conflict("This task cannot be cancelled after it has started.", code="task_not_cancellable")
     account = account_of(snapshot, task.row.channel_id, task.row.channel_key_id)
     if account is None:
-        raise Unavailable("The account that took this task is not served here at the moment.")
+        raise Unavailable("The provider account of this task is unavailable right now; please try again.")
     values = {"id": task.row.native_id, "submit": operation.upstream.partition(" ")[2]}
     way = Way(plane.settings, plane.signer, plane.client.send, plane.catalog.family_of, plane.clock)
     found = await asked(way, operation, account, spec.fetch, values)
     if isinstance(found, tuple) and machine.read(spec, found[0]).state in (State.SUCCEEDED, State.FAILED):
         # What is made is billed, and some would delete it all the same: its end is the poller's, in a moment.
-        raise Conflict("The provider has just finished this task; please fetch it.", code="task_not_cancellable")
+        raise Conflict("The provider has just finished this task; fetch it instead.", code="task_not_cancellable")
     again = task.told.cancel_asked
     # Noted before it is asked: should this process end before the answer, the poller knows what no trace of it means.
     task = await _stepped(plane, task, lambda now: _noted(plane, now, asked=True))
@@ -260,7 +260,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
         request = await request_for(plane.signer, plane.settings, operation, *account, spec.cancel, values)
         reply = await answer_to(plane.client.send, request, ANSWER_BYTES_MAX)
     except (UpstreamFailure, ValueError, TokenRefused):
-        raise UpstreamError("The provider did not answer; the task goes on unless it says otherwise.") from None
+        raise UpstreamError("The provider did not answer, so the task may still be running; check its state.") from None
     point("tasks.cancel.after")
     if not is_success(reply.status) and not (again and reply.status == ABSENT):
         if reply.status < 500:
@@ -269,8 +269,8 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
             if task.state.is_end:
                 return task
         if reply.status in (400, 404, 409, 422):
-            raise Conflict("The provider does not cancel this task any more.", code="task_not_cancellable")
-        raise UpstreamError("The provider could not cancel the task; it goes on.")
+            raise Conflict("The provider can no longer cancel this task.", code="task_not_cancellable")
+        raise UpstreamError("The provider could not cancel the task; it is still running.")
     return await _stepped(plane, task, lambda now: plane.teller.told(now, ending.cancelled(now, plane.clock.now_ns())))
 
 
@@ -291,7 +291,7 @@ async def _stepped(plane: DataPlane, task: Task, step_of: Callable[[Task], TaskS
         task = found
         if made:
             return task
-    raise Unavailable("The task changes too quickly to be cancelled; please try again.")
+    raise Unavailable("The task changed while it was being cancelled; please try again.")
 
 
 def _noted(plane: DataPlane, task: Task, *, asked: bool) -> TaskStep | None:
@@ -334,7 +334,7 @@ async def _named(match: Match, call: Call) -> str:
         try:
             body = _object.decode(await call.body())
         except NOT_JSON:
-            raise BadRequest("The body is not a JSON object.", code="invalid_json") from None
+            raise BadRequest("The body must be a JSON object.", code="invalid_json") from None
         for name in _ID_NAMES:
             if isinstance(found := body.get(name), str | int):
                 return str(found)

@@ -25,7 +25,9 @@ def wait_s_of(asked: Asked) -> float:
     if timeout_s is None:
         timeout_s = SYNC_S
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s < 0:
-        raise BadRequest("The timeout must be a number of seconds.", param=f"{asked.task.sync}_timeout")
+        raise BadRequest(
+            f"`{asked.task.sync}_timeout` must be a number of seconds.", param=f"{asked.task.sync}_timeout"
+        )
     return min(timeout_s, SYNC_S_MAX) if wanted else 0.0
 
 

@@ -64,7 +64,7 @@ class SnapshotHolder:
     def current(self) -> Snapshot:
         """Read once per request. Raises Unavailable before the first build."""
         if self._snapshot is None:
-            raise Unavailable("The gateway has not read its configuration yet; please try again.")
+            raise Unavailable("The gateway has not loaded its configuration yet; please try again.")
         return self._snapshot
 
     @property

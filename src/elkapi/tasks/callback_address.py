@@ -24,24 +24,24 @@ ANSWER_BYTES_MAX = 64 * 1024
 def check_callback_url(url: str, *, allow_private: bool = False, param: str = PARAM) -> None:
     """Raises BadRequest for an address that cannot be called; names are resolved and judged when it is called."""
     if len(url) > URL_CHARACTERS_MAX:
-        raise BadRequest(f"{param} is to be a URL of at most {URL_CHARACTERS_MAX} characters.", param=param)
+        raise BadRequest(f"`{param}` must be a URL of at most {URL_CHARACTERS_MAX} characters.", param=param)
     if "#" in url:
-        raise BadRequest(f"{param} is not usable: the URL holds a fragment.", param=param)
+        raise BadRequest(f"`{param}` is not usable: the URL must not contain a fragment (`#`).", param=param)
     try:
         origin, _ = split(url, allow_private=allow_private)
     except ValueError as error:
-        raise BadRequest(f"{param} is not usable: {error}.", param=param) from None
+        raise BadRequest(f"`{param}` is not usable: {error}.", param=param) from None
     if not allow_private and (_is_refused(origin.host) or _is_local_name(origin.host)):
-        raise BadRequest(f"{param} is not usable: its host is not on the public internet.", param=param)
+        raise BadRequest(f"`{param}` is not usable: its host is not on the public internet.", param=param)
 
 
 def split(url: str, *, allow_private: bool) -> tuple[Origin, bytes]:
     """Where a callback goes and what is asked there. Raises ValueError."""
     base, question, query = url.partition("?")
     if not base.startswith(("http://", "https://")):
-        raise ValueError("the URL's scheme must be one of http, https")
+        raise ValueError("the URL must start with http:// or https://")
     if any(not 0x20 < ord(sign) < 0x7F for sign in query):
-        raise ValueError("the URL holds a space, a control character or a non-ASCII character")
+        raise ValueError("the URL must not contain spaces, control characters or non-ASCII characters")
     origin = Origin.parse(base, allow_private=allow_private)
     return origin, ((urlsplit(base).path or "/") + question + query).encode()
 
@@ -78,7 +78,9 @@ async def challenge(send: Send, url: str, *, allow_private: bool = False, param:
         deadlines=Deadlines(connect_s=wait, header_s=wait, first_byte_s=wait, idle_s=wait, total_s=wait),
     )
     if await _repeated(send, order) != asked:
-        raise BadRequest(f"{param} did not answer the challenge within {CHALLENGE_S:.0f} seconds.", param=param)
+        raise BadRequest(
+            f"The address in `{param}` did not answer the challenge within {CHALLENGE_S:.0f} seconds.", param=param
+        )
 
 
 async def _repeated(send: Send, order: UpstreamRequest) -> str:

@@ -22,7 +22,7 @@ NO_RESULT = "no_result"
 NOTHING_MADE = "The provider finished the task without a result."
 # What is told of an end that its provider says no more of.
 SILENT_ENDS = {
-    State.FAILED: "The provider could not carry out the task and did not say why.",
+    State.FAILED: "The provider could not complete the task and gave no reason.",
     State.CANCELLED: "The task was cancelled.",
     State.EXPIRED: "The provider did not finish the task in time.",
 }
@@ -135,7 +135,7 @@ def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refu
         return None
     if not isinstance(value, bool) and (value == rule.good or (value is not None and value == rule.also_good)):
         return None
-    message = str(first(rule.message, reply) or "The request was refused.")
+    message = str(first(rule.message, reply) or "The provider refused the request.")
     busy = any(value == one for one in rule.busy)
     return Refused(message, str(value), busy or any(value == one for one in rule.elsewhere), busy)
 

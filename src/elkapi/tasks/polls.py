@@ -50,7 +50,7 @@ STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task
 STEP_REFUSED, NOT_STORED = "task_step_refused", "task_result_not_stored"
 WITHOUT_CHARGE = "task_without_charge"
 NOT_BEGUN = "not_begun"
-UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
+UNKNOWABLE = "The gateway was interrupted while it submitted the task, and cannot ask the provider whether it started."
 
 log = logging.getLogger("elkapi.tasks")
 

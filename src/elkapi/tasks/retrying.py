@@ -34,8 +34,8 @@ def after(
 ) -> Next:
     """`tries` counts this one; `share` is a random number from 0 to 1. None as status: nobody answered.
 
-    2xx is delivered, 410 says that nobody wants it. All else is tried again, later each time, until `until_ns`; who asks
-    to be left alone for longer is asked once more at that moment.
+    2xx is delivered, 410 says that nobody wants it. All else is tried again, later each time, until `until_ns`; a
+    receiver that asks for a longer wait gets one last try at that moment.
     """
     if status is not None and is_success(status):
         return Next("delivered", now_ns)

@@ -84,17 +84,17 @@ def _unix_path(base_url: str, proxy_url: str | None, http2: bool) -> str:
 
 def _host_and_port(url: str, schemes: frozenset[str], *, user_allowed: bool = False) -> tuple[str, str, int]:
     if any(ord(sign) <= 0x20 or ord(sign) >= 0x7F or sign == "\\" for sign in url):
-        raise ValueError("the URL holds a space, a control character, a backslash or a non-ASCII character")
+        raise ValueError("the URL must not contain spaces, control characters, backslashes or non-ASCII characters")
     parts = urlsplit(url)
     if parts.scheme not in schemes:
-        raise ValueError(f"the URL's scheme must be one of {', '.join(sorted(schemes))}")
+        raise ValueError(f"the URL must start with {' or '.join(f'{scheme}://' for scheme in sorted(schemes))}")
     if "@" in parts.netloc and not user_allowed:
-        raise ValueError("the URL holds user information")
+        raise ValueError("the URL must not contain a user name or password")
     if "?" in url or "#" in url:
-        raise ValueError("the URL holds a query or a fragment")
+        raise ValueError("the URL must not contain a query or a fragment")
     host = (parts.hostname or "").rstrip(".")
     if not host or "%" in host:
-        raise ValueError("the URL names no usable host")
+        raise ValueError("the URL must contain a valid host name")
     port = parts.port  # Raises ValueError by itself for anything outside 0..65535.
     if port == 0:
         raise ValueError("port 0 cannot be connected to")

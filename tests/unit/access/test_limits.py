@@ -25,12 +25,17 @@ def limits(tmp_path: Path) -> Iterator[Limits]:
 @pytest.mark.parametrize(
     ("policy", "input_bytes", "said"),
     [
-        (Policy(parallel_max=1), 400, "This key may have 1 calls under way at once. Please try again in 1 s."),
-        (Policy(requests_per_min=1), 400, "This key may make 1 requests a minute. Please try again in 61 s."),
+        (Policy(parallel_max=1), 400, "This API key is limited to 1 concurrent calls. Please try again in 1 s."),
+        (
+            Policy(requests_per_min=1),
+            400,
+            "This API key is limited to 1 requests per minute. Please try again in 61 s.",
+        ),
         (
             Policy(tokens_per_min=150),
             401,
-            "This key may use 150 tokens a minute, and this call is expected to need 101. Please try again in 61 s.",
+            "This API key is limited to 150 tokens per minute; this call is expected to use 101. "
+            "Please try again in 61 s.",
         ),
     ],
 )

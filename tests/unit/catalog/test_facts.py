@@ -175,7 +175,7 @@ def test_a_model_in_other_letters_is_refused(reader: Read, body: dict[str, Any])
     with pytest.raises(BadRequest) as refused:
         read(reader, body | {"Model": "dearer"})
     assert refused.value.param == "Model"
-    assert refused.value.message == "Invalid body: write `model` as it is spelled here."
+    assert refused.value.message == "`Model` must be spelled `model`."
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_what_is_given_in_both_spellings_is_refused(members: dict[str, Any], nam
 
 def test_a_tier_in_both_spellings_is_refused_unless_one_says_nothing() -> None:
     """The price goes by one of them, and Google might go by the other."""
-    with pytest.raises(BadRequest, match="`serviceTier` is given in both") as refused:
+    with pytest.raises(BadRequest, match="`serviceTier` is set in both") as refused:
         read_generate(_body(service_tier="flex", serviceTier="priority"))
     assert (refused.value.param, refused.value.code) == ("serviceTier", "duplicate_field")
     read_generate(_body(service_tier=None, serviceTier="priority"))
@@ -61,13 +61,13 @@ def test_a_tier_in_both_spellings_is_refused_unless_one_says_nothing() -> None:
     ],
 )
 def test_a_limit_in_other_letters_is_refused_and_named(config: str, inside: bytes, right: str) -> None:
-    with pytest.raises(BadRequest, match=f"write `{right}` as it is spelled here"):
+    with pytest.raises(BadRequest, match=f"must be spelled `{right}`"):
         read_generate(b'{"contents":[{}],"%b":{%b}}' % (config.encode(), inside))
 
 
 @pytest.mark.parametrize("name", ["GenerationConfig", "generationconfig", "Generation_config", "GENERATION_CONFIG"])
 def test_a_config_in_other_letters_is_refused_and_named(name: str) -> None:
-    with pytest.raises(BadRequest, match="as it is spelled here") as refused:
+    with pytest.raises(BadRequest, match="must be spelled") as refused:
         read_generate(_body(generationConfig={"maxOutputTokens": 1}, **{name: {"maxOutputTokens": 9000}}))
     assert refused.value.param == name
 

@@ -802,7 +802,7 @@ def test_a_variants_words_are_spelled_as_those_of_calls(elkapi: Elkapi) -> None:
         "size": ["1280x720"],
     }
     long = elkapi("price", "set", "--model", "v", "--per-call", "2", "--variant", f"mode={'x' * 65}:per-call=1")
-    assert (long.status, "mode must be a short text" in long.err) == (2, True)
+    assert (long.status, "`mode` must be a string of at most" in long.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,10 @@ def test_g60_a_dry_run_goes_on_to_the_fallback_model_and_tells_the_end(staged: E
     assert found["told"].startswith("400 context_length_exceeded: ")
     down = staged(*ask, "--fail", "main=503", "--fail", "spare=refused").json
     assert [step[0] for step in steps(down)] == ["big", "big", "small"]
-    assert down["told"] == "502 upstream_error: The model could not answer (2 attempts)."
+    assert (
+        down["told"]
+        == "502 upstream_error: No provider of the model gave a usable answer (2 attempts); please try again."
+    )
     declined = staged(*ask, "--fail", "main=filtered", "--fail", "spare=filtered").json
     assert declined["told"].startswith("400 upstream_rejected: ")
     limited = staged(*ask, "--fail", "main=429", "--fail", "spare=busy").json

@@ -89,7 +89,7 @@ def test_unknown_fields_and_user_are_ignored(engine: Engine) -> None:
 def test_only_the_models_own_dimensions_are_accepted(engine: Engine, name: str) -> None:
     assert _read(engine, input="a", **{name: 384})
     for other in (1, 383, 385, 0, -384):
-        with pytest.raises(BadRequest, match="384 dimensions only") as refused:
+        with pytest.raises(BadRequest, match="must be 384 for") as refused:
             _read(engine, input="a", **{name: other})
         assert refused.value.param == name
 
@@ -195,7 +195,9 @@ def test_an_answer_has_the_dialects_shape(golden: Any) -> None:
 
 
 def test_an_unknown_model_is_named(engine: Engine) -> None:
-    with pytest.raises(NotFound, match="no local model 'text-embedding-3-large'; there is all-MiniLM-L6-v2") as refused:
+    with pytest.raises(
+        NotFound, match="local model 'text-embedding-3-large' does not exist; use all-MiniLM-L6-v2"
+    ) as refused:
         embeddings.pick({MODEL: engine}, "text-embedding-3-large")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
 

@@ -126,7 +126,7 @@ def test_a_parts_type_is_one_and_no_further_line_of_its_head(kind: bytes, more: 
 )
 def test_a_name_that_some_readers_shorten_is_refused(name: bytes) -> None:
     body = PART % (b"model", b"", b"sora-2") + PART % (name, b"", b"sora-2-pro") + END
-    with pytest.raises(BadRequest, match="no name"):
+    with pytest.raises(BadRequest, match="not a valid name"):
         forms.read(body, b"multipart/form-data; boundary=A")
 
 

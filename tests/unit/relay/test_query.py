@@ -23,5 +23,5 @@ def test_a_number_is_the_last_of_its_name_and_an_empty_one_is_none() -> None:
 
 @pytest.mark.parametrize("text", ["a=%ff", "&".join(["a=1"] * (FIELDS_MAX + 1))])
 def test_a_query_that_is_no_text_or_has_no_end_is_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="query cannot be read"):
+    with pytest.raises(BadRequest, match="query string must be valid UTF-8"):
         query_of(text)

@@ -104,7 +104,7 @@ def test_the_model_is_named_as_the_caller_named_it() -> None:
     ],
 )
 def test_what_is_said_of_the_upstreams_account_is_not_passed_on(message: str) -> None:
-    assert redact(message, attempt(), "my-model") == "The request was refused by the service behind this model."
+    assert redact(message, attempt(), "my-model") == "The provider of this model refused the request."
 
 
 def test_the_host_is_not_cut_out_of_longer_words() -> None:
@@ -149,7 +149,13 @@ def test_a_long_message_is_cut() -> None:
             "upstream_rejected",
             "invalid_request_error",
         ),
-        ("<html>", "The request was refused (status 422).", None, "upstream_rejected", "invalid_request_error"),
+        (
+            "<html>",
+            "The provider refused the request (status 422).",
+            None,
+            "upstream_rejected",
+            "invalid_request_error",
+        ),
     ],
 )
 def test_a_refusal_keeps_its_status_param_and_code(

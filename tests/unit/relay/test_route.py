@@ -83,14 +83,14 @@ def test_a_model_whose_keys_are_all_out_of_service_is_said_to_be_that_within_its
     )  # fmt: skip
     snapshot = snapshot_of("o")
     snapshot.channels[2] = msgspec.structs.replace(idle, **change)
-    assert ("no upstream that works at the moment" in told(snapshot, "m")) is is_told
+    assert ("no working upstream right now" in told(snapshot, "m")) is is_told
 
 
 def test_a_group_without_any_model_is_told_so() -> None:
-    assert "no model at all yet" in told(snapshot_of(), "m")
+    assert "This group has no models" in told(snapshot_of(), "m")
 
 
-@pytest.mark.parametrize(("others", "more"), [(1, ", and no other model is for this."), (500, ".")])
+@pytest.mark.parametrize(("others", "more"), [(1, ", and no other model supports it."), (500, ".")])
 def test_a_model_for_other_calls_is_said_to_be_that(others: int, more: str) -> None:
     snapshot = snapshot_of("m", *(f"n{number}" for number in range(others)))
-    assert told(snapshot, "m", RERANK).endswith(f"it is there for other calls{more}")
+    assert told(snapshot, "m", RERANK).endswith(f"the model supports other calls{more}")

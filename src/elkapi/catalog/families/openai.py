@@ -47,23 +47,23 @@ def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
     """(items, most tokens). Raises BadRequest for empty, mixed or too many items."""
     if isinstance(value, str):
         if not value:
-            raise BadRequest("`input` is an empty string.", param="input")
+            raise BadRequest("`input` must not be an empty string.", param="input")
         return 1, _bytes(value) + FRAME_TOKENS_PER_ITEM
     if not value:
-        raise BadRequest("`input` is an empty array.", param="input")
+        raise BadRequest("`input` must not be an empty array.", param="input")
     first = type(value[0])
     for index, item in enumerate(value):
         if type(item) is not first:
-            raise BadRequest(f"`input` mixes kinds: item {index} is not like item 0.", param="input")
+            raise BadRequest(
+                f"All items of `input` must have the same type; item {index} differs from item 0.", param="input"
+            )
         if first is not int and not item:
-            raise BadRequest(f"`input` item {index} is empty.", param="input")
+            raise BadRequest(f"`input[{index}]` must not be empty.", param="input")
     if first is int:
         _check_token_ids(value)  # type: ignore[arg-type]
         return 1, len(value) + FRAME_TOKENS_PER_ITEM
     if len(value) > EMBEDDING_ITEMS_MAX:
-        raise BadRequest(
-            f"`input` has {len(value)} items; at most {EMBEDDING_ITEMS_MAX} are allowed in one call.", param="input"
-        )
+        raise BadRequest(f"`input` must have at most {EMBEDDING_ITEMS_MAX} items, but has {len(value)}.", param="input")
     frame = FRAME_TOKENS_PER_ITEM * len(value)
     if first is str:
         return len(value), sum(map(_bytes, value)) + frame  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def bounded_as_text(facts: Facts, ids: int) -> Facts:
 
 def _check_token_ids(ids: list[int]) -> None:
     if min(ids) < 0:
-        raise BadRequest("`input` has a negative token id.", param="input")
+        raise BadRequest("Token ids in `input` must not be negative.", param="input")
 
 
 def _bytes(text: str) -> int:

@@ -107,7 +107,7 @@ def refusal(trouble: _Trouble, model: str, window: int) -> GatewayError:
             param="messages",
         )
     if 400 <= trouble.code < 500:
-        return BadRequest(f"The model cannot be asked so: {trouble.message[:300]}")
+        return BadRequest(f"The local model refused the request: {trouble.message[:300]}")
     return GatewayError("The local model failed on this input.", code="local_inference_failed")
 
 

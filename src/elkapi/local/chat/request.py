@@ -33,16 +33,16 @@ UNABLE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "tools": ("calls no tools", (None, [])),
     "tool_choice": ("calls no tools", (None, "none", "auto")),
     "parallel_tool_calls": ("calls no tools", (None, True, False)),
-    "functions": ("calls no functions", (None, [])),
-    "function_call": ("calls no functions", (None, "none", "auto")),
-    "n": ("gives one answer a call", (None, 1)),
+    "functions": ("does not call functions", (None, [])),
+    "function_call": ("does not call functions", (None, "none", "auto")),
+    "n": ("gives one answer per call", (None, 1)),
     "modalities": ("writes text only", (None, ["text"])),
     "audio": ("writes text only", (None,)),
     "reasoning_effort": ("does not reason before it answers", (None, "none")),
     "verbosity": ("cannot be told how verbose to be", (None, "medium")),
-    "web_search_options": ("searches nothing", (None,)),
-    "prediction": ("takes no predicted output", (None,)),
-    "moderation": ("moderates nothing", (None,)),
+    "web_search_options": ("does not search the web", (None,)),
+    "prediction": ("does not support predicted outputs", (None,)),
+    "moderation": ("does not moderate", (None,)),
 }
 
 _Number = Annotated[float, msgspec.Meta(ge=0, le=2)]
@@ -119,7 +119,7 @@ def read_chat(body: bytes, row: ChatRow, window: int) -> ChatRequest:
         **_format(view.response_format),
     }
     if view.logit_bias and len(view.logit_bias) > LOGIT_BIAS_MAX:
-        raise BadRequest(f"`logit_bias` has more than {LOGIT_BIAS_MAX} entries.", param="logit_bias")
+        raise BadRequest(f"`logit_bias` must have at most {LOGIT_BIAS_MAX} entries.", param="logit_bias")
     if view.seed is not None:
         asked["seed"] = view.seed % SEEDS
     include_usage = bool(view.stream_options and view.stream_options.include_usage)
@@ -140,15 +140,15 @@ def _read(body: bytes, row: ChatRow) -> _View:
         if name in UNABLE:
             what, harmless = UNABLE[name]
             if not any(value == one and type(value) is type(one) for one in harmless):
-                raise BadRequest(f"{row.id} {what}; `{name}` cannot be honoured.", param=name)
+                raise BadRequest(f"This value of `{name}` is not supported: {row.id} {what}.", param=name)
         elif name not in _view_members and name not in IGNORED:
-            raise BadRequest(f"{row.id} does not know `{name[:64]}`.", param=name[:64])
+            raise BadRequest(f"`{name[:64]}` is not supported by {row.id}.", param=name[:64])
     try:
         view = msgspec.convert(members, _View)
     except msgspec.ValidationError as error:
         raise unfit(error, _View) from None
     if view.model != row.id:
-        raise NotFound(f"There is no local model {view.model!r}; there is {row.id}.", code="model_not_found")
+        raise NotFound(f"The local model {view.model!r} does not exist; use {row.id}.", code="model_not_found")
     return view
 
 
@@ -159,13 +159,13 @@ def _given(view: _View, *names: str) -> dict[str, Any]:
 def _stops(stop: str | list[str] | None) -> dict[str, list[str]]:
     stops = [stop] if isinstance(stop, str) else stop or []
     if len(stops) > STOPS_MAX or not all(stops):
-        raise BadRequest(f"`stop` takes at most {STOPS_MAX} texts, none of them empty.", param="stop")
+        raise BadRequest(f"`stop` must have at most {STOPS_MAX} sequences, none of them empty.", param="stop")
     return {"stop": stops} if stops else {}
 
 
 def _logprobs(view: _View) -> dict[str, Any]:
     if view.top_logprobs and not view.logprobs:
-        raise BadRequest("`top_logprobs` needs `logprobs`.", param="top_logprobs")
+        raise BadRequest("`top_logprobs` requires `logprobs` to be true.", param="top_logprobs")
     # Without a number of alternatives the runtime tells none of its probabilities; `answer` cuts them back.
     return {"logprobs": True, "top_logprobs": view.top_logprobs or 1} if view.logprobs else {}
 
@@ -173,7 +173,7 @@ def _logprobs(view: _View) -> dict[str, Any]:
 def _messages(given: list[dict[str, Any]]) -> list[dict[str, str]]:
     messages = [_message(index, one) for index, one in enumerate(given)]
     if [one["role"] for one in messages[-2:]] == ["assistant", "assistant"]:
-        raise BadRequest("At most one message of the assistant may stand at the end.", param="messages")
+        raise BadRequest("`messages` must not end with more than one assistant message.", param="messages")
     return messages
 
 
@@ -181,10 +181,10 @@ def _message(index: int, given: dict[str, Any]) -> dict[str, str]:
     where = f"messages[{index}]"
     role = given.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise BadRequest(f"`{where}.role` is {str(role)[:64]!r}; the model takes {', '.join(ROLES)}.", param="messages")
+        raise BadRequest(f"`{where}.role` must be one of {', '.join(ROLES)}, not {str(role)[:64]!r}.", param="messages")
     for name, value in given.items():
         if name not in {"role", "content"} and value not in (None, [], ""):
-            raise BadRequest(f"`{where}.{name[:64]}` is nothing this model can take in.", param="messages")
+            raise BadRequest(f"`{where}.{name[:64]}` is not supported by this model.", param="messages")
     return {"role": ROLES[role], "content": _content(where, given.get("content"))}
 
 
@@ -192,13 +192,13 @@ def _content(where: str, content: Any) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise BadRequest(f"`{where}.content` is to be a text or an array of text parts.", param="messages")
+        raise BadRequest(f"`{where}.content` must be a string or an array of text parts.", param="messages")
     texts = []
     for place, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             raise BadRequest(
-                f"`{where}.content[{place}]` has the type {str(kind)[:64]!r}; the model reads text only.",
+                f"`{where}.content[{place}]` must be of type `text`, not {str(kind)[:64]!r}.",
                 param="messages",
             )
         texts.append(part["text"])
@@ -209,7 +209,7 @@ def _format(given: dict[str, Any] | None) -> dict[str, Any]:
     kind = given.get("type") if given is not None else "text"
     read = _FORMATS.get(kind) if isinstance(kind, str) else None
     if read is None:
-        raise BadRequest("`response_format.type` is to be text, json_object or json_schema.", param="response_format")
+        raise BadRequest("`response_format.type` must be text, json_object or json_schema.", param="response_format")
     return read(given or {})
 
 
@@ -217,7 +217,7 @@ def _schema(given: dict[str, Any]) -> dict[str, Any]:
     named = given.get("json_schema")
     schema = named.get("schema") if isinstance(named, dict) else None
     if not isinstance(schema, dict):
-        raise BadRequest("`response_format.json_schema.schema` is to be a JSON schema.", param="response_format")
+        raise BadRequest("`response_format.json_schema.schema` must be a JSON schema.", param="response_format")
     check_schema(schema)
     return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
 

@@ -179,7 +179,7 @@ class ChatApp:
                     raise answer.refusal(chunk.error, self._row.id, self._limits.window)
                 yield chunk
         except EngineRefused as error:
-            raise BadRequest(f"The model cannot be asked so: {str(error)[:300]}") from None
+            raise BadRequest(f"The local model refused the request: {str(error)[:300]}") from None
         except EngineFailed:
             raise GatewayError("The local model failed on this input.", code="local_inference_failed") from None
 
@@ -221,7 +221,11 @@ class ChatApp:
 
 def _cut(generation: Generation) -> Exception:
     """Why an answer stops short: its client left, or the runtime said nothing of an end."""
-    return Gone() if generation.left else GatewayError("The local model broke off.", code="local_inference_failed")
+    return (
+        Gone()
+        if generation.left
+        else GatewayError("The local model stopped before the end of its answer.", code="local_inference_failed")
+    )
 
 
 async def _leave_when_gone(generation: Generation, receive: Receive) -> None:

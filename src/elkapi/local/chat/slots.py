@@ -82,7 +82,7 @@ class Slots:
         """Wait for a free slot, which `run` then takes. Raises Overloaded when too many wait already."""
         if self._free.locked() and self.waiting >= self._queue_max:
             retry_after_s = max(1, ANSWER_EXPECTED_S * self.waiting // self._slots)
-            message = "The local model has more calls waiting than it may take."
+            message = "Too many calls are waiting for the local model; please try again."
             raise Overloaded(message, retry_after_s=retry_after_s)
         self.waiting += 1
         try:

@@ -65,10 +65,10 @@ def understood(body: bytes) -> Asked:
         if "\0" in item.custom_id:
             # PostgreSQL keeps no such text.
             field = f"requests.{number}.custom_id"
-            raise BadRequest(f"{field}: it may not hold the character U+0000.", param=field)
+            raise BadRequest(f"{field}: must not contain the character U+0000.", param=field)
         if item.custom_id in seen:
             raise BadRequest(
-                f"requests.{number}.custom_id: {item.custom_id!r} stands there twice; each line needs its own.",
+                f"requests.{number}.custom_id: {item.custom_id!r} is used twice; each request must have its own.",
                 param=f"requests.{number}.custom_id",
             )
         seen.add(item.custom_id)

@@ -40,11 +40,11 @@ REPLY_BYTES_MAX = 32 * 1024 * 1024
 TRIES_MAX = 5
 HELD_S = 1.0
 _PASSES = frozenset({429, 500, 502, 503, 504})
-_UNKNOWN = "The outcome of this request is not known: it was cut off while it was carried out. It was not charged."
-_TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep through a crash."
+_UNKNOWN = "This request was interrupted, and its outcome is unknown. It was not charged."
+_TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep across a restart."
 _NOT_KEPT = (
-    "This request succeeded and cost nothing, but its answer was not kept: of your answers that cost nothing, as much "
-    "as is kept in a day was kept already."
+    "This request succeeded and cost nothing, but its answer was not kept: you reached the daily limit for keeping "
+    "answers that cost nothing."
 )
 _FREE = b"%b: %b\r\n" % (COST_USD, format_usd(0).encode())
 

@@ -84,7 +84,9 @@ async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
     try:
         # A caller who leaves meanwhile does not keep it from being written.
         if not await store.write(add):
-            raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
+            raise Conflict(
+                "A batch with this Idempotency-Key is being created; try again later.", code="idempotency_in_progress"
+            )
         lines = _sealed(store.sealer, batch.id, asked)
         while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
             await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
@@ -92,11 +94,11 @@ async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
             # A runner took it for left behind, and may have removed it before its last lines came.
             while await store.write(lambda c: batch_lines.remove(c, batch.id, LINES_AT_ONCE)):
                 pass
-            raise GatewayError("The batch took too long to be written down; please try again.")
+            raise GatewayError("The batch took too long to store; please try again.")
     except batches.NoRoom as full:
         raise RateLimited(
-            f"This key has {full.count} batches that have not ended, with {full.waiting} requests to do. It may have "
-            f"{OPEN_BATCHES_MAX} batches and {lines_max} requests at a time.",
+            f"This API key has {full.count} open batches with {full.waiting} open requests; it is limited to "
+            f"{OPEN_BATCHES_MAX} open batches and {lines_max} open requests. Wait for a batch to end, or cancel one.",
             code="batch_limit",
             retry_after_s=60,
         ) from None
@@ -108,10 +110,12 @@ async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
 
 def _show_made(plane: DataPlane, call: Call, made: BatchRow, asked: Asked) -> None:
     if made.fingerprint != asked.fingerprint:
-        message = "This Idempotency-Key was used with a different batch; use a new key for a new one."
+        message = "This Idempotency-Key was used with a different batch; use a new key for a new batch."
         raise Conflict(message, code="idempotency_key_reused")
     if made.status not in batches.SHOWN:
-        raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
+        raise Conflict(
+            "A batch with this Idempotency-Key is being created; try again later.", code="idempotency_in_progress"
+        )
     _show(plane, call, made, replayed=True)
 
 
@@ -124,7 +128,7 @@ async def list_batches(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
     limit = number_in(query, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
     before, after = _cursor(query, "before_id"), _cursor(query, "after_id")
     if before is not None and after is not None:
-        raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
+        raise BadRequest("Send either `before_id` or `after_id`, not both.", param="before_id")
 
     def page(connection: Connection) -> tuple[list[BatchRow], bool]:
         return batches.list_batches(connection, grant.owner_id, grant.key_id, limit, before=before, after=after)
@@ -180,7 +184,7 @@ async def delete_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
     batch = await _own(plane, grant, match)
     if not await plane.batches.write(lambda c: batches.delete(c, batch.id, grant.owner_id, grant.key_id)):
         await _own(plane, grant, match)
-        raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it first, then delete it.")
+        raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it before you delete it.")
     plane.batches.look()
     gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
     send_json(call, gone)
@@ -268,7 +272,7 @@ def _cursor(query: dict[str, str], name: str) -> bytes | None:
         return None
     found = shape.parse_batch_id(text)
     if found is None:
-        raise BadRequest(f"`{name}` is not the id of a batch.", param=name)
+        raise BadRequest(f"`{name}` must be the id of a batch.", param=name)
     return found
 
 

@@ -64,7 +64,7 @@ def conversation(
     chain = _chain(grant, object_id, now_ns)
     turns = connection.execute(select(chain).order_by(chain.c.depth)).all()
     if len(turns) > TURNS_MAX or sum(turn.size_bytes for turn in turns) > bytes_max:
-        raise BodyTooLarge(f"The conversation before this turn is longer than {TURNS_MAX} turns or {bytes_max} bytes.")
+        raise BodyTooLarge(f"The conversation must have at most {TURNS_MAX} earlier turns and {bytes_max} bytes.")
     if not turns or turns[-1].previous is not None:
         return None
     ids = [turn.id for turn in turns]
@@ -108,7 +108,7 @@ def items_of(
     Raises BodyTooLarge for more than ITEMS_MAX items, or for responses of more than `bytes_max`.
     """
     if len(item_ids) > ITEMS_MAX:
-        raise BodyTooLarge(f"The input refers to more than {ITEMS_MAX} items.")
+        raise BodyTooLarge(f"`input` must refer to at most {ITEMS_MAX} items.")
     named = select(_items.c.object_id).where(
         _items.c.key_id == grant.key_id, _items.c.item_id.in_(sql.askable(item_ids))
     )
@@ -116,7 +116,7 @@ def items_of(
     wanted = (_objects.c.id.in_(ids), _objects.c.kind == "response")
     sizes = _own(grant, now_ns).where(*wanted).with_only_columns(func.sum(func.length(_objects.c.sealed)))
     if (connection.execute(sizes).scalar() or 0) > bytes_max:
-        raise BodyTooLarge(f"The responses whose items the input refers to have more than {bytes_max} bytes.")
+        raise BodyTooLarge(f"The responses that `input` refers to must have at most {bytes_max} bytes together.")
     return [StoredRow(*row) for row in connection.execute(_own(grant, now_ns).where(*wanted))]
 
 
