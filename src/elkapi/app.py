@@ -54,7 +54,7 @@ def serve(settings: Settings, role: Role | None = None) -> int:
     # Until there are workers to replace, a request to replace them has nothing to do; it would end the start.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # A second supervisor would take over the first one's sockets.
-    taken = f"another elkapi already runs with the data directory {settings.data_path}"
+    taken = f"another elkapi is already running with the data directory {settings.data_path}"
     with _only_here(settings.data_path / "serve.lock", taken), contextlib.ExitStack() as unless_ready:
         metrics.prepare(settings.metrics_path, fresh=True)
         found = _prepared(settings)
@@ -77,13 +77,13 @@ def _check_data_dir(settings: Settings) -> None:
     """Make the data directory, unless the processes' sockets could not lie in it."""
     if settings.socket_path_bytes > SOCKET_PATH_BYTES_MAX:
         raise StartError(
-            f"the data directory {settings.data_path.absolute()} is too long for the sockets in it, which the kernel "
-            f"takes up to {SOCKET_PATH_BYTES_MAX} bytes: choose a shorter ELKAPI_DATA_DIR"
+            f"the path of the data directory {settings.data_path.absolute()} is too long: socket paths in it may have "
+            f"at most {SOCKET_PATH_BYTES_MAX} bytes; choose a shorter ELKAPI_DATA_DIR"
         )
     try:
         settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StartError(f"the data directory {settings.data_path} cannot be made: {error.strerror}") from None
+        raise StartError(f"cannot create the data directory {settings.data_path}: {error.strerror}") from None
 
 
 def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], ...]:
@@ -125,7 +125,7 @@ def _prepared(settings: Settings) -> Preparation:
         [sys.executable, "-m", "elkapi.app", "prepare"], env=environment, stdout=subprocess.PIPE, process_group=0
     )
     if done.returncode != 0:
-        raise StartError("the installation could not be prepared; see the lines above")
+        raise StartError("cannot prepare the installation; see the lines above")
     found = msgspec.json.decode(done.stdout, type=Preparation)
     if found.problem:
         raise StartError(found.problem)
@@ -135,7 +135,7 @@ def _prepared(settings: Settings) -> Preparation:
 def _tell_first_key(found: Preparation) -> None:
     """No later start can show it: what is stored is its digest."""
     if found.first_key:
-        tell(sys.stdout, f"Your first key: {found.first_key}\nIt is shown only this once; keep it.\n")
+        tell(sys.stdout, f"Your first key: {found.first_key}\nIt is shown only once; store it now.\n")
 
 
 def prepare(settings: Settings) -> Preparation:
@@ -224,11 +224,11 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
     elif found.no_chat:
         lines += ["", f"No local chat: {found.no_chat}."]
     if found.first_key:
-        lines += ["", "The key is shown only this once; keep it (export ELKAPI_KEY=...)."]
+        lines += ["", "The key is shown only once; store it now (export ELKAPI_KEY=...)."]
     elif found.bundled:
-        lines += ["", "Set ELKAPI_KEY to your key; `elkapi key create --name NAME` makes another."]
+        lines += ["", "Set ELKAPI_KEY to your key; `elkapi key create --name NAME` creates another."]
     for name, meant in misspelt_variables().items():
-        lines += ["", f"{name} is no setting and does nothing; is {meant} meant?"]
+        lines += ["", f"{name} is not a setting and has no effect; did you mean {meant}?"]
     return "\n".join(lines) + "\n"
 
 
@@ -241,7 +241,7 @@ def _serve_one(settings: Settings, role: Role) -> int:
         return _serve_role(settings, role)
     # It would take the socket over, and take it along when it ends: also where it just finishes its calls, and no
     # longer listens.
-    taken = f"{role} already runs with the data directory {settings.data_path}"
+    taken = f"{role} is already running with the data directory {settings.data_path}"
     with _only_here(settings.data_path / f"{role}.lock", taken):
         if answers(settings.socket_path(role)):  # A supervisor's.
             raise StartError(taken)

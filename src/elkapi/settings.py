@@ -263,7 +263,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from None
     if unknown := sorted(table.keys() - set(Settings.__struct_fields__)):
-        raise SettingsError(f"{path} has settings nobody knows: {', '.join(unknown)}")
+        raise SettingsError(f"{path} has unknown settings: {', '.join(unknown)}")
     ratio = table.get("batch_ratio")  # Kept as a text, which is exact, and written like every other number.
     return table if ratio is None or isinstance(ratio, bool) else table | {"batch_ratio": str(ratio)}
 
@@ -274,7 +274,7 @@ def _parse(name: str, text: str) -> Any:
         return text
     if kind is bool:
         if (truth := _TRUTHS.get(text.strip().lower())) is None:
-            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} is neither true nor false")
+            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} must be true or false")
         return truth
     if kind in (int, float):
         try:
@@ -299,9 +299,11 @@ def _checked(values: dict[str, Any]) -> Settings:
     except ValueError as error:
         raise SettingsError(f"batch_ratio: {error}") from None
     if batch_ratio_micro > BATCH_RATIO_MAX_MICRO:
-        raise SettingsError(f"batch_ratio is {settings.batch_ratio}; it is at most ten times the price, 10")
+        raise SettingsError(f"batch_ratio is {settings.batch_ratio}; it must be at most 10 (ten times the price)")
     if settings.chat_slots < 1 or settings.chat_context_tokens < CHAT_CONTEXT_TOKENS_MIN:
-        raise SettingsError(f"chat_slots is to be at least 1, chat_context_tokens {CHAT_CONTEXT_TOKENS_MIN}")
+        raise SettingsError(
+            f"chat_slots must be at least 1, and chat_context_tokens at least {CHAT_CONTEXT_TOKENS_MIN}"
+        )
     return settings
 
 
@@ -309,9 +311,9 @@ def _check_number(name: str, value: float) -> None:
     """Whatever would end or starve a process that reads it is refused here, where it can be told in one line."""
     most = MOST.get(name, SECONDS_MAX if name.endswith("_s") else NUMBER_MAX)
     if value < 0:
-        raise SettingsError(f"{name} is {value}; it cannot be negative")
+        raise SettingsError(f"{name} is {value}; it must not be negative")
     if not value <= most:  # Also what is no number at all.
-        raise SettingsError(f"{name} is {value}; it is at most {most}")
+        raise SettingsError(f"{name} is {value}; it must be at most {most}")
     if value == 0 and name in ABOVE_ZERO:
         raise SettingsError(f"{name} is 0; it must be above zero")
 
@@ -319,9 +321,9 @@ def _check_number(name: str, value: float) -> None:
 def _check_words(settings: Settings) -> None:
     for name in ("data_dir", "host"):
         if not getattr(settings, name).strip():
-            raise SettingsError(f"{name} is empty; leave ELKAPI_{name.upper()} out for its default")
+            raise SettingsError(f"{name} is empty; unset ELKAPI_{name.upper()} to use the default")
     if not {"?", "#"}.isdisjoint(place := str(settings.data_path.absolute())):
-        raise SettingsError(f"data_dir is {place}; addresses of the sockets in it take no ? and no #")
+        raise SettingsError(f"data_dir is {place}; it must not contain ? or #")
     if settings.log_level.lower() not in LOG_LEVELS:
         raise SettingsError(f"log_level is {settings.log_level!r}; use {', '.join(LOG_LEVELS)}")
     if settings.sqlite_synchronous.upper() not in SQLITE_SYNCHRONOUS:
@@ -329,19 +331,19 @@ def _check_words(settings: Settings) -> None:
             f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use {', '.join(SQLITE_SYNCHRONOUS)}"
         )
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
-        raise SettingsError(f"public_url is {settings.public_url!r}; it begins with https:// or http://")
+        raise SettingsError(f"public_url is {settings.public_url!r}; it must start with https:// or http://")
     if settings.public_url and not _is_prefix(settings.public_url):
-        raise SettingsError("public_url is https://HOST[:PORT][/PATH], without a user, a query or a fragment")
+        raise SettingsError("public_url must be https://HOST[:PORT][/PATH], without a user, a query or a fragment")
     for origin in settings.cors_origins:
         if _ORIGIN.fullmatch(origin) is None:
-            hint = "write it as browsers send it, SCHEME://HOST[:PORT] in small letters and without a slash at its end"
+            hint = "write it as browsers send it: SCHEME://HOST[:PORT] in lower case, without a trailing slash"
             raise SettingsError(f"cors_origins: {origin!r} is no origin; {hint}, or *")
     if not _are_headers(settings.otlp_headers):
         names = f"ELKAPI_OTLP_HEADERS, or {STANDARD_NAMES['otlp_headers']}"
         raise SettingsError(f"otlp_headers ({names}) cannot be read; write name=value,name=value, with %20 for a space")
     if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:
         # Between two beats a worker that lives would be taken for dead, and what its calls hold be given away.
-        raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it is to be twice heartbeat_s at least")
+        raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it must be at least twice heartbeat_s")
     if settings.redis_url and not _is_redis(settings.redis_url):
         raise SettingsError("redis_url cannot be read; use redis://, rediss:// or unix://, and a number as its port")
     for entry in settings.trusted_proxies:

@@ -173,7 +173,7 @@ class Supervisor:
                 forget_ended(self._settings.metrics_path)
                 child.process = None
             elif child.process is not None:
-                _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
+                _say(f"{child.role} {child.process.pid} exited with status {child.process.returncode}; restarting it")
                 forget_ended(self._settings.metrics_path)
                 child.process = None
                 _retry_later(child)

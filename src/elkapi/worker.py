@@ -280,7 +280,7 @@ class FilesWatch:
 
     def reason(self) -> str | None:
         """Why `/readyz` says no, or None."""
-        return "no file descriptor is left for new connections" if self._out else None
+        return "no file descriptors left for new connections" if self._out else None
 
     def look(self, connections: int) -> None:
         """See how it stands; the log is told at most once in TOLD_EVERY_S."""

@@ -86,6 +86,6 @@ def test_without_calls_it_ends_quietly_and_the_next_call_brings_it_back(live: Li
 def test_killed_it_comes_back_with_the_next_call(live: LiveGateway) -> None:
     killed = called(live)["chat"]
     os.kill(killed, signal.SIGKILL)
-    until_blocking(lambda: f"chat {killed} ended with status -9" in live.log_path.read_text("utf-8"))
+    until_blocking(lambda: f"chat {killed} exited with status -9" in live.log_path.read_text("utf-8"))
     assert chat(live)["usage"]["completion_tokens"] == 2
     assert called(live)["chat"] != killed

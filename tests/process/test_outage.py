@@ -58,7 +58,7 @@ async def says(caller: Client, status: int, words: str) -> None:
 
 
 async def serving_again(stage: Stage, keys: list[str]) -> None:
-    """Every worker answers again, by itself, and the books are in order."""
+    """Every worker answers again, by itself, and the ledger is consistent."""
     deadline_s = time.monotonic() + BACK_S
     async with client(stage.gate.origin, reuse=False) as caller:
         while True:

@@ -211,7 +211,7 @@ def test_a_second_gateway_on_the_same_data_is_refused_in_one_line(stage_of_all: 
     assert second.stdout == ""
     said = second.stderr.strip().splitlines()
     assert len(said) == 1, second.stderr
-    assert "another elkapi already runs" in said[0]
+    assert "another elkapi is already running" in said[0]
     assert str(stage_of_all.gate.data_dir) in said[0]
 
 

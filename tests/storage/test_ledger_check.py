@@ -92,8 +92,8 @@ async def books(settings: Settings, installation: Installation) -> Books:
         (Books.leg_that_stayed_open, ["has 2 holds and 1 resolutions"]),
         (Books.post_above_the_hold, ["was posted for more than it held: 101 of 100 nano"]),
         (Books.lost_rows, ["has a post of 60 nano and no usage row", "has a loss of 5 nano and no usage row"]),
-        (Books.invented_charge, ["says 8 nano and has no post"]),
-        (Books.invented_loss, ["says 9 nano and has no loss"]),
+        (Books.invented_charge, ["records 8 nano but has no post"]),
+        (Books.invented_loss, ["records 9 nano but has no loss"]),
     ],
 )
 @pytest.mark.parametrize("rows_at_once", [1, 10_000])
@@ -132,7 +132,7 @@ def test_g10_the_numbers_of_a_check_are_those_of_the_books_and_a_limit_earns_not
     lines = report.lines()
     assert lines[:2] == [f"accounts: {accounts}", "entries: 16"]
     assert "refunded nano: 15 (0.000000015 USD)" in lines
-    assert lines[-2:] == ["unknown outcomes nano: 0", "the books are in order"]
+    assert lines[-2:] == ["unknown outcomes nano: 0", "the ledger is consistent"]
 
 
 def test_problems_too_many_to_print_are_counted() -> None:
@@ -143,5 +143,5 @@ def test_problems_too_many_to_print_are_counted() -> None:
     assert report.lines()[-3:] == [
         f"PROBLEM: number {PROBLEMS_MAX - 1}",
         "PROBLEM: and 2 more",
-        "the books are NOT in order",
+        "the ledger has ERRORS",
     ]

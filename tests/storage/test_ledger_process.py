@@ -282,7 +282,7 @@ async def test_a_process_that_hangs_up_is_asked_ever_more_rarely_and_told_of_onc
         await until(lambda: len(failures) >= 20, 20, "it is asked again and again")
         ledger._settings = msgspec.structs.replace(settings, settle_wait_s=0.1)  # nor does it wait long at its end
     assert failures == list(range(1, len(failures) + 1))
-    assert caplog.text.count("the ledger process cannot be reached") == 1
+    assert caplog.text.count("cannot reach the ledger process") == 1
 
 
 @pytest.mark.usefixtures("process")

@@ -256,8 +256,8 @@ async def test_a_checkpoint_that_fails_is_tried_again_and_told_once(
     await until(lambda: len(caplog.messages) == 2)
     await asyncio.to_thread(checkpointer.stop)
     assert caplog.messages == [
-        "the write-ahead log cannot be moved into the database: OSError('no')",
-        "the write-ahead log is moved again, after 3 failures",
+        "cannot checkpoint the write-ahead log: OSError('no')",
+        "checkpointing the write-ahead log works again after 3 failures",
     ]
 
 

@@ -412,7 +412,7 @@ def test_another_secret_key_is_refused_at_the_start(installation: Installation) 
 def test_a_lost_secret_key_is_told_and_no_new_one_is_made(installation: Installation) -> None:
     path = secret_key_path(installation.settings)
     path.unlink()
-    with pytest.raises(SecretKeyError, match=f"a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"):
+    with pytest.raises(SecretKeyError, match=f"a secret key that is missing; restore {path} or set ELKAPI_SECRET_KEY"):
         open_installation(installation.settings)
     assert not path.exists()
 

@@ -121,7 +121,7 @@ def test_a_role_is_not_started_beside_one_that_does_not_listen_yet_or_any_more(
     def run(*_: object) -> None:
         ran.append(role)
         if len(ran) == 1:
-            with pytest.raises(StartError, match=f"{role} already runs"):
+            with pytest.raises(StartError, match=f"{role} is already running"):
                 app.serve(new_installation, role)
 
     monkeypatch.setattr(app, "run_role", run)

@@ -38,7 +38,7 @@ def test_without_an_embedding_model_no_curl_is_printed_and_the_key_still_is() ->
 def test_a_misspelt_variable_is_named_with_what_it_may_be_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "setting" not in welcome(EMBEDDING)
     monkeypatch.setenv("ELKAPI_WORKER", "4")
-    assert "ELKAPI_WORKER is no setting and does nothing; is ELKAPI_WORKERS meant?" in welcome(EMBEDDING)
+    assert "ELKAPI_WORKER is not a setting and has no effect; did you mean ELKAPI_WORKERS?" in welcome(EMBEDDING)
 
 
 @pytest.mark.parametrize(
@@ -76,5 +76,5 @@ def test_a_chat_model_whose_runtime_lacks_a_library_is_not_served_and_the_start_
 
 @pytest.mark.parametrize(("name", "value"), [("ELKAPI_CHAT_SLOTS", "0"), ("ELKAPI_CHAT_CONTEXT_TOKENS", "255")])
 def test_a_chat_process_that_could_answer_nobody_is_refused_at_the_start(name: str, value: str) -> None:
-    with pytest.raises(SettingsError, match="chat_slots is to be at least 1, chat_context_tokens 256"):
+    with pytest.raises(SettingsError, match="chat_slots must be at least 1, and chat_context_tokens at least 256"):
         load_settings(environ={name: value})

@@ -35,7 +35,7 @@ def test_a_worker_without_descriptors_says_so_once_a_minute_and_is_not_ready(
         for _ in range(100):
             files.look(connections=7)
             clock.advance(1)
-        assert files.reason() == "no file descriptor is left for new connections"
+        assert files.reason() == "no file descriptors left for new connections"
     files.look(connections=3)
     assert files.reason() is None
     log.close()

@@ -76,28 +76,30 @@ def _looked(name: str, look: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from look
     except OSError as error:
-        hint = "; look again as the user that runs the gateway" if isinstance(error, PermissionError) else ""
+        hint = "; run this as the user that runs the gateway" if isinstance(error, PermissionError) else ""
         yield Finding(name, False, f"{error.strerror}: {error.filename}{hint}")
 
 
 def _variables(_: Settings) -> Iterator[Finding]:
     for name, meant in misspelt_variables().items():
-        yield Finding("variable", False, f"{name} is no setting and does nothing; is {meant} meant?")
+        yield Finding("variable", False, f"{name} is not a setting and has no effect; did you mean {meant}?")
 
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.data_path
     if not is_there(path):
-        yield Finding("data directory", True, f"{path} is not there yet; the first start creates it")
+        yield Finding("data directory", True, f"{path} does not exist yet; the first start creates it")
     elif not path.is_dir():
-        yield Finding("data directory", False, f"{path} is no directory: choose another ELKAPI_DATA_DIR")
+        yield Finding("data directory", False, f"{path} is not a directory; choose another ELKAPI_DATA_DIR")
     else:
         mode = stat.S_IMODE(path.stat().st_mode)
         closed = not mode & 0o077
-        yield Finding("data directory", closed, f"{path} has mode {mode:04o}" + ("" if closed else "; chmod 700 it"))
+        yield Finding(
+            "data directory", closed, f"{path} has mode {mode:04o}" + ("" if closed else f"; run `chmod 700 {path}`")
+        )
     socket_bytes = settings.socket_path_bytes
     fits = socket_bytes <= SOCKET_PATH_BYTES_MAX
-    hint = "" if fits else f"; the kernel takes {SOCKET_PATH_BYTES_MAX}: choose a shorter ELKAPI_DATA_DIR"
+    hint = "" if fits else f"; at most {SOCKET_PATH_BYTES_MAX} are possible: choose a shorter ELKAPI_DATA_DIR"
     yield Finding("socket paths", fits, f"{socket_bytes} bytes{hint}")
 
 
@@ -106,7 +108,7 @@ def _log_file(settings: Settings) -> Iterator[Finding]:
         return
     path = Path(settings.log_file)
     usable = os.access(path if is_there(path) else path.parent, os.W_OK) and not path.is_dir()
-    yield Finding("log file", usable, f"{path}" + ("" if usable else " cannot be written: see ELKAPI_LOG_FILE"))
+    yield Finding("log file", usable, f"{path}" + ("" if usable else " is not writable; see ELKAPI_LOG_FILE"))
 
 
 def _secret_key_file(settings: Settings) -> Iterator[Finding]:
@@ -114,12 +116,12 @@ def _secret_key_file(settings: Settings) -> Iterator[Finding]:
     if not settings.secret_key:
         path = secret_key_path(settings)
         if not is_there(path):
-            yield Finding("secret key", True, f"{path} is not there yet; the first start creates it")
+            yield Finding("secret key", True, f"{path} does not exist yet; the first start creates it")
             return
         mode = stat.S_IMODE(path.stat().st_mode)
         good = f"{path} has mode {mode:04o}"
         if mode & 0o077:
-            yield Finding("secret key", False, f"{good}; chmod 600 it")
+            yield Finding("secret key", False, f"{good}; run `chmod 600 {path}`")
             return
     try:
         load_secret_key(settings)
@@ -136,7 +138,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", False, str(error))
         return
     if sql.name_of(url) == sql.SQLITE and not is_there(Path(str(url.database))):
-        yield Finding("database", True, f"{url.database} is not there yet; the first start creates it")
+        yield Finding("database", True, f"{url.database} does not exist yet; the first start creates it")
         return
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous)
     try:
@@ -153,7 +155,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
 def _schema(database: Database) -> Iterator[Finding]:
     with database.read() as connection:
         version, missing = schema_version(connection), pending(connection)
-    yield Finding("database", True, f"{database.address} answers")
+    yield Finding("database", True, f"{database.address} is reachable")
     newest = int(MIGRATIONS[-1].name[:4])
     hint = f"; {', '.join(missing)} not applied: run `elkapi migrate`" if missing else ""
     # A `post` half may wait: it is applied when the last process of the version before is gone.
@@ -175,11 +177,15 @@ def _seals(database: Database, settings: Settings) -> Iterator[Finding]:
         except SecretKeyError:
             return  # Reported already.
         if is_bound_to(connection, sealer) is False:
-            yield Finding("sealed secrets", False, "this database was sealed with another secret key")
+            yield Finding(
+                "sealed secrets", False, "the secrets in this database were encrypted with another secret key"
+            )
             return
         loaded = channels.load_channels(connection, sealer)
     shut = [f"channel {entry.channel.id}: {part}" for entry in loaded for part in entry.sealed_shut]
-    yield Finding("sealed secrets", not shut, "; ".join(shut) or f"those of {len(loaded)} channels open")
+    yield Finding(
+        "sealed secrets", not shut, "; ".join(shut) or f"the secrets of {len(loaded)} channels can be decrypted"
+    )
 
 
 def _weights(settings: Settings) -> Iterator[Finding]:
@@ -223,20 +229,26 @@ def _telemetry(settings: Settings) -> Iterator[Finding]:
         return
     parts = urlsplit(settings.otlp_endpoint)
     usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    hint = "" if usable else "; an http:// or https:// address is needed"
+    hint = "" if usable else "; it must start with http:// or https://"
     content = "with" if settings.otlp_content else "without"
-    yield Finding("telemetry", usable, f"calls are told to {_masked(settings.otlp_endpoint)}, {content} content{hint}")
+    yield Finding(
+        "telemetry", usable, f"calls are exported to {_masked(settings.otlp_endpoint)}, {content} content{hint}"
+    )
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.connections_max + settings.upstream_connections_max + SPARE_FILES
     enough = hard == resource.RLIM_INFINITY or hard >= needed
-    hint = "" if enough else f"; up to {needed} are needed: raise it or lower ELKAPI_CONNECTIONS_MAX"
+    hint = "" if enough else f"; up to {needed} are needed: raise the limit or lower ELKAPI_CONNECTIONS_MAX"
     yield Finding("open files", enough, f"limit {soft}, at most {hard}{hint}")
     if _SOMAXCONN.exists():
         backlog = int(_SOMAXCONN.read_text("ascii"))
-        hint = "" if backlog >= SOMAXCONN_MIN else f"; bursts need {SOMAXCONN_MIN}: sysctl net.core.somaxconn"
+        hint = (
+            ""
+            if backlog >= SOMAXCONN_MIN
+            else f"; bursts need {SOMAXCONN_MIN}: run `sysctl -w net.core.somaxconn={SOMAXCONN_MIN}`"
+        )
         yield Finding("accept backlog", backlog >= SOMAXCONN_MIN, f"net.core.somaxconn is {backlog}{hint}")
 
 

@@ -44,11 +44,11 @@ FAULTS: dict[str, tuple[Verdict, FallbackReason | None]] = {
     "filtered": (on_status(400), "refusal"),
 }
 _SOME_CHAT = {"messages": [{"role": "user", "content": "a video"}]}
-_TASK_NOTE = "a chat with this model is a task; one that goes on from an earlier video goes to the account that made it"
+_TASK_NOTE = "a chat with this model is a task; one that continues an earlier video goes to the account that made it"
 _NEXT = {
     "accept": "answers the call",
-    "next": "the next attempt is made",
-    "fail": "the caller is told",
+    "next": "the next attempt is tried",
+    "fail": "the caller gets the error",
 }
 
 
@@ -261,10 +261,10 @@ def _tried(
         if verdict.action == "accept":
             return None, None
         if submits and verdict.fate == "unknown":
-            return OutcomeUnknown("nobody knows whether the task was begun"), None
+            return OutcomeUnknown("it is unknown whether the task has started"), None
         if verdict.action == "fail":
             status = int(verdict.outcome.removeprefix("status_"))
-            message = "the upstream's own words, without its name"
+            message = "the upstream's own message, without its name"
             code = OVERFLOW if reason == "context" else None
             return UpstreamRejected(message, status=status, code=code), reason
     return nobody_answered(walk, candidate.request.model), None
@@ -285,13 +285,13 @@ def _met(channel: Channel, word: str | None, submits: bool) -> tuple[Verdict, Fa
 def _step(model: str, attempt: Attempt, verdict: Verdict, reason: FallbackReason | None) -> Step:
     then = _NEXT[verdict.action]
     if verdict.disable_key:
-        then += f"; the key is taken out of service: {verdict.disable_key}"
+        then += f"; the channel key is disabled: {verdict.disable_key}"
     elif verdict.cool:
         then += f"; the {verdict.cool} rests"
     if verdict.fate == "unknown":
         then += "; the upstream may have billed it"
     if reason:
-        then += f"; a reason to ask another model ({reason})"
+        then += f"; a reason to fall back to another model ({reason})"
     channel = attempt.channel
     return Step(
         model, channel.id, channel.name, attempt.key.id, attempt.upstream_model, attempt.why, verdict.outcome, then
@@ -305,7 +305,7 @@ def _notes(among: tuple[Candidate, ...]) -> tuple[str, ...]:
     notes += [f"channel {channel.name}: at most {what}" for channel in channels.values() for what in _limits(channel)]
     ties = {channel.priority for channel in channels.values()}
     if len(ties) < len(channels):
-        notes.append("channels of one priority are drawn anew for every call, by their weight; --seed draws again")
+        notes.append("channels of one priority are drawn for every call by weight; use --seed to draw again")
     return tuple(notes)
 
 

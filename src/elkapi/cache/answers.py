@@ -94,7 +94,7 @@ class Answers:
         now_s = self._clock.monotonic_s()
         if now_s >= self._tell_from_s:
             self._tell_from_s = now_s + TELL_EVERY_S
-            log.warning("a call could not use the response cache: %s", error)
+            log.warning("the response cache failed for a call: %s", error)
 
     async def idle(self) -> None:
         """Wait until every answer handed to `put` is kept or given up."""

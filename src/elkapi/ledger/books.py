@@ -142,7 +142,7 @@ class Books:
             if _may_succeed_again(error) or _is_outage(error):
                 raise
             if not is_taken(error):
-                log.warning("a batch of %d orders is taken one by one: %s", len(orders), _words(error))
+                log.warning("a batch of %d orders failed and is retried one by one: %s", len(orders), _words(error))
         return self._transaction(lambda: [self._alone(order) for order in orders])
 
     def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
@@ -421,7 +421,7 @@ class Books:
             if _may_succeed_again(error) or _is_outage(error):
                 raise
             name = order.owner.hex() if isinstance(order, Beat) else request_id_text(order.request_id)
-            log.error("%s of %s is refused: %s", type(order).__name__, name, _words(error))
+            log.error("the ledger refused %s of %s: %s", type(order).__name__, name, _words(error))
         if isinstance(order, Settle) and (order.kept is not None or order.charge_nano):
             # Its caller is told that the call failed, and nobody will settle it again.
             self._alone(lost(order, "settle_refused"))

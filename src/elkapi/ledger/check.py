@@ -30,8 +30,8 @@ from elkapi.types import CACHED_FLAG
 PROBLEMS_MAX = 100
 ROWS_AT_ONCE = 10_000
 
-WORKER_LOST = "outcome unknown: the worker ended before it was written"
-ATTEMPT_CUT = "outcome unknown: an attempt went out and no whole answer came back"
+WORKER_LOST = "outcome unknown: the worker ended before it settled the call"
+ATTEMPT_CUT = "outcome unknown: an attempt was sent and no complete answer came back"
 
 
 class CheckReport(msgspec.Struct):
@@ -75,7 +75,7 @@ class CheckReport(msgspec.Struct):
         found += [f"PROBLEM: {problem}" for problem in self.problems]
         if self.problems_more:
             found.append(f"PROBLEM: and {self.problems_more} more")
-        return [*found, "the books are in order" if self.ok else "the books are NOT in order"]
+        return [*found, "the ledger is consistent" if self.ok else "the ledger has ERRORS"]
 
 
 def check(connection: Connection) -> CheckReport:
@@ -188,7 +188,7 @@ class _Walk:
         name = request_id_text(request_id)
         if booked is None:
             if said:
-                self._report.problem(f"{name} says {said} nano and has no {kind}")
+                self._report.problem(f"{name} records {said} nano but has no {kind}")
         elif booked != said:
             what = "no usage row" if said is None else f"a usage row of {said} nano"
             self._report.problem(f"{name} has a {kind} of {booked} nano and {what}")
@@ -305,5 +305,5 @@ def _explain(
         report.unknown_nano += rest
         report.unknown.append(BillLine(request_id, bill, charged, loss, unknown))
         return
-    why = "billed, and nothing here says why" if rest > 0 else "booked, and the upstream did not bill it"
+    why = "billed by the upstream, not booked here" if rest > 0 else "booked here, not billed by the upstream"
     report.unexplained.append(BillLine(request_id, bill, charged, loss, why))

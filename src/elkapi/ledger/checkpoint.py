@@ -50,10 +50,10 @@ class Checkpointer:
             except Exception as error:
                 failures += 1
                 if failures == 1:
-                    log.warning("the write-ahead log cannot be moved into the database: %r", error)
+                    log.warning("cannot checkpoint the write-ahead log: %r", error)
             else:
                 if failures:
-                    log.info("the write-ahead log is moved again, after %d failures", failures)
+                    log.info("checkpointing the write-ahead log works again after %d failures", failures)
                 failures = 0
         if connection is not None:
             with contextlib.suppress(Exception):

@@ -157,7 +157,7 @@ class RemoteLedger(Ledger):
             answered, why = await self._connected()
             failures = 1 if answered else failures + 1
             if failures == TOLD_AFTER_FAILURES:
-                log.warning("the ledger process cannot be reached: %r", why)
+                log.warning("cannot reach the ledger process: %r", why)
             await asyncio.sleep(doubled_s(RECONNECT_FIRST_S, failures, RECONNECT_MAX_S))
 
     async def _connected(self) -> tuple[bool, Exception | None]:

@@ -64,8 +64,8 @@ LINGER_ON_LOOP_S = 0.002
 # Clocks of several machines differ by less than this; one that is further behind is told of at the start.
 CLOCK_BEHIND_S = 60.0
 CLOCK_BEHIND = (
-    "this machine's clock is %.0f s behind the newest heartbeat of a worker: what is kept until some time, such as a "
-    "key or the reply of an idempotent call, is kept that much longer; correct the clock of whichever machine is wrong"
+    "this machine's clock is %.0f s behind the newest heartbeat of a worker, so keys and stored replies expire that "
+    "much later; correct the clock of the machine that is wrong"
 )
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
 TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it was not charged; please try again."
@@ -198,7 +198,7 @@ class Ledger(ABC):
         """Nobody else resolves a hold whose answer could not be sealed: the machine had no thread, memory or random
         bytes left for that. Its claim says that the upstream may have done the work."""
         record, hold = settlement.record, settlement.hold
-        log.error("what is to be kept of %s cannot be sealed: %r", request_id_text(record.id), error)
+        log.error("cannot encrypt the stored reply or object of %s: %r", request_id_text(record.id), error)
         claim = ended(hold.claim, "unknown") if hold is not None and hold.claim is not None else None
         if not self._closed:
             await self._ask(lost(_settle_order(record, hold, claim), "settle_refused"))

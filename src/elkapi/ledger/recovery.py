@@ -83,7 +83,7 @@ class RecoveryReport(msgspec.Struct):
     def text(self) -> str:
         """One line for the log."""
         return (
-            f"{counted(self.workers, 'worker')} gone, {counted(self.holds, 'hold')} of {self.nano} nano given back, "
+            f"{counted(self.workers, 'worker')} gone, {counted(self.holds, 'hold')} of {self.nano} nano released, "
             f"{counted(self.claims_unknown, 'idempotent call')} unknown"
         )
 

@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         try:
             frames = self._frames.feed(data)
         except FrameError as error:
-            log.error("a worker's connection is closed: %s", error)
+            log.error("closed the connection of a worker: %s", error)
             self.close()
             return
         for frame in frames:

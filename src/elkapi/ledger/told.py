@@ -107,7 +107,7 @@ class ToldFailures:
                 os.ftruncate(self._file, before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            log.error("what callers were told is kept in memory only: %r", error)
+            log.error("cannot write the journal of answered calls, so it is in memory only: %r", error)
             return False
         return True
 

@@ -162,7 +162,7 @@ class Writer:
             self.stats.transactions += 1
             self.stats.orders += len(entries)
         except Exception as error:
-            log.debug("left to the ledger's thread: %r", error)
+            log.debug("batch left to the ledger thread: %r", error)
             return None
         finally:
             self.lock.release()
@@ -322,7 +322,7 @@ class Writer:
         try:
             self._tick()
         except Exception as error:
-            log.error("the ledger's recovery could not run: %s", to_operator(error))
+            log.error("ledger recovery failed: %s", to_operator(error))
 
     def _end(self) -> None:
         deadline_s = self._monotonic_s() + self._limits.drain_s
@@ -331,6 +331,6 @@ class Writer:
             owed, self._owed = [*map(self._again, self._owed)], []
             self._write_and_wake(owed)
         if self._owed:
-            log.error("settlements left to recovery: %d", len(self._owed))
+            log.error("%d settlements left to recovery", len(self._owed))
         elif self._beat is not None:
             self._write_and_wake([(msgspec.structs.replace(self._beat, ended=True), None)])

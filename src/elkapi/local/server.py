@@ -163,7 +163,7 @@ def run(socket_path: str, threads: int = 0, models_dir: str = "") -> int:
     for problem in refused:
         log.error("%s", problem)
     if not engines:
-        log.error("no local model can be used")
+        log.error("no local model is usable")
         return EXIT_NO_MODEL
     app = ModelApp(engines, lane_count(threads))
 

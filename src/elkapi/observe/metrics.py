@@ -86,7 +86,7 @@ class CallCounts:
         self._requests = Counter("elkapi_requests", text, ["operation", "status"], registry=registry)
         self._tokens = Counter("elkapi_input_tokens", "Input tokens metered.", registry=registry)
         self._charged = Counter("elkapi_charged_nano_usd", "Charged to customers.", registry=registry)
-        self._lost = Counter("elkapi_operator_loss_nano_usd", "Borne by the operator.", registry=registry)
+        self._lost = Counter("elkapi_operator_loss_nano_usd", "Cost borne by the operator.", registry=registry)
         self._attempts = Counter("elkapi_attempts", "Attempts at upstreams.", ["channel", "outcome"], registry=registry)
         self.requests: dict[tuple[str, int], int] = defaultdict(int)
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)
@@ -130,7 +130,7 @@ class Metrics(CallCounts):
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self._alerts = Counter("elkapi_alerts", "What an operator must look at.", ["kind"], registry=registry)
+        self._alerts = Counter("elkapi_alerts", "Open alerts for the operator.", ["kind"], registry=registry)
         self._gauges = {
             "connections": _gauge(registry, "elkapi_connections", "Open client connections."),
             "snapshot_age_seconds": _gauge(
@@ -147,7 +147,7 @@ class Metrics(CallCounts):
             "telemetry_dropped": _gauge(
                 registry,
                 "elkapi_telemetry_calls_dropped",
-                "Calls not told to the collector because it was slow or away.",
+                "Calls not exported because the collector was slow or unreachable.",
             ),
         }
         self.durations: dict[str, Durations] = defaultdict(Durations)
@@ -204,7 +204,7 @@ def telemetry_lost() -> Any:
 
     from elkapi.observe import metric_files  # noqa: F401 - before the first value is made
 
-    text = "Spans that the collector refused or did not take in time."
+    text = "Spans that the collector refused or did not accept in time."
     return Counter("elkapi_telemetry_spans_lost", text, registry=CollectorRegistry())
 
 
@@ -218,12 +218,12 @@ class TaskMetrics(CallCounts):
         super().__init__(registry)
         self._events = Counter(
             "elkapi_task_events",
-            "Polls of tasks, their failures, words that nobody declared, copies that failed, ends by state.",
+            "Polls of tasks, their failures, undeclared states, failed copies, and ends by state.",
             ["kind"],
             registry=registry,
         )
         self._open = _gauge(registry, "elkapi_tasks_open", "Open tasks.")
-        self._late = _gauge(registry, "elkapi_task_poll_late_seconds", "How late the last poll began.", mode="livemax")
+        self._late = _gauge(registry, "elkapi_task_poll_late_seconds", "Delay of the last poll.", mode="livemax")
 
     def fold(self, events: Mapping[str, int], open_tasks: int, late_s: float) -> None:
         """`events` since the last time; called about once a second."""
@@ -241,7 +241,7 @@ def _while_the_disk_has_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log.warning("metrics are not counted: %s", error)
+        log.warning("cannot record metrics: %s", error)
 
 
 class _PublicPart:

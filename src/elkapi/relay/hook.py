@@ -78,7 +78,9 @@ async def _answered(plane: DataPlane, rule: Rule, question: Question) -> _Answer
     guard, body = rule.guard, msgspec.json.encode(question)
     if not guard.secret:
         # It did not open with this installation's key; a signature that anybody can make would be worse than none.
-        plane.log.write("guard_hook_failed", "error", guard=guard.name, error="its secret does not open")
+        plane.log.write(
+            "guard_hook_failed", "error", guard=guard.name, error="cannot decrypt its secret with this secret key"
+        )
         return None
     wait_s = guard.deadline_s
     order = UpstreamRequest(

@@ -81,7 +81,7 @@ def plan(
         ready = [first, *(pair for pair in ready if pair[1] is not first[1])]
     attempts = [_attempt(channel, key, model, True) for channel, key in ready[:attempts_max]]
     if first is not None:
-        attempts[0] = msgspec.structs.replace(attempts[0], why=f"{attempts[0].why}, answered this session last")
+        attempts[0] = msgspec.structs.replace(attempts[0], why=f"{attempts[0].why}, last used by this session")
     attempts += [_attempt(channel, key, model, False) for channel, key in cooling[: attempts_max - len(attempts)]]
     return tuple(attempts)
 

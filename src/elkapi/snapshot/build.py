@@ -60,7 +60,7 @@ def build_snapshot(
         rules={guard.name: rule_of(guard) for guard in guards.all_guards(connection, sealer)},
         policies={row.name: row.policy for row in rows if row.policy != NO_POLICY},
         warnings=tuple(
-            f"channel {entry.channel.id} ({entry.channel.name}): {part} does not open with this secret key"
+            f"channel {entry.channel.id} ({entry.channel.name}): cannot decrypt {part} with this secret key"
             for entry in loaded
             for part in entry.sealed_shut
         ),

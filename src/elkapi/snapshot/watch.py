@@ -107,13 +107,11 @@ class SnapshotHolder:
             except Unavailable as error:
                 failures += 1
                 if failures == 1:
-                    log.warning(
-                        "%s; going on with the configuration of version %d", to_operator(error), self._seen.config
-                    )
+                    log.warning("%s; keeping the configuration of version %d", to_operator(error), self._seen.config)
             except Exception:
                 # A row that cannot be read must not end the polling: the next change may be the repair.
                 failures += 1
-                log.exception("the snapshot could not be rebuilt; going on with version %d", self._seen.config)
+                log.exception("cannot rebuild the snapshot; keeping version %d", self._seen.config)
 
     def _pause_s(self, failures: int) -> float:
         poll_s = self._settings.snapshot_poll_s

@@ -91,12 +91,12 @@ def parse_url(url: str) -> URL:
             raise DatabaseUrlError("the database address has more than one @; write %40 for one in the password")
         if unknown := sorted(parsed.query.keys() - _postgresql_options()):
             raise DatabaseUrlError(
-                f"the database address asks for {', '.join(unknown)}, which PostgreSQL does not know"
+                f"the database address has parameters that PostgreSQL does not know: {', '.join(unknown)}"
             )
         parsed = parsed.set(drivername="postgresql+psycopg")
         _check_hosts(parsed)
         return parsed
-    raise DatabaseUrlError(f"{parsed.drivername!r} is not a database we know; use sqlite:///FILE or postgresql://...")
+    raise DatabaseUrlError(f"{parsed.drivername!r} is not a supported database; use sqlite:///FILE or postgresql://...")
 
 
 def _postgresql_options() -> set[str]:
@@ -241,7 +241,7 @@ def _check_postgresql(connection: Any) -> None:
     session's bounds and prepared statements to another."""
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         raise DatabaseUrlError(
-            f"the database's encoding is {encoding}, which cannot hold every text: make one with "
+            f"the database's encoding is {encoding}, which cannot store all text; create one with "
             "CREATE DATABASE elkapi ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
         )
     try:
@@ -252,8 +252,8 @@ def _check_postgresql(connection: Any) -> None:
         raise OperationalError(None, None, error) from error
     if not mark:
         raise DatabaseUrlError(
-            "what the gateway asks of its connection does not reach PostgreSQL: a pooler such as PgBouncer stands in "
-            "between; name PostgreSQL's own address, as the gateway pools its connections itself"
+            "the settings of a connection do not reach PostgreSQL, because a pooler such as PgBouncer is in between; "
+            "use PostgreSQL's own address, since the gateway pools its connections itself"
         )
 
 
@@ -337,10 +337,10 @@ def adopt_sqlite_file(connection: Any) -> None:
 def _claim_sqlite_file(connection: Any) -> None:
     application_id = _scalar(connection, "PRAGMA application_id")
     if application_id not in (0, SQLITE_APPLICATION_ID):
-        raise DatabaseUrlError("the database file belongs to another program (its application id is not ours)")
+        raise DatabaseUrlError("the database file belongs to another program (its application id differs)")
     if application_id == 0:
         if _scalar(connection, "SELECT count(*) FROM sqlite_master"):
-            raise DatabaseUrlError("the database file already holds tables that are not ours")
+            raise DatabaseUrlError("the database file already contains tables of another program")
         connection.execute(f"PRAGMA application_id = {SQLITE_APPLICATION_ID}")
 
 

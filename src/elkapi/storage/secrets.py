@@ -69,12 +69,12 @@ class Sealer:
         """The plain value; raises SealError."""
         head = 1 + _SALT_BYTES + _NONCE_BYTES
         if len(sealed) < head + _TAG_BYTES or sealed[:1] != _VERSION:
-            raise SealError("the sealed value is damaged or of an unknown version")
+            raise SealError("the encrypted value is damaged or of an unknown version")
         salt, nonce = sealed[1 : 1 + _SALT_BYTES], sealed[1 + _SALT_BYTES : head]
         try:
             return self._cipher(salt).decrypt(nonce, sealed[head:], context)
         except InvalidTag:
-            raise SealError("the sealed value does not open with this secret key in this place") from None
+            raise SealError("the encrypted value cannot be decrypted with this secret key in this place") from None
 
     def fingerprint(self, plain: bytes) -> bytes:
         """A keyed 32-byte hash: equal secrets are recognised without being stored or guessable from the database."""
@@ -161,7 +161,7 @@ def bind_secret_key(connection: Connection, sealer: Sealer) -> None:
     sql.upsert(connection, schema.meta, {"name": _CHECK_NAME, "value": check}, key=["name"])
     if not is_bound_to(connection, sealer):
         raise SecretKeyError(
-            "this database was sealed with another secret key; set ELKAPI_SECRET_KEY or restore the file secret.key"
+            "this database was encrypted with another secret key; set ELKAPI_SECRET_KEY or restore the file secret.key"
         )
 
 
@@ -179,4 +179,4 @@ def lost_key(connection: Connection, settings: Settings) -> str | None:
     # writes its file before it binds it.
     if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or is_there(path):
         return None
-    return f"this database was sealed with a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"
+    return f"this database was encrypted with a secret key that is missing; restore {path} or set ELKAPI_SECRET_KEY"

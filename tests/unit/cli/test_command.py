@@ -339,7 +339,7 @@ def test_a_role_that_runs_is_not_started_again_beside_it(elkapi: Elkapi, tmp_pat
         outcome = elkapi("serve", "--role", role)
     assert (outcome.status, outcome.err) == (
         1,
-        f"elkapi: {role} already runs with the data directory {path.parent}\n",
+        f"elkapi: {role} is already running with the data directory {path.parent}\n",
     )
     assert path.exists()
 

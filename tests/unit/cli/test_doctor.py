@@ -101,7 +101,7 @@ def test_doctor_goes_on_where_a_file_cannot_be_looked_at(
     assert outcome.status == 1
     said = {finding["name"]: finding["detail"] for finding in json.loads(outcome.out)["findings"]}
     assert said["log file"].startswith("File name too long: /")
-    assert said["secret key"] == "Permission denied: theirs; look again as the user that runs the gateway"
+    assert said["secret key"] == "Permission denied: theirs; run this as the user that runs the gateway"
     assert said["model m"].startswith(f"cannot read {folder / 'w'}: ")
     assert "accept backlog" in said
 

@@ -29,7 +29,7 @@ def test_g60_a_dry_run_shows_the_route_that_a_503_leads_to(staged: Elkapi) -> No
     found = staged("route", "explain", "--key", "alice", "--model", "best", "--fail", "main=503", "--json").json
     assert (found["asked"], found["models"]) == ("best", ["big", "small"])
     assert steps(found) == [("big", "main", "status_503"), ("big", "spare", "ok")]
-    assert found["steps"][0]["then"] == "the next attempt is made; the channel rests"
+    assert found["steps"][0]["then"] == "the next attempt is tried; the channel rests"
     assert (found["answered_by"], found["told"]) == ("big", None)
 
 
@@ -89,7 +89,7 @@ def test_what_makes_no_sense_is_refused_with_its_field(staged: Elkapi) -> None:
 def test_people_read_a_table_and_how_it_ends(staged: Elkapi) -> None:
     done = staged("route", "explain", "--model", "big", "--fail", "main=401")
     assert (
-        "the key is taken out of service"
+        "the channel key is disabled"
         in staged("route", "explain", "--model", "big", "--fail", "main=401", "--json").out
     )
     assert "MODEL" in done.out

@@ -40,17 +40,17 @@ def test_bad_settings_are_one_line_without_their_secret(
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("PORT", "99999", "port is 99999; it is at most 65535"),
-        ("WORKERS", "999999", "workers is 999999; it is at most 256"),
+        ("PORT", "99999", "port is 99999; it must be at most 65535"),
+        ("WORKERS", "999999", "workers is 999999; it must be at most 256"),
         ("WORKERS", "0", "workers is 0; it must be above zero"),
         ("DRAIN_S", "nan", "ELKAPI_DRAIN_S: 'nan' is not a number"),
-        ("HEARTBEAT_LOST_S", "9" * 12, "it is at most 1000000000"),
+        ("HEARTBEAT_LOST_S", "9" * 12, "it must be at most 1000000000"),
         ("CONNECT_S", "1_0", "ELKAPI_CONNECT_S: '1_0' is not a number: write it as digits, such as 600 or 0.5"),
         ("CONNECT_S", "1e3", "ELKAPI_CONNECT_S: '1e3' is not a number"),
-        ("WORKERS", "-2", "workers is -2; it cannot be negative"),
+        ("WORKERS", "-2", "workers is -2; it must not be negative"),
         ("WORKERS", "２", "ELKAPI_WORKERS: '２' is not a whole number"),
-        ("BODY_BYTES_MAX", "9" * 30, "it is at most 9223372036854775807"),
-        ("MODEL_THREADS", "9" * 12, "it is at most 1024"),
+        ("BODY_BYTES_MAX", "9" * 30, "it must be at most 9223372036854775807"),
+        ("MODEL_THREADS", "9" * 12, "it must be at most 1024"),
         ("LEDGER_BATCH_MAX", "0", "ledger_batch_max is 0; it must be above zero"),
         ("SNAPSHOT_POLL_S", "0", "it must be above zero"),
         ("STREAM_PING_S", "0", "stream_ping_s is 0; it must be above zero"),
@@ -59,14 +59,14 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("ASSET_BYTES_MAX", "0", "asset_bytes_max is 0; it must be above zero"),
         ("ATTEMPTS_MAX", "0", "it must be above zero"),
         ("ATTEMPTS_MAX", "2.5", "ELKAPI_ATTEMPTS_MAX: '2.5' is not a whole number"),
-        ("BATCH_RATIO", "50", "batch_ratio is 50; it is at most ten times the price, 10"),
-        ("HOST", "", "host is empty; leave ELKAPI_HOST out for its default"),
-        ("DATA_DIR", "/what?", "data_dir is /what?; addresses of the sockets in it take no ? and no #"),
+        ("BATCH_RATIO", "50", "batch_ratio is 50; it must be at most 10 (ten times the price)"),
+        ("HOST", "", "host is empty; unset ELKAPI_HOST to use the default"),
+        ("DATA_DIR", "/what?", "data_dir is /what?; it must not contain ? or #"),
         ("DATA_DIR", "", "data_dir is empty"),
         ("LOG_LEVEL", "loud", "log_level is 'loud'; use debug, info, warning, error"),
-        ("PUBLIC_URL", "ai.example.com", "it begins with https:// or http://"),
+        ("PUBLIC_URL", "ai.example.com", "it must start with https:// or http://"),
         *(
-            ("PUBLIC_URL", f"https://{rest}", "public_url is https://HOST[:PORT][/PATH]")
+            ("PUBLIC_URL", f"https://{rest}", "public_url must be https://HOST[:PORT][/PATH]")
             for rest in ("", "/files", "ai.example.com?x=1", "me:hunter2@ai.example.com", "ai.example.com:port", "a b")
         ),
         *(
@@ -77,7 +77,7 @@ def test_bad_settings_are_one_line_without_their_secret(
             ("OTLP_HEADERS", headers, "cannot be read; write name=value,name=value, with %20 for a space")
             for headers in ("hunter2", "a=b,hunter2", "authorization: hunter2", "a b=c", "a=%0a", "a=ключ")
         ),
-        ("HEARTBEAT_S", "30", "heartbeat_lost_s is 10.0; it is to be twice heartbeat_s at least"),
+        ("HEARTBEAT_S", "30", "heartbeat_lost_s is 10.0; it must be at least twice heartbeat_s"),
         ("REDIS_URL", "localhost:6379", "redis_url cannot be read; use redis://"),
         ("REDIS_URL", "redis://me:hunter2@host:port/0", "redis_url cannot be read; use redis://"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,proxy", "trusted_proxies: 'proxy' does not appear to be"),
@@ -131,7 +131,7 @@ def test_zero_is_refused_where_nobody_would_be_answered_or_nothing_done(name: st
     ("text", "said"),
     [
         ("port = ", "cannot read the settings file"),
-        ("prot = 1\nzebra = 2\n", "has settings nobody knows: prot, zebra"),
+        ("prot = 1\nzebra = 2\n", "has unknown settings: prot, zebra"),
         ("port = 'x'\n", "Expected `int`, got `str`"),
     ],
 )

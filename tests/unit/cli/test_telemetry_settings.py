@@ -43,8 +43,8 @@ def test_content_is_switched_off_by_a_word(value: str) -> None:
     ("name", "value", "said"),
     [
         ("OTLP_CONTENT", "maybe", "ELKAPI_OTLP_CONTENT='maybe' is neither true nor false"),
-        ("OTLP_SAMPLE_RATIO", "1.5", "otlp_sample_ratio is 1.5; it is at most 1"),
-        ("OTLP_SAMPLE_RATIO", "-1", "otlp_sample_ratio is -1.0; it cannot be negative"),
+        ("OTLP_SAMPLE_RATIO", "1.5", "otlp_sample_ratio is 1.5; it must be at most 1"),
+        ("OTLP_SAMPLE_RATIO", "-1", "otlp_sample_ratio is -1.0; it must not be negative"),
     ],
 )
 def test_what_makes_no_sense_is_refused(name: str, value: str, said: str) -> None:

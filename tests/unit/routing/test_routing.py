@@ -140,7 +140,7 @@ def test_g61_a_sessions_channel_and_key_come_first_among_the_best_priority_alone
     tier = (channel(1), channel(2, keys=2), channel(3))
     attempts = plan((tier,), "m", is_openai, Health(10, 100), Random(seed), 9, Place(2, 21))
     assert attempts[0].key.id == 21
-    assert attempts[0].why.endswith("answered this session last")
+    assert attempts[0].why.endswith("last used by this session")
     assert len({attempt.key.id for attempt in attempts}) == len(attempts) == 4
     better = (channel(4, priority=1), channel(5, priority=1))
     assert set(order(better, tier, seed=seed, preferred=Place(2, 21))[:2]) == {4, 5}

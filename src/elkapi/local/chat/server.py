@@ -288,7 +288,10 @@ def _engine(row: ChatRow, own_socket: str, limits: ChatLimits) -> tuple[ChatEngi
         return LlamaEngine(row, path, own_socket, limits.window, limits.slots, threads), ""
     except (ModelUnusable, ImportError, RuntimeError, MemoryError) as error:
         log.error("the model %s cannot be used: %s", row.id, error)
-        return None, f"The local model {row.id} cannot be used on this machine; its operator's log says why."
+        return (
+            None,
+            f"The local model {row.id} cannot be used on this machine; the operator finds the reason in the log.",
+        )
 
 
 async def _serve(app: ChatApp, listener: socket.socket, ready: Callable[[], None], limits: ChatLimits) -> None:
@@ -307,7 +310,7 @@ async def _look_after(app: ChatApp, limits: ChatLimits, servers: list[Server]) -
         await asyncio.sleep(TICK_S)
         slots = app.slots
         if slots is not None and slots.stalled(STALL_S):
-            log.error("the runtime has not moved for %.0f s; ending this process", STALL_S)
+            log.error("the runtime has made no progress for %.0f s; ending this process", STALL_S)
             # No orderly end: the thread that hangs in the runtime would never let go of it.
             os._exit(EXIT_STALLED)
         idle_s = slots.idle_s() if slots is not None else time.monotonic() - born_s

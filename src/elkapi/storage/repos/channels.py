@@ -327,7 +327,7 @@ def _view(sealer: Sealer, row: RowMapping, keys: list[ChannelKeyView]) -> Channe
     try:
         header_names = tuple(_open_headers(sealer, row))
     except SealError:
-        header_names = ("(sealed with another secret key)",)
+        header_names = ("(encrypted with another secret key)",)
     return ChannelView(
         **{name: row[name] for name in ("id", *_SPEC_COLUMNS, "created_ns")},
         config=_CONFIG.decode(row["config"]),

@@ -78,7 +78,7 @@ def create_key(
     key_id = connection.execute(_keys.insert().returning(_keys.c.id), values).scalar_one()
     row = get_key(connection, key_id)
     if row is None:
-        raise LookupError(f"key {key_id} vanished in its own transaction")
+        raise LookupError(f"key {key_id} disappeared within its own transaction")
     audit.write(
         connection, now_ns=now_ns, actor=actor, action="key.create", subject=f"key:{key_id}", detail=_public(row)
     )
