@@ -1,6 +1,6 @@
-"""The money: accounts, append-only entries, holds and settlements, recovery and the check of it all.
+"""Money: accounts, append-only entries, holds, settlements, recovery and the check of all of them.
 
-What a call may cost is decided in `pricing`; what it did cost is told to us in a Settlement. Storage is SQL below.
+`pricing` decides what a call may cost; a `Settlement` states what it did cost. SQL is in `storage`.
 """
 
 from __future__ import annotations

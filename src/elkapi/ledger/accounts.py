@@ -1,8 +1,9 @@
-"""Accounts: the codes of the house, customers' and quota accounts, reading balances and entries; `books` writes them.
+"""Accounts: the codes of the system's, customers' and quota accounts, and reading balances and entries; `books` writes
+them.
 
-A customer account is a purse: its posts earn revenue. A quota account is a limit laid over a call beside the purse
-(a key's, team's or budget's): its posts go to `quota-spent`, so one call is never earned twice.
-Available = posted - held + credit line, in nano-USD, and never below zero (a CHECK and the conditional UPDATE say so).
+A customer account is a purse: its posts earn revenue. A quota account is a limit that a call must pass besides the
+purse (a key's, team's or budget's): its posts go to `quota-spent`, so no call earns twice. Available = posted - held +
+credit line, in nano-USD, never below zero (a CHECK and the conditional UPDATE enforce it).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a call, as people are shown it; `nano` in nano-USD."""
+    """One entry of a call, for display; `nano` in nano-USD."""
 
     kind: str
     nano: int
@@ -70,12 +71,13 @@ class AccountError(ValueError):
 
 
 def key_account_code(now_ns: int) -> str:
-    """The code of a new key's account, of an id of its own: it is there before its key has a number."""
+    """The code of a new key's account. It has an id of its own, because the account is created before its key has a
+    number."""
     return f"key:{new_id(now_ns).hex()}"
 
 
 def ensure_system_accounts(connection: Connection) -> dict[str, int]:
-    """The house's accounts, made when absent: code -> account id. Safe from several processes at once."""
+    """The system accounts, created if absent: code -> account id. Safe to call from several processes at once."""
     rows = [{"code": code, "kind": kind} for code, kind in SYSTEM_ACCOUNTS.items()]
     if len(system_ids(connection)) < len(rows):
         sql.upsert(connection, accounts, rows, key=["code"])
@@ -83,7 +85,7 @@ def ensure_system_accounts(connection: Connection) -> dict[str, int]:
 
 
 def system_ids(connection: Connection) -> dict[str, int]:
-    """The house's accounts that are there: code -> account id."""
+    """The existing system accounts: code -> account id."""
     found = connection.execute(select(accounts.c.code, accounts.c.id).where(accounts.c.code.in_(SYSTEM_ACCOUNTS)))
     return {row.code: row.id for row in found}
 
@@ -108,7 +110,7 @@ def balance(connection: Connection, account_id: int) -> Balance:
 
 
 def balances_of(connection: Connection, account_ids: Sequence[int]) -> dict[int, Balance]:
-    """Those of these accounts that there are, by id, many to a query."""
+    """The balances of those accounts that exist, by id."""
     found: dict[int, Balance] = {}
     for start in range(0, len(account_ids), IDS_AT_ONCE):
         asked = _balance_query().where(accounts.c.id.in_(account_ids[start : start + IDS_AT_ONCE]))
@@ -122,7 +124,7 @@ def available_nano(connection: Connection, account_ids: Iterable[int]) -> int:
 
 
 def balances(connection: Connection, rows_at_once: int = 1_000) -> Iterator[Balance]:
-    """Every account by id, as they are read: so many are in memory at a time."""
+    """Every account in order of id, streamed with `rows_at_once` in memory."""
     query = _balance_query().order_by(accounts.c.id)
     streamed = query.execution_options(stream_results=True, yield_per=rows_at_once)
     for part in connection.execute(streamed).partitions():
@@ -139,7 +141,8 @@ def _balance_query() -> Select[Any]:
 
 
 def entries_of(connection: Connection, request_id: bytes) -> list[Entry]:
-    """The entries of one call, step by step; those of one step, such as several refunds, as they were made."""
+    """The entries of one call in the order of its steps; within a step, such as several refunds, in the order of
+    creation."""
     t = transfers.c
     query = select(t.id, t.kind, t.nano, t.created_ns).where(t.id.between(*entries_range(request_id)))
     rows = sorted(connection.execute(query), key=lambda row: (step_of(row.id), row.created_ns, row.id))

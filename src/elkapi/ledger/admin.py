@@ -1,7 +1,7 @@
-"""What operators do to the books: deposits, corrections and refunds, each a new entry, and credit lines, all audited.
+"""What operators book: deposits, corrections, refunds (each a new entry) and credit lines, all audited.
 
-Every function works inside the caller's write transaction and is idempotent where it takes a name for the entry.
-`subject` is what audit rows name; without one it is the account, whose number no operator knows.
+Every function works inside the caller's write transaction and is idempotent if it takes a name for the entry. `subject`
+is what audit rows name; by default it is the account, whose number operators do not know.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from elkapi.storage.repos import audit
 from elkapi.storage.schema import accounts, requests, transfers
 
 AMOUNT_MAX_NANO = 2**60
-# Of any account, the house's too: far enough from the end of a 64-bit column that no entry can carry it beyond.
+# Limit of every balance, system accounts included: far below the end of a 64-bit column, so that no entry overflows it.
 BALANCE_MAX_NANO = 2**62
 
 
@@ -45,7 +45,7 @@ def deposit(
     subject: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> bytes:
-    """Add `nano` > 0 to an account; the entry's id. Raises AccountError."""
+    """Add `nano` > 0 to an account and return the entry's id. Raises AccountError."""
     if not 0 < nano <= AMOUNT_MAX_NANO:
         raise AccountError(f"a deposit of {format_usd(nano)} USD is not possible")
     now_ns = clock.now_ns()
@@ -63,7 +63,7 @@ def adjust(
     subject: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> bytes:
-    """Correct an account by `nano`, up or down but never below zero; the entry's id. Raises AccountError."""
+    """Change an account by `nano`, up or down but never below zero, and return the entry's id. Raises AccountError."""
     if not nano or abs(nano) > AMOUNT_MAX_NANO:
         raise AccountError(f"an adjustment of {format_usd(nano)} USD is not possible")
     now_ns = clock.now_ns()
@@ -81,7 +81,7 @@ def set_credit(
     subject: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
-    """Let a customer spend `nano` >= 0 beyond what was paid in. Raises AccountError when more is spent already."""
+    """Let a customer spend `nano` >= 0 beyond their deposits. Raises AccountError if more is already spent or held."""
     c = accounts.c
     covered = c.posted_nano - c.held_nano + nano >= 0
     change = update(accounts).where(c.id == account_id, c.kind.in_(HELD_KINDS), covered).values(credit_nano=nano)
@@ -108,10 +108,10 @@ def refund(
     name: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> int:
-    """Give back `nano` (None: all that is left) of what a call was charged, on each account it was taken from.
+    """Refund `nano` (None: all that is left) of a call's charge, on each account it was taken from.
 
-    `name` identifies the refund: repeating it changes nothing. The answer is what this name refunded, in nano.
-    Raises RefundError for an unknown call, an amount of zero or less, or more than is left of the charge.
+    `name` identifies the refund: repeating it changes nothing. Returns what this name refunded, in nano. Raises
+    RefundError for an unknown call, an amount of zero or less, or more than is left of the charge.
     """
     charged = connection.execute(
         sql.for_update(select(requests.c.charge_nano).where(requests.c.id == request_id))
@@ -169,13 +169,13 @@ def _book(connection: Connection, account: int, entry: entries.Transfer, actor: 
 
 
 def _write(connection: Connection, entry: entries.Transfer) -> None:
-    """The entry and both balances; the customer's side only as far as it is covered."""
+    """Write the entry and both balances; the customer's balance must cover it."""
     connection.execute(transfers.insert(), msgspec.structs.asdict(entry))
     c = accounts.c
     moves = ((entry.debit_account, -entry.nano), (entry.credit_account, entry.nano))
     both = [account for account, _ in moves]
     house = set(connection.execute(select(c.id).where(c.id.in_(both), c.kind.not_in(HELD_KINDS))).scalars())
-    # Customers' rows are locked before the house's, as everywhere in the ledger.
+    # Lock order of the whole ledger: customers' rows before system rows.
     for account, nano in sorted(moves, key=lambda move: (move[0] in house, move[0])):
         change = update(accounts).where(c.id == account).values(posted_nano=c.posted_nano + nano)
         if account not in house:

@@ -1,9 +1,9 @@
 """Carries out a batch of orders as one transaction on one connection; queues, threads and waiting are left to `writer`.
 
-The common way is one pass over the batch (`_together`): resolutions and usage rows, then one conditional UPDATE per
-account, then the holds that were admitted. Whatever does not fit it (a repeated order, a hold that recovery already
-expired, a row the database refuses) sends the batch the careful way (`_alone`): order by order, each in a savepoint,
-so one bad row fails alone. Rows are locked in one order everywhere: resolutions, customers by id, the house's accounts.
+The fast path is one pass over the batch (`_together`): resolutions and usage rows, then one conditional UPDATE per
+account, then the admitted holds. Whatever does not fit it (a repeated order, a hold that recovery has expired, a row
+the database refuses) sends the batch down the slow path (`_alone`): order by order, each in a savepoint, so that one
+bad row fails alone. Rows are always locked in the same order: resolutions, customers by id, system accounts.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
 
-# Holds this writer made itself need no query when they are settled; older ones are looked up.
+# Holds made by this writer are settled without a query; older ones are looked up.
 OPEN_MAX = 200_000
 BUSY_WAIT_S = 5.0
 BUSY_STEP_S = 0.002
-# From a request's arrival (its id) to its hold; recovery relies on it when it decides where to begin.
+# The longest time from a request's arrival (its id) to its hold; recovery relies on it to know where to begin.
 CALL_AGE_MAX_NS = 300 * 1_000_000_000
 COUNTERS_MAX = 50_000
-# Workers whose heartbeats are remembered: far more than write here at once, since one that is killed says no farewell.
+# How many workers' heartbeats are remembered: far more than run at once, since killed workers leave theirs behind.
 OWNERS_MAX = 1_000
 ATTEMPTS_MAX = 5
 SQLITE_UNREADABLE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -53,11 +53,11 @@ Outcome = Refusal | None
 
 
 class _Irregular(Exception):
-    """The batch does not fit the common way; the transaction is rolled back and taken order by order."""
+    """The batch does not fit the fast path: it is rolled back and taken order by order."""
 
 
 class _Batch:
-    """What one pass collects: rows to write, flat, and what each account gains and loses."""
+    """What one pass collects: flat rows to write, and what each account gains and loses."""
 
     def __init__(self, orders: Sequence[Order], now_ns: int) -> None:
         self.now_ns = now_ns
@@ -79,7 +79,7 @@ class Books:
     """The ledger's tables behind one DBAPI connection in autocommit; used by one thread at a time."""
 
     def __init__(self, connection: Any, dialect: str, house: dict[str, int], clock: Clock, keep_ns: int) -> None:
-        """`house` is accounts.ensure_system_accounts(); `keep_ns` is how long an idempotency key is remembered."""
+        """`house` comes from accounts.ensure_system_accounts(); `keep_ns` is how long an idempotency key is kept."""
         self._connection = connection
         self._cursor = connection.cursor()
         self._sql = for_dialect(dialect)
@@ -97,31 +97,31 @@ class Books:
         self._closed: list[bytes] = []
         self._counters: dict[tuple[int, ...], tuple[int, ...] | None] = {}
         self._evicted = b"\xff" * 16
-        # By owner: from where recovery would look for its holds, as its last heartbeat here said.
+        # Per owner, where recovery would begin to look for its holds, as of its last heartbeat here.
         self._scanned_from: dict[bytes, bytes] = {}
         self._patient = True
-        # Whether the last transaction failed while it was being committed: it may stand all the same.
+        # Whether the last transaction failed during its commit, so that it may be committed all the same.
         self.in_doubt = False
 
     def adopt(self, holds: Iterable[tuple[bytes, int, tuple[int, ...]]]) -> None:
-        """Know holds made before this connection: (request id, nano, accounts)."""
+        """Register holds made before this connection: (request id, nano, accounts)."""
         for request_id, nano, legs in holds:
             self._open[request_id] = (nano, legs)
 
     def close(self) -> None:
-        """Close the connection; an open transaction is undone."""
+        """Close the connection; an open transaction is rolled back."""
         with contextlib.suppress(Exception):
             self._connection.close()
 
     @property
     def open_holds(self) -> int:
-        """Holds made here and not resolved yet: the calls in flight."""
+        """Unresolved holds made here: the calls in flight."""
         return len(self._open)
 
     def apply(self, orders: Sequence[Order], *, patient: bool = True) -> list[Outcome]:
-        """The outcome of each order, all committed. Raises the driver's error when nothing was.
+        """Commit the orders and return the outcome of each. Raises the driver's error if nothing was committed.
 
-        Not `patient`, it never waits for another process that is writing, but raises at once.
+        With `patient=False` it raises at once instead of waiting for another process that is writing.
         """
         self._patient = patient
         for attempt in range(1, ATTEMPTS_MAX + 1):
@@ -192,7 +192,7 @@ class Books:
             self._evicted = min(self._evicted, oldest)
             del self._open[oldest]
 
-    # The common way
+    # The fast path
 
     def _together(self, orders: Sequence[Order]) -> list[Outcome]:
         batch = _Batch(orders, self._clock.now_ns())
@@ -265,7 +265,7 @@ class Books:
             batch.kept.append(order)
 
     def _plan_step(self, batch: _Batch, index: int, order: Step) -> None:
-        """Make a task's step at once; its settlement and its claim go with the batch."""
+        """Write a task's step now; its settlement and claim are written with the batch."""
         if not self._tasker.step(order):
             batch.outcomes[index] = Refusal("moved")
             return
@@ -300,12 +300,13 @@ class Books:
             self._claims.forget(order)
             return
         if order.request_id < self._scanned_from.get(order.owner, b""):
-            # The clock was set back since the last heartbeat: killed before the next one, it would never be found.
+            # The clock was set back since the last heartbeat: recovery would miss this hold if the worker died before
+            # the next one.
             self._cursor.execute(self._sql.scan_earlier, (order.request_id, order.owner, order.request_id))
         batch.holds.append((index, order, counters))
 
     def _change_accounts(self, batch: _Batch) -> None:
-        """One UPDATE per account for the whole batch; it admits the batch's holds on that account, or none of them."""
+        """One UPDATE per account for the whole batch; it admits all of the batch's holds on that account, or none."""
         wanting: defaultdict[int, list[tuple[int, Hold]]] = defaultdict(list)
         for index, order, _ in batch.holds:
             for account in order.accounts:
@@ -321,7 +322,7 @@ class Books:
                 changes.append((sql.account_change, (spent, -released, account)))
                 continue
             if not sql.is_sqlite and len(touched) > 1:
-                # One that is refused stays unlocked, and would be locked out of turn below.
+                # A refused UPDATE locks no row, and the row would then be locked out of order below.
                 changes.append((sql.account_available, (account,)))
             asked.append((len(changes), account))
             changes.append((sql.account_change_if, (spent, wanted - released, account, wanted + spent - released)))
@@ -337,9 +338,9 @@ class Books:
             short.remove(account)
 
     def _admit_in_turn(self, batch: _Batch, account: int, alive: list[tuple[int, Hold]], short: set[int]) -> None:
-        """The account does not cover all its holds: admit them in order of arrival as far as it goes.
+        """The account does not cover all its holds: admit them in order of arrival as far as the balance goes.
 
-        Nothing is held yet on the accounts that are `short`, this one among them.
+        Nothing is held yet on the accounts in `short`, which include this one.
         """
         cursor, sql = self._cursor, self._sql
         spent, released = batch.spent[account], batch.released[account]
@@ -373,12 +374,12 @@ class Books:
             if order.task is None:
                 self._opened.append(order)
             else:
-                # It may stand for hours, so it is looked up when it ends and not remembered until then.
+                # A task's hold may stay open for hours, so it is looked up at its end instead of being remembered.
                 batch.begun.append(order)
         self._sql.holds.insert(self._cursor, flat)
 
     def _counters_of(self, legs: tuple[int, ...]) -> tuple[int, ...] | None:
-        """Who earns each leg; None unless the legs are exactly one customer and any number of quotas."""
+        """The counter account of each leg; None unless the legs are exactly one customer and any number of quotas."""
         try:
             return self._counters[legs]
         except KeyError:
@@ -400,7 +401,7 @@ class Books:
     def _beat(self, order: Beat, now_ns: int) -> None:
         ended = now_ns if order.ended else None
         scan_from, told = self._scan_from(now_ns), self._scanned_from
-        # Put behind the others, so that the first is the owner that has been silent for longest.
+        # Moved to the end, so that the first is the owner that has been silent the longest.
         told.pop(order.owner, None)
         if not order.ended:
             told[order.owner] = scan_from
@@ -409,10 +410,10 @@ class Books:
         self._cursor.execute(self._sql.beat, (order.owner, order.role, order.started_ns, now_ns, ended, scan_from))
 
     def _scan_from(self, now_ns: int) -> bytes:
-        """No hold that is open or will be made has a smaller id: where recovery would have to begin."""
+        """Where recovery would have to begin: no open or future hold has a smaller id."""
         return min(first_id_at(now_ns - CALL_AGE_MAX_NS), self._evicted, min(self._open, default=self._evicted))
 
-    # The careful way
+    # The slow path
 
     def _alone(self, order: Order) -> Outcome:
         try:
@@ -423,12 +424,12 @@ class Books:
             name = order.owner.hex() if isinstance(order, Beat) else request_id_text(order.request_id)
             log.error("the ledger refused %s of %s: %s", type(order).__name__, name, _words(error))
         if isinstance(order, Settle) and (order.kept is not None or order.charge_nano):
-            # Its caller is told that the call failed, and nobody will settle it again.
+            # The caller is told that the call failed, and nobody will settle it again.
             self._alone(lost(order, "settle_refused"))
         return Refusal("refused" if isinstance(order, Step) else "unavailable", FAILED)
 
     def _saved(self, order: Order) -> Outcome:
-        """The outcome of one order inside a savepoint, which is left as it was when this raises."""
+        """The outcome of one order inside a savepoint, which is rolled back if this raises."""
         self._cursor.execute("SAVEPOINT alone")
         opened, closed = len(self._opened), len(self._closed)
         try:
@@ -471,7 +472,7 @@ class Books:
         return None
 
     def _adapted(self, order: Settle) -> Settle | None:
-        """The settlement as it can still be made, or None when it was made before."""
+        """The settlement as it can still be booked, or None if it was booked before."""
         request_id = order.request_id
         self._cursor.execute(self._sql.usage_row, (request_id,))
         made = self._cursor.fetchone()
@@ -485,7 +486,7 @@ class Books:
         legs = self._stored_legs(request_id)
         resolution = self._resolution(request_id)
         if legs and resolution is None:
-            # Known again, so that the common way can resolve it; a rollback forgets it with the next batch.
+            # Remembered again, so that the fast path can resolve it; a rollback forgets it with the next batch.
             self._open[request_id] = (legs[0][1], tuple(account for account, _ in legs))
             return order
         self._cursor.execute(self._sql.forget_unknown, (request_id,))
@@ -496,7 +497,7 @@ class Books:
 
 
 def not_covered(wanted_nano: int, available_nano: int | None = None, held_nano: int = 0) -> str:
-    """A refusal by which a balance that is used up can be told from one that the calls under way hold."""
+    """The refusal of a hold. It tells a spent balance from one that calls in progress hold; amounts in nano-USD."""
     text = f"Your balance does not cover the most that this call may cost, {format_usd(wanted_nano)} USD"
     if available_nano is None:
         return f"{text}."
@@ -505,13 +506,13 @@ def not_covered(wanted_nano: int, available_nano: int | None = None, held_nano: 
 
 
 def _may_succeed_again(error: BaseException) -> bool:
-    """Deadlocks and serialization failures of PostgreSQL: the transaction was undone and may simply be repeated."""
+    """Deadlocks and serialization failures of PostgreSQL: the transaction was rolled back and can be repeated."""
     return getattr(error, "sqlstate", None) in ("40001", "40P01")
 
 
 def _is_outage(error: BaseException) -> bool:
-    """The database could not do it at all: both drivers derive that from a class of one of these names. SQLite tells a
-    read that failed for once as a damaged page, and a lack of memory as Python does."""
+    """Whether the database is unavailable, by the class names from which both drivers derive such errors. SQLite
+    reports a transient read failure as a damaged page, and a lack of memory as MemoryError."""
     if is_too_much(error):
         return False
     if isinstance(error, MemoryError) or getattr(error, "sqlite_errorname", "").startswith(SQLITE_UNREADABLE):
@@ -521,7 +522,7 @@ def _is_outage(error: BaseException) -> bool:
 
 
 def _words(error: Exception) -> str:
-    """An error without what it was about: a driver quotes values below its first line, and Python beside its own."""
+    """An error without the values in it: drivers quote them below the first line, and Python in the message itself."""
     kind = type(error).__name__
     if not hasattr(error, "sqlstate") and not hasattr(error, "sqlite_errorname"):
         return kind

@@ -1,8 +1,8 @@
-"""Recomputes the books from their entries and says where anything differs; it changes nothing.
+"""Recomputes the ledger from its entries and reports every difference; it changes nothing.
 
-What must hold: cached balances equal the entries; the sum over all accounts is zero; every hold is resolved once,
-whole, for no more than it reserved, or belongs to a live worker or an open task; no customer is below the credit
-line; usage rows, posts and losses tell the same story call by call. `reconcile` lays an upstream's bill beside it.
+Invariants: cached balances equal the entries; the sum over all accounts is zero; every hold is resolved once, for no
+more than it reserved, or belongs to a live worker or an open task; no customer is below the credit line; usage rows,
+posts and losses agree for each call. `reconcile` compares the ledger with an upstream's bill.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ATTEMPT_CUT = "outcome unknown: an attempt was sent and no complete answer came 
 
 
 class CheckReport(msgspec.Struct):
-    """The books in numbers (nano-USD), and every invariant that does not hold, in words; empty `problems` is good."""
+    """The ledger in numbers (nano-USD), and a sentence for every broken invariant; `problems` is empty if all hold."""
 
     accounts: int = 0
     entries: int = 0
@@ -64,7 +64,7 @@ class CheckReport(msgspec.Struct):
             self.problems_more += 1
 
     def lines(self) -> list[str]:
-        """For people: the numbers, then the problems."""
+        """The numbers, then the problems, as text."""
         money = {"entries_sum", "customers_posted", "customers_held", "charged", "posted", "refunded", "loss"}
         found = []
         for field in self.__struct_fields__:
@@ -79,10 +79,10 @@ class CheckReport(msgspec.Struct):
 
 
 def check(connection: Connection) -> CheckReport:
-    """Every invariant over one moment of the database: pass a read transaction that sees a single snapshot.
+    """Check every invariant; pass a read transaction that sees a single snapshot.
 
-    Entries and usage rows are read side by side, in the order of their calls, and kept no longer: what stays in memory
-    are a number for each account and the holds that are open.
+    Entries and usage rows are streamed side by side in the order of their calls. Only a number per account and the open
+    holds stay in memory.
     """
     sql.take_time(connection)
     report = CheckReport()
@@ -101,15 +101,15 @@ _Usage = tuple[bytes, int, int]
 
 
 def _rows(connection: Connection, query: Select[Any]) -> Iterator[Any]:
-    """The rows of a query as they come; several may be read side by side."""
+    """The rows of a query, streamed; several may be read side by side."""
     streamed = query.execution_options(stream_results=True, yield_per=ROWS_AT_ONCE)
     for part in connection.execute(streamed).partitions():
         yield from part
 
 
 class _Walk:
-    """Goes through the books call by call. `moved` is what the entries come to for each account; `unresolved` are calls
-    whose hold stands."""
+    """Walks the ledger call by call. `moved` is the sum of the entries per account; `unresolved` are the calls with an
+    open hold."""
 
     def __init__(self, connection: Connection, report: CheckReport) -> None:
         self.moved: defaultdict[int, int] = defaultdict(int)
@@ -138,10 +138,10 @@ class _Walk:
             row = next(usage, None)
 
     def _call(self, request_id: bytes, found: Iterable[_Entry], row: _Usage | None) -> None:
-        """One call's entries and its usage row, or what else has an id of its own: a deposit, a correction."""
+        """Check the entries and usage row of one call, or of whatever else has an id: a deposit, a correction."""
         report, moved = self._report, self.moved
         holds = resolutions = held = posted = 0
-        # What was earned and lost; None where nothing was booked.
+        # Revenue and loss; None if nothing was booked.
         earned: int | None = None
         lost: int | None = None
         for _, kind, debit, credit, nano in found:
@@ -184,7 +184,7 @@ class _Walk:
             report.problem(f"{name} was posted for more than it held: {posted} of {held} nano")
 
     def _story(self, request_id: bytes, kind: str, booked: int | None, said: int | None) -> None:
-        """What the usage row says against what was booked."""
+        """Compare the usage row with what was booked."""
         name = request_id_text(request_id)
         if booked is None:
             if said:
@@ -197,7 +197,7 @@ class _Walk:
 def _check_balances(
     connection: Connection, report: CheckReport, moved: defaultdict[int, int], holds: Sequence[OpenHold]
 ) -> None:
-    """`moved` is used up."""
+    """Compare every balance with its entries; empties `moved`."""
     held: defaultdict[int, int] = defaultdict(int)
     for hold in holds:
         for account_id in hold.account_ids:
@@ -224,7 +224,7 @@ def _check_balances(
 
 
 def _check_open_holds(connection: Connection, report: CheckReport, unresolved: Sequence[bytes]) -> list[OpenHold]:
-    """The open holds; complains about those that nobody owns."""
+    """The open holds; reports those that nobody owns."""
     live = set(connection.execute(select(workers.c.owner).where(workers.c.ended_ns.is_(None))).scalars())
     tasks = open_ids(connection)
     still_open = []
@@ -242,7 +242,7 @@ def _check_open_holds(connection: Connection, report: CheckReport, unresolved: S
 
 
 class BillLine(msgspec.Struct, frozen=True):
-    """A call whose bill and books differ; `why` says how."""
+    """A call whose bill differs from the ledger; `why` explains it."""
 
     request_id: bytes
     bill_nano: int
@@ -252,7 +252,7 @@ class BillLine(msgspec.Struct, frozen=True):
 
 
 class ReconcileReport(msgspec.Struct):
-    """bill = charged + loss + unknown when `unexplained` is empty; `unknown` lists every call of that part."""
+    """If `unexplained` is empty, bill = charged + loss + unknown; `unknown` lists every call of that part."""
 
     bill_nano: int = 0
     charged_nano: int = 0
@@ -268,10 +268,8 @@ class ReconcileReport(msgspec.Struct):
 
 
 def reconcile(connection: Connection, bill_lines: Iterable[tuple[bytes, int]]) -> ReconcileReport:
-    """Explain the bill of an upstream whose prices are ours.
-
-    Its lines are (our request id, nano-USD), several to a call where it was tried again.
-    """
+    """Explain the bill of an upstream that charges our prices. Its lines are (our request id, nano-USD), several for a
+    call that was retried."""
     sql.take_time(connection)
     billed: defaultdict[bytes, int] = defaultdict(int)
     for request_id, nano in bill_lines:
@@ -281,7 +279,7 @@ def reconcile(connection: Connection, bill_lines: Iterable[tuple[bytes, int]]) -
     for request_id, encoded in _rows(connection, select(requests.c.id, requests.c.record)):
         bill = billed.pop(request_id, 0)
         record = decode_record(encoded)
-        # What a cached answer costs is the operator's to set; no upstream bills it.
+        # The operator sets the price of a cached answer; no upstream bills it.
         charged, loss = (0 if CACHED_FLAG in record.flags else record.charge_nano), record.loss_nano
         report.charged_nano += charged
         report.loss_nano += loss
@@ -297,7 +295,7 @@ def reconcile(connection: Connection, bill_lines: Iterable[tuple[bytes, int]]) -
 def _explain(
     report: ReconcileReport, request_id: bytes, bill: int, charged: int, loss: int, unknown: str | None
 ) -> None:
-    """`unknown` says why what is billed beyond the books may be: nobody saw that outcome."""
+    """`unknown` is why the bill may exceed the ledger: nobody saw that outcome."""
     rest = bill - charged - loss
     if rest == 0:
         return

@@ -1,8 +1,8 @@
-"""Moves SQLite's write-ahead log into the database file on a thread of its own, so that no commit waits for the disk.
+"""Checkpoints SQLite's write-ahead log on its own thread, so that no commit waits for the disk.
 
-By itself SQLite does this inside whichever commit fills the log, and that commit then waits for two disk flushes. Here
-the thread copies while others go on committing; only the short rest at the end is copied under the writer's lock, so
-that the log can begin anew and stays small.
+SQLite itself checkpoints in whichever commit fills the log, and that commit then waits for two disk flushes. This
+thread copies pages while others go on committing; only the short rest is copied under the writer's lock, so that the
+log restarts and stays small.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from elkapi.clock import doubled_s
 log = logging.getLogger("elkapi.ledger")
 
 LOOK_EVERY_S = 0.25
-# While it fails, as on a full disk.
+# Longest pause while checkpoints fail, as on a full disk.
 RETRY_MAX_S = 15.0
-# Commits are kept out only for the few pages that came meanwhile.
+# Log size above which the rest is copied under the lock; commits then wait only for the few pages that are new.
 LOG_BYTES_BEGIN_ANEW = 32 << 20
 
 
 class Checkpointer:
-    """`open_connection` gives a raw SQLite connection in autocommit; `lock` is held by whoever writes a transaction."""
+    """`open_connection` returns a raw SQLite connection in autocommit; whoever writes a transaction holds `lock`."""
 
     def __init__(self, open_connection: Callable[[], Any], lock: threading.Lock) -> None:
         self._open_connection = open_connection
@@ -37,7 +37,7 @@ class Checkpointer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the checkpoint it may be making; SQLite makes the last one when the file is closed."""
+        """End the thread after the current checkpoint; SQLite makes the last one when the file is closed."""
         self._stop.set()
         self._thread.join()
 
@@ -65,7 +65,7 @@ class Checkpointer:
                 self._copy(connection)
 
     def _copy(self, connection: Any) -> int:
-        """Copy what can be copied beside readers and writers; how many bytes of pages the log has."""
+        """Copy the pages that no reader or writer needs; returns the size of the log in bytes."""
         _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
         return int(pages) * int(page_bytes)

@@ -1,6 +1,6 @@
-"""Idempotency keys inside the books' transactions: taking a claim, ending it, and what a taken one answers.
+"""Idempotency keys inside the books' transactions: taking a claim, ending it, and the answer to a claim that is taken.
 
-Sealing, opening and waiting for replies is `idempotency`'s; these functions only move rows.
+Encrypting and decrypting replies and waiting for them belong to `idempotency`; these functions only move rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from elkapi.ledger.statements import Statements
 
 
 class Claims:
-    """The table `idempotency` behind the books' own cursor; `keep_ns` is how long a key is remembered."""
+    """The table `idempotency` on the books' own cursor; `keep_ns` is how long a key is kept."""
 
     def __init__(self, cursor: Any, sql: Statements, keep_ns: int) -> None:
         self._cursor = cursor
@@ -21,9 +21,9 @@ class Claims:
         self._keep_ns = keep_ns
 
     def take_all(self, orders: Sequence[Order], now_ns: int) -> list[tuple[int, Refusal]]:
-        """Take every claim of these holds; (index, refusal) of those that were taken before.
+        """Take every claim of these holds; returns (index, refusal) for those already taken.
 
-        In the keys' order, so that two writers never wait for each other.
+        Claims are taken in the order of their keys, so that two writers never deadlock.
         """
         claiming = [
             (order.claim.key_id, order.claim.operation, order.claim.idempotency_key, index, order)
@@ -40,7 +40,7 @@ class Claims:
         claim, cursor, sql = order.claim, self._cursor, self._sql
         assert claim is not None
         key = (claim.key_id, claim.operation, claim.idempotency_key)
-        # A task outlives its worker, a claim does not: nobody but that worker can end it.
+        # A task outlives its worker, but its claim belongs to that worker: only it can end the claim.
         owner = order.owner if order.task is None else order.task.worker
         row = [*key, claim.fingerprint, order.request_id, owner, now_ns, now_ns + self._keep_ns]
         sql.claims.insert(cursor, row)
@@ -59,7 +59,7 @@ class Claims:
         return None if request_id == order.request_id else claim_refusal(claim.fingerprint, fingerprint, state, sealed)
 
     def end(self, settle: Settle | Step) -> None:
-        """Keep the reply, or only the fact, or forget the key; nothing happens to a claim of another request."""
+        """Keep the reply, keep only the state, or forget the key; a claim of another request is left alone."""
         claim = settle.claim
         assert claim is not None
         key = (claim.key_id, claim.operation, claim.idempotency_key, settle.request_id)
@@ -69,14 +69,14 @@ class Claims:
             self._cursor.execute(self._sql.claim_end, (claim.end, claim.reply_sealed, *key))
 
     def forget(self, order: Hold) -> None:
-        """The hold was refused, so its claim is free again."""
+        """Free the claim of a refused hold."""
         if (claim := order.claim) is not None:
             key = (claim.key_id, claim.operation, claim.idempotency_key, order.request_id)
             self._cursor.execute(self._sql.claim_forget, key)
 
 
 def claim_refusal(ours: bytes, stored: bytes, state: str, sealed: bytes | None) -> Refusal:
-    """What a claim that was taken before answers; also asked while waiting for it."""
+    """The answer to a claim that is already taken; also polled while waiting for it."""
     if ours != stored:
         message = "This Idempotency-Key was used with a different request; use a new key for a new request."
         return Refusal("conflict", message, "idempotency_key_reused")

@@ -1,7 +1,7 @@
-"""A worker's side of the ledger process: the same `Ledger`, its orders sent as frames and sent again when it restarts.
+"""A worker's side of the ledger process: the same `Ledger`, with its orders sent as frames and sent again on reconnect.
 
-Orders wait in `_pending` until they are answered. After a reconnect all of them are sent once more: repeated by id they
-are answers. A hold whose caller stopped waiting is sent as a void instead, since nobody knows whether it was made.
+Orders stay in `_pending` until they are answered. After a reconnect all of them are sent again; a repeated id is only
+answered. A hold whose caller has stopped waiting is sent as a void instead, since it is unknown whether it was made.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger("elkapi.ledger")
 
 RECONNECT_FIRST_S = 0.02
 RECONNECT_MAX_S = 0.5
-# One that was killed is back before that.
+# A killed ledger process is back before this many failures.
 TOLD_AFTER_FAILURES = 7
-# A frame with sealed replies is cut after about this much, so that none comes near the frame's limit.
+# Frames with stored replies are cut at about this size, so that none comes near the frame limit.
 FRAME_REPLY_BYTES_MAX = 8 * 1024 * 1024
 
 
@@ -92,7 +92,7 @@ class RemoteLedger(Ledger):
         await asyncio.gather(self._keeper, return_exceptions=True)
 
     async def _drained(self) -> None:
-        """Wait until everything is answered, at most settle_wait_s; recovery owns what is left."""
+        """Wait until everything is answered, at most settle_wait_s; the rest is left to recovery."""
         if not self._pending:
             return
         self._idle = self._loop.create_future()
@@ -135,7 +135,7 @@ class RemoteLedger(Ledger):
             transport.write(encode(Orders(first, [order for order, _ in part])))
 
     def answered(self, answers: Answers) -> None:
-        """Outcomes from the process; a number nobody waits for was answered before a reconnect."""
+        """Deliver outcomes from the process; an unknown number was already answered before a reconnect."""
         pending, refused = self._pending, answers.refused
         entries, outcomes = [], []
         for number in answers.numbers:
@@ -144,14 +144,14 @@ class RemoteLedger(Ledger):
                 entries.append(entry)
                 outcomes.append(refused.get(number))
                 if entry[0] is self._beat:
-                    # Unlike a hold it is only answered once it is written.
+                    # Unlike a hold, a heartbeat is answered only after it is written.
                     self._written_s = self._boot.clock.monotonic_s()
         self._deliver(entries, outcomes)
         if self._idle is not None and not pending and not self._collected and not self._idle.done():
             self._idle.set_result(None)
 
     async def _keep_connected(self) -> None:
-        """Connect, and again when that is lost; ever more rarely while nothing is answered."""
+        """Keep a connection open, with a growing pause while nothing is answered."""
         failures = 0
         while True:
             answered, why = await self._connected()
@@ -161,7 +161,7 @@ class RemoteLedger(Ledger):
             await asyncio.sleep(doubled_s(RECONNECT_FIRST_S, failures, RECONNECT_MAX_S))
 
     async def _connected(self) -> tuple[bool, Exception | None]:
-        """One connection until it is lost: whether anything was answered on it, and why it ended."""
+        """Serve one connection until it is lost; returns whether anything was answered on it, and why it ended."""
         try:
             path = self._settings.socket_path("ledger")
             _, connection = await self._loop.create_unix_connection(lambda: _Connection(self), path)
@@ -177,7 +177,8 @@ class RemoteLedger(Ledger):
                 connection.transport.close()
 
     def _resend(self, connection: _Connection) -> None:
-        """Everything unanswered, heartbeat first, under new numbers: answers to old ones can no longer come."""
+        """Send everything unanswered again, heartbeat first, under new numbers: the old ones cannot be answered any
+        more."""
         entries = [
             self._again(entry) for entry in self._pending.values() if type(entry[0]) is not Beat or entry[0].ended
         ]

@@ -1,8 +1,8 @@
-"""Stored replies of idempotent calls: sealing them, opening them, and waiting for one another call is making.
+"""Stored replies of idempotent calls: encrypting and decrypting them, and waiting for a reply that another call is
+making.
 
-Claims are taken and ended by `claims`, inside the transactions of holds and settlements. Waiting polls the database, so
-it works for calls of any worker; calls of one process that wait for the same claim share one poll, and each of them
-waits as long as it may, counted from its own arrival.
+`claims` takes and ends claims inside the transactions of holds and settlements. Waiting polls the database, so it works
+across workers; calls of one process that wait for the same claim share one poll, and each waits up to its own deadline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLL_MAX_S = 0.25
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredReply)
 
-# Everything that makes two calls the same; the fingerprint decides whether they really are.
+# What identifies a claim; the fingerprint tells whether the request is really the same.
 _Key = tuple[int, str, str, bytes]
 
 
@@ -39,7 +39,7 @@ def _context(claim: IdempotencyClaim) -> bytes:
 
 
 async def seal_reply(sealer: Sealer, claim: IdempotencyClaim, reply: StoredReply) -> bytes:
-    """The reply encrypted for the row of this claim."""
+    """The reply, encrypted for the row of this claim."""
     return await sealer.seal_beside(_encoder.encode(reply), _context(claim))
 
 
@@ -49,7 +49,7 @@ def open_reply(sealer: Sealer, claim: IdempotencyClaim, sealed: bytes) -> Stored
 
 
 def read_claim(connection: Connection, claim: IdempotencyClaim) -> Refusal | None:
-    """What the stored claim answers now (kind pending, replay or conflict), or None when it is gone."""
+    """The current answer of the stored claim (kind pending, replay or conflict), or None if it is gone."""
     c = idempotency.c
     found = connection.execute(
         select(c.fingerprint, c.state, c.reply_sealed).where(
@@ -62,9 +62,9 @@ def read_claim(connection: Connection, claim: IdempotencyClaim) -> Refusal | Non
 
 
 def purge_claims(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) -> int:
-    """Forget claims that were kept long enough, as many as are within both limits and at least one; how many.
+    """Delete expired claims, as many as fit both limits and at least one; returns how many.
 
-    What another process forgets at this moment, or a call takes anew, is left to it.
+    Claims that another process is deleting, or that a call is taking again, are skipped.
     """
     c = idempotency.c
     key = (c.key_id, c.operation, c.idempotency_key)
@@ -77,7 +77,7 @@ def purge_claims(connection: Connection, now_ns: int, rows_max: int, bytes_max: 
 
 
 class _Poll:
-    """One task asking about one claim, for `waiters` (deadline, future); it ends with the last of them."""
+    """One task that polls one claim for `waiters` (deadline, future); it ends with the last of them."""
 
     def __init__(self) -> None:
         self.waiters: list[tuple[float, asyncio.Future[Refusal | None]]] = []
@@ -85,7 +85,7 @@ class _Poll:
 
 
 class ReplyWaits:
-    """Waits of one process for replies; one poll per distinct claim however many calls wait."""
+    """The waits of one process for replies, with one poll per distinct claim."""
 
     def __init__(self, database: Database, sealer: Sealer, wait_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._reader = Reader(database, threads=1)
@@ -106,7 +106,7 @@ class ReplyWaits:
         return self._reply(claim, await answer)
 
     async def aclose(self) -> None:
-        """Cancel whoever waits."""
+        """Cancel all waits."""
         polls = list(self._polls.values())
         for poll in polls:
             poll.task.cancel()
@@ -127,7 +127,7 @@ class ReplyWaits:
         raise Conflict(answer.message, code=answer.code)
 
     async def _poll(self, key: _Key, claim: IdempotencyClaim, poll: _Poll) -> None:
-        """Ask until there is an answer for all, or nobody waits any more."""
+        """Poll until there is an answer, or nobody waits any more."""
         pause_s = POLL_FIRST_S
         try:
             while poll.waiters:

@@ -1,6 +1,6 @@
-"""Kept answers inside the books' transactions, and their sealing; what is in them is `translate.kept`'s.
+"""Stored answers inside the books' transactions, and their encryption; `translate.kept` defines their content.
 
-An answer is written with the settlement of its call, so a reader finds it as soon as the caller has its last byte.
+An answer is written with the settlement of its call, so it can be read as soon as the caller has the last byte.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from elkapi.types import StoredObject
 
 
 async def seal_stored(sealer: Sealer, stored: StoredObject) -> Kept:
-    """The row of an object."""
+    """The encrypted row of a stored object."""
     first, frames = stored.frames or (0, b"")
     return Kept(
         stored.id,
@@ -39,14 +39,14 @@ async def seal_stored(sealer: Sealer, stored: StoredObject) -> Kept:
 
 
 class Keeper:
-    """The tables of kept answers behind the books' own cursor."""
+    """The tables of stored answers on the books' own cursor."""
 
     def __init__(self, cursor: Any, sql: Statements) -> None:
         self._cursor = cursor
         self._sql = sql
 
     def write(self, orders: Sequence[Settle | Keep]) -> None:
-        """Insert or finish the objects of these orders; repeating it changes nothing."""
+        """Insert or complete these objects; repeating it changes nothing."""
         for order in orders:
             kept = order.kept
             if kept is None:
@@ -57,7 +57,7 @@ class Keeper:
                 self._sql.stored_events.insert(self._cursor, [kept.id, kept.first, kept.frames_sealed])
 
     def _is_there(self, object_id: bytes) -> bool:
-        """Whether the object was not deleted meanwhile; frames without their object would never be removed."""
+        """Whether the object still exists; frames without their object would never be removed."""
         self._cursor.execute(self._sql.stored_lock, (object_id,))
         return self._cursor.fetchone() is not None
 
@@ -66,7 +66,7 @@ class Keeper:
         if kept.finishes:
             cursor.execute(sql.stored_finish, (kept.status, kept.expires_ns, kept.sealed, kept.id))
             if cursor.rowcount != 1:
-                return  # cancelled or deleted meanwhile, or given up by recovery
+                return  # cancelled, deleted or given up by recovery meanwhile
         else:
             row: list[Any] = [kept.id, kept.kind, kept.owner_id, kept.key_id, kept.model, kept.status]
             row += (kept.created_ns, kept.expires_ns, kept.previous, kept.worker, kept.metadata, kept.sealed)

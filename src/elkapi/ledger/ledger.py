@@ -1,4 +1,4 @@
-"""What a worker asks of the ledger: hold, settle, keep, step, record, wait for a reply; `_send` hands it over.
+"""A worker's interface to the ledger: hold, settle, keep, step, record, wait for a reply; `_send` hands orders over.
 
 `ThreadLedger` writes in this process (one worker, or any worker on PostgreSQL); `client.RemoteLedger` sends the same
 orders to the ledger process (SQLite with several workers). Orders of one loop iteration are handed over together.
@@ -55,13 +55,13 @@ from elkapi.storage.secrets import Sealer
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply, TaskStep
 
 SWEEP_S = 0.05
-# A batch with a larger answer to keep is not written on the loop.
+# A batch with a larger answer to keep is written on the thread, not on the loop.
 INLINE_KEPT_BYTES_MAX = 256 * 1024
-# The orders of one turn of the loop are written on the loop up to so many transactions; more go to the thread.
+# The orders of one loop iteration are written on the loop in up to so many transactions; more go to the thread.
 INLINE_BATCHES_MAX = 4
-# Orders written on the loop wait at most this long for company while many calls are in flight.
+# How long orders written on the loop wait for others at most, while many calls are in flight.
 LINGER_ON_LOOP_S = 0.002
-# Clocks of several machines differ by less than this; one that is further behind is told of at the start.
+# Clocks of several machines may differ by this much; a larger lag is logged at the start.
 CLOCK_BEHIND_S = 60.0
 CLOCK_BEHIND = (
     "this machine's clock is %.0f s behind the newest heartbeat of a worker, so keys and stored replies expire that "
@@ -73,7 +73,7 @@ TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it was not char
 log = logging.getLogger("elkapi.ledger")
 _TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")
 
-# (loop time at which the wait ends, the waiter, what it waits for)
+# (loop time of the deadline, the waiter, what it waits for)
 _Wait = tuple[float, "asyncio.Future[Outcome]", Order]
 
 
@@ -89,12 +89,12 @@ class Boot(msgspec.Struct, frozen=True):
 
     @property
     def beat(self) -> Beat:
-        """Its first heartbeat."""
+        """The first heartbeat."""
         return Beat(self.owner, "worker", self.clock.now_ns())
 
 
 class Ledger(ABC):
-    """The money of one worker; every method runs on that worker's event loop."""
+    """The ledger of one worker; call every method on that worker's event loop."""
 
     def __init__(self, boot: Boot) -> None:
         settings, database = boot.settings, boot.database
@@ -112,10 +112,8 @@ class Ledger(ABC):
         self._heavy = False
         self.records_dropped = 0
 
-    # What a worker calls
-
     async def start(self) -> None:
-        """Begin to take orders. Raises Unavailable when the database cannot be reached."""
+        """Start taking orders. Raises Unavailable if the database is unreachable."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(prepare, self._boot.database, self._boot.dead_owner)
         left_behind = await asyncio.to_thread(self._told.take_over)
@@ -125,7 +123,7 @@ class Ledger(ABC):
             self._collect(order)
 
     async def aclose(self) -> None:
-        """Take no more holds, write everything that was asked, then end."""
+        """Stop taking holds, write everything queued, then end."""
         if self._closed:
             return
         self._closed = True
@@ -136,10 +134,10 @@ class Ledger(ABC):
         await self._replies.aclose()
 
     async def hold(self, order: HoldOrder) -> None:
-        """Reserve `order.nano` on every account, durable when this returns; nano 0 without a claim asks nothing.
+        """Reserve `order.nano` on every account, durably on return; nano 0 without a claim does nothing.
 
-        Raises InsufficientQuota, Unavailable, and for a claim IdempotencyReplay, IdempotencyPending or Conflict.
-        A wait that is given up or cancelled leaves nothing held: a hold that was made after all is voided.
+        Raises InsufficientQuota, Unavailable, and for a claim IdempotencyReplay, IdempotencyPending or Conflict. A wait
+        that times out or is cancelled leaves nothing held: if the hold is made later, it is voided.
         """
         claim = order.claim
         if not order.nano and claim is None and order.task is None:
@@ -147,7 +145,7 @@ class Ledger(ABC):
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             raise Unavailable(UNREACHABLE)
         if order.nano > NUMBER_MAX:
-            # No balance is as large, and neither database has such a number to compare it with.
+            # Above every possible balance, and beyond the integers that either database can compare.
             raise InsufficientQuota(not_covered(order.nano), order.nano)
         task = None
         if order.task is not None:
@@ -167,7 +165,7 @@ class Ledger(ABC):
         try:
             outcome = await waiter
         except asyncio.CancelledError:
-            # Cancelled after the answer came but before this call woke up to it: nobody else knows of the hold.
+            # Cancelled after the answer arrived but before this coroutine resumed: nobody else knows of the hold.
             if waiter.done() and not waiter.cancelled() and waiter.result() is None:
                 self._give_back(hold)
             raise
@@ -175,11 +173,11 @@ class Ledger(ABC):
             self._raise(outcome, order)
 
     async def settle(self, settlement: Settlement) -> None:
-        """Charge the hold, give the rest back and keep the usage row, all in one transaction, durable on return.
+        """Charge the hold, release the rest and write the usage row in one transaction, durably on return.
 
-        Raises Unavailable when that takes longer than settle_wait_s or what is to be kept cannot be sealed. The caller
-        is to be told that the call failed, so it will be free, whatever became of the settlement. Repeating one is
-        safe. What exceeds the hold becomes the operator's loss, flagged `above_hold`.
+        Raises Unavailable if that takes longer than settle_wait_s or what is to be kept cannot be encrypted. The caller
+        must then be told that the call failed, and it will be free whatever became of the settlement. Repeating a
+        settlement is safe. What exceeds the hold is the operator's loss, flagged `above_hold`.
         """
         hold, stored = settlement.hold, settlement.stored
         try:
@@ -195,8 +193,8 @@ class Ledger(ABC):
             raise Unavailable(TOO_SLOW_SETTLE if outcome is _TIMED_OUT else outcome.message or FAILED)
 
     async def _settle_lost(self, settlement: Settlement, error: Exception) -> None:
-        """Nobody else resolves a hold whose answer could not be sealed: the machine had no thread, memory or random
-        bytes left for that. Its claim says that the upstream may have done the work."""
+        """Resolve a hold whose answer could not be encrypted (no thread, memory or random bytes left), since nobody
+        else will. Its claim records that the upstream may have done the work."""
         record, hold = settlement.record, settlement.hold
         log.error("cannot encrypt the stored reply or object of %s: %r", request_id_text(record.id), error)
         claim = ended(hold.claim, "unknown") if hold is not None and hold.claim is not None else None
@@ -204,16 +202,16 @@ class Ledger(ABC):
             await self._ask(lost(_settle_order(record, hold, claim), "settle_refused"))
 
     def take_back(self, settlement: Settlement) -> None:
-        """Make a settlement that is on its way, or made, free: its caller did not get the answer. Never waits."""
+        """Make a queued or committed settlement free, because its caller did not get the answer. Never waits."""
         order = _settle_order(settlement.record, settlement.hold)
         self._told.note([order])
         if (free := self._told.get(order.request_id)) is not None and not self._closed:
             self._collect(free)
 
     async def keep(self, stored: StoredObject, *, frames_only: bool = False) -> None:
-        """Keep an object apart from a settlement (a background call's row), durable on return. Raises Unavailable.
+        """Store an object outside a settlement (a background call's row), durably on return.
 
-        After that it may be there all the same; with `frames_only` only its frames are kept.
+        Raises Unavailable; it may be stored all the same. With `frames_only` only its frames are stored.
         """
         kept = await self._sealed(stored)
         if self._closed:
@@ -224,11 +222,11 @@ class Ledger(ABC):
             raise Unavailable(outcome.message or FAILED)
 
     async def step(self, step: TaskStep) -> bool:
-        """Make a task's step, with its settlement in the same transaction, durable on return. Raises Unavailable,
-        which is StepRefused where trying again is of no use.
+        """Write a task's step, with its settlement in the same transaction, durably on return. Returns False, with
+        nothing changed, if the task is no longer at the version where the step begins.
 
-        False when the task is no longer where the step begins: then nothing was changed. After Unavailable it may have
-        been made all the same; who reads the task's version knows.
+        Raises Unavailable, after which the step may have been written all the same (the task's version tells), or
+        StepRefused if retrying is pointless.
         """
         if self._closed:
             raise Unavailable(UNREACHABLE)
@@ -270,36 +268,36 @@ class Ledger(ABC):
 
     async def _sealed(self, stored: StoredObject) -> Kept:
         kept = await seal_stored(self._sealer, stored)
-        # The loop hands its batch over with this order in it.
+        # The loop then hands over its batch with this order in it.
         self._heavy |= kept.size_bytes > INLINE_KEPT_BYTES_MAX
         return kept
 
     def record(self, record: RequestRecord) -> None:
-        """Keep the usage row of a free call, soon; never waits, and drops it (counted) when the queue is full."""
+        """Write the usage row of a free call soon. Never waits, and drops the row (counted) if the queue is full."""
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             self.records_dropped += 1
             return
         self._collect(_settle_order(record, None))
 
     async def wait_reply(self, claim: IdempotencyClaim) -> StoredReply | None:
-        """The reply of the call that holds this claim, in whichever worker it runs; None when it was forgotten.
+        """The reply of the call that holds this claim, in whichever worker it runs; None if the claim was forgotten.
 
         After None the caller may hold again. Raises Conflict: `idempotency_in_progress` after idempotency_wait_s,
-        `outcome_unknown`, `idempotent_replay_unavailable`, `idempotency_key_reused`; Unavailable.
+        `outcome_unknown`, `idempotent_replay_unavailable`, `idempotency_key_reused`; and Unavailable.
         """
         return await self._replies.wait(claim)
 
-    # What the two ledgers differ in
+    # To be implemented by both ledgers
 
     @property
     @abstractmethod
     def depth(self) -> int:
-        """Orders asked and not answered."""
+        """Orders that are not answered yet."""
 
     @property
     @abstractmethod
     def unwritten_s(self) -> float:
-        """Seconds since something of this worker, its heartbeat at least, was written."""
+        """Seconds since anything of this worker, at least its heartbeat, was written."""
 
     @abstractmethod
     async def _start(self) -> None: ...
@@ -311,10 +309,8 @@ class Ledger(ABC):
     def _send(self, entries: list[Entry]) -> list[Entry]:
         """Hand over the orders of one loop iteration; returns those not answered yet. Raises Unavailable."""
 
-    # Asking and being answered
-
     def _ask(self, order: Order) -> asyncio.Future[Outcome]:
-        """A plain function on purpose: each coroutine between a caller and its future costs on every resumption."""
+        """Not a coroutine, because each coroutine between a caller and its future costs time on every resumption."""
         waiter: asyncio.Future[Outcome] = self._loop.create_future()
         self._collect(order, waiter)
         return waiter
@@ -325,7 +321,7 @@ class Ledger(ABC):
             self._schedule_flush()
 
     def _schedule_flush(self) -> None:
-        """The first order of a batch is here; hand it over with those that come in this loop iteration."""
+        """Schedule the handover of a batch at its first order, to collect the others of this loop iteration."""
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -340,7 +336,7 @@ class Ledger(ABC):
             self._deliver(entries, [Refusal("unavailable", error.message)] * len(entries))
 
     def _limit_waits(self, entries: list[Entry]) -> None:
-        """Nobody waits for these longer than the settings allow; most orders are answered before it comes to this."""
+        """Limit the waits for these orders to what the settings allow; most are answered before."""
         settings, now_s = self._settings, self._loop.time()
         for order, waiter in entries:
             if waiter is None:
@@ -361,7 +357,7 @@ class Ledger(ABC):
                 self._done_too_late(order)
 
     def _done_too_late(self, order: Order) -> None:
-        """Undo an order that was carried out although its caller had left, or been told otherwise."""
+        """Undo an order that was carried out after its caller left or was told that it failed."""
         if type(order) is Hold:
             self._give_back(order)
         elif type(order) is Settle and (waived := self._told.get(order.request_id)) is not None:
@@ -371,18 +367,19 @@ class Ledger(ABC):
                 self._collect(waived)
 
     def _again(self, entry: Entry) -> Entry:
-        """A settlement as it is tried again: free once its caller was told that the call failed. Any thread may ask."""
+        """The settlement to retry: a free one if its caller was told that the call failed. Thread-safe."""
         order, waiter = entry
         waived = self._told.get(order.request_id) if type(order) is Settle else None
         return entry if waived is None else (waived, waiter)
 
     def _give_back(self, hold: Hold) -> None:
-        """A hold was made for a caller who no longer waits."""
+        """Void a hold made for a caller who no longer waits."""
         if not self._closed:
             self._collect(given_back(hold))
 
     def _sweep(self) -> None:
-        """End the waits that are over; one timer for all of them, since a timer per order would cost more than it."""
+        """End the waits that are over. One timer serves all of them, since a timer per order would cost more than the
+        order."""
         now_s = self._loop.time()
         over: list[_Wait] = []
         for waits in (self._hold_waits, self._settle_waits):
@@ -437,7 +434,8 @@ def _settle_order(
 
 
 def _tried_in_vain(record: RequestRecord) -> bool:
-    """An attempt went out and no whole answer came back: it may be billed, whatever a later attempt brought."""
+    """Whether an attempt was sent and no complete answer came back: it may be billed, whatever a later attempt
+    returned."""
     for attempt in record.attempts:  # noqa: SIM110  a generator would cost more than the look
         if attempt.fate == "unknown":
             return True
@@ -459,7 +457,7 @@ class ThreadLedger(Ledger):
             abandoned=_is_done,
             again=self._again,
         )
-        # With a flush per commit, or a server to ask, a transaction would keep the loop waiting.
+        # A transaction would block the loop if each commit flushes to disk or asks a server.
         self._inline = database.dialect == "sqlite" and settings.sqlite_synchronous.upper() == "NORMAL"
         self._checkpointer = checkpointer(database, self.writer)
 
@@ -488,8 +486,8 @@ class ThreadLedger(Ledger):
             self._loop.call_soon(self._flush)
 
     def _flush_when_quiet(self, before: int, until_s: float) -> None:
-        """Hand the batch over once a turn of the loop has brought no further order: a busy loop fills its batches, and
-        a quiet one makes nobody wait. `before` orders were there a turn ago."""
+        """Hand the batch over after a loop iteration without a further order: a busy loop fills its batches, and a
+        quiet one makes nobody wait. `before` is the number of orders one iteration ago."""
         queued = len(self._collected)
         if queued == before or queued >= INLINE_ORDERS_MAX or self._loop.time() >= until_s:
             self._flush()
@@ -516,8 +514,8 @@ def _is_done(waiter: Any) -> bool:
 
 
 def prepare(database: Database, dead_owner: bytes | None = None) -> None:
-    """Make sure that a crashed predecessor is known to be gone, and that nothing waits for hours because the clock was
-    set back before this start. Raises Unavailable."""
+    """Mark a crashed predecessor as gone, and make sure that nothing waits for hours because the clock was set back
+    before this start. Raises Unavailable."""
     now_ns = SYSTEM_CLOCK.now_ns()
     with database.write() as connection:
         if dead_owner is not None:
@@ -531,10 +529,8 @@ def prepare(database: Database, dead_owner: bytes | None = None) -> None:
 def open_books(
     database: Database, settings: Settings, clock: Clock = SYSTEM_CLOCK, owner: bytes | None = None
 ) -> Books:
-    """The books on a connection of their own, knowing the open holds of `owner` (or of everybody).
-
-    Raises Unavailable or the driver's error.
-    """
+    """The books on their own connection, with the open holds of `owner` (or of everybody). Raises Unavailable or the
+    driver's error."""
     with database.write() as connection:
         house = ensure_system_accounts(connection)
         holds = open_holds(connection, None if owner is None else {owner})
@@ -544,7 +540,7 @@ def open_books(
         raw.execute("PRAGMA busy_timeout = 0")  # the books wait by themselves, or not at all
         raw.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint.py
     else:
-        # The driver's libraries take 10 MB and 40 ms of a process's start, which SQLite has no use for.
+        # Imported here: the driver's libraries cost 10 MB and 40 ms of a start, and SQLite does not need them.
         from elkapi.ledger.postgres import Session
 
         raw = Session(raw)
@@ -554,7 +550,7 @@ def open_books(
 
 
 def checkpointer(database: Database, writer: Writer) -> Checkpointer | None:
-    """What moves the write-ahead log beside this writer; None where there is none."""
+    """The checkpointer of this writer; None if it needs none."""
     return Checkpointer(database.raw_writer, writer.lock) if database.dialect == "sqlite" else None
 
 

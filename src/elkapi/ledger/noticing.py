@@ -1,7 +1,7 @@
-"""Notices of tasks inside the books' transactions, and their sealing; sending them is `tasks.notify`'s.
+"""Notices of tasks inside the books' transactions, and their encryption; `tasks.notify` sends them.
 
-A notice is written with the transition that it tells of, so nobody hears of what a crash could still undo, and of what
-was committed everybody hears (guarantee 72).
+A notice is written with the transition that it reports, so nobody hears of a transition that a crash could undo, and
+everybody hears of a committed one (guarantee 72).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def _row(sealer: Sealer, notice: Notice) -> NoticeRow:
 
 
 class Noticer:
-    """The table of notices behind the books' own cursor."""
+    """The table of notices on the books' own cursor."""
 
     def __init__(self, cursor: Any, sql: Statements) -> None:
         self._cursor = cursor

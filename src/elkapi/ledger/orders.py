@@ -20,18 +20,18 @@ from elkapi.types import IdempotencyClaim, StoredReply
 
 ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 
-# The relay's word on a record: the request left, no answer came back, nobody knows whether the upstream billed it.
+# Flag of a record: the request was sent, no answer came back, and it is unknown whether the upstream billed it.
 UNKNOWN_FLAG = "unknown_outcome"
 RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable", "moved", "refused"]
 
-# Who owns the hold of a task: no worker, so no worker's end expires it.
+# Owner of the holds of tasks: no worker, so the end of a worker does not expire them.
 TASKS = b"tasks"
 
 encode_record = msgspec.json.Encoder().encode
 
 
 class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A row of `tasks` as it begins; see types.NewTask. `worker` is submitting it."""
+    """A new row of `tasks`, see types.NewTask; `worker` is the one that submits it."""
 
     owner_id: int
     key_id: int
@@ -47,7 +47,7 @@ class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="h"):
     """Reserve `nano` on every account, all or none; `nano` 0 only takes the claim.
 
-    With a `task` the reservation is the task's, whose row begins with it; `owner` is TASKS then.
+    With a `task` the reservation is the task's, whose row is created with it; `owner` is then TASKS.
     """
 
     request_id: bytes
@@ -73,7 +73,7 @@ class UsageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ClaimResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What becomes of the claim: kept with a sealed reply, kept without one, or forgotten."""
+    """How the claim ends: kept with an encrypted reply, kept without one, or forgotten."""
 
     key_id: int
     operation: str
@@ -104,12 +104,12 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """About what it adds to a frame between processes."""
+        """Its approximate size in a frame between processes."""
         return len(self.sealed) + len(self.frames_sealed or b"")
 
 
 class NoticeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A row of `notices`, see types.Notice; its columns in this order."""
+    """A row of `notices`, see types.Notice; the columns are in this order."""
 
     task_id: bytes
     place: int
@@ -125,10 +125,10 @@ class NoticeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
-    """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
+    """Resolve the hold (if `held`) to `charge_nano`, or void it if that is 0, and write the usage row.
 
-    `unknown` lists the call among the unknown outcomes, also when a later attempt was answered and is charged.
-    `waived`: its caller was told that the call failed, so a charge that was committed all the same is taken back.
+    `unknown` lists the call among the unknown outcomes, even if a later attempt was answered and is charged. `waived`:
+    the caller was told that the call failed, so a charge that is already committed is taken back.
     """
 
     request_id: bytes
@@ -143,9 +143,9 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="k"):
-    """Keep an object apart from any settlement: a background call's row, at its beginning or with more of its stream.
+    """Store an object outside a settlement: a background call's row, new or with more of its stream.
 
-    `request_id` is the object's. With `frames_only` nothing but the frames is written.
+    `request_id` is the object's. With `frames_only` only the frames are written.
     """
 
     request_id: bytes
@@ -154,7 +154,7 @@ class Keep(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="k"):
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
-    """One step of a task, see types.TaskStep, made only while its row has `version`; answered `moved` otherwise.
+    """One step of a task, see types.TaskStep, written only while its row has `version`; otherwise answered `moved`.
 
     `settle` resolves the task's hold in the same transaction.
     """
@@ -180,7 +180,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
-    """A worker's heartbeat; `ended` is its farewell."""
+    """A worker's heartbeat; with `ended` its last one."""
 
     owner: bytes
     role: str
@@ -192,18 +192,19 @@ Order = Hold | Settle | Beat | Keep | Step
 
 
 def ended(claim: IdempotencyClaim, end: ClaimEnd, reply_sealed: bytes | None = None) -> ClaimResult:
-    """What becomes of this claim."""
+    """How this claim ends."""
     return ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, end, reply_sealed)
 
 
 def given_back(hold: Hold) -> Settle | Step:
-    """What undoes a hold that was made, or may have been, for a caller who was told otherwise; repeating it is safe."""
+    """The order that voids a hold that was, or may have been, made for a caller who was told otherwise; safe to
+    repeat."""
     forgotten = None if hold.claim is None else ended(hold.claim, "forget")
     settle = Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten)
     task = hold.task
     if task is None:
         return settle
-    # Its provider was never asked, and its caller was told so: the task is no more than a row that says it.
+    # The provider was never asked, and the caller was told so: only the row of the task records it.
     return Step(
         hold.request_id,
         0,
@@ -219,22 +220,21 @@ def given_back(hold: Hold) -> Settle | Step:
 
 
 def lost(order: Settle, flag: str) -> Settle:
-    """The same settlement for a caller who is told that the call failed: nothing is charged, and nothing kept to be
-    asked for."""
+    """The same settlement for a caller who is told that the call failed: nothing is charged, and no answer is kept."""
     loss = order.loss_nano + order.charge_nano
     row = flagged(order.row, 0, loss, flag)
     return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row, kept=None)
 
 
 def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
-    """The usage row of a call whose money went another way than it asked."""
+    """The usage row of a call that was booked differently than asked; amounts in nano-USD."""
     if row is None:
         return None
     return msgspec.structs.replace(row, record=flagged_record(row.record, charge, loss, flag))
 
 
 def flagged_record(encoded: bytes, charge: int, loss: int, flag: str) -> bytes:
-    """A usage row's record with other amounts, in nano-USD, and one flag more."""
+    """A usage row's record with other amounts, in nano-USD, and one more flag."""
     record = decode_record(encoded)
     record = msgspec.structs.replace(record, charge_nano=charge, loss_nano=loss, flags=(*record.flags, flag))
     return encode_record(record)
@@ -250,11 +250,11 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class StepRefused(Unavailable):
-    """Nothing was changed. It is Unavailable to whoever would only try again, or tell a caller."""
+    """The step was not written. A subclass of Unavailable, for code that would only retry or tell a caller."""
 
 
 class IdempotencyReplay(Exception):
-    """The call was made before; answer with `reply` and charge nothing."""
+    """The call was made before: answer with `reply` and charge nothing."""
 
     def __init__(self, reply: StoredReply) -> None:
         super().__init__("replay")
@@ -262,4 +262,4 @@ class IdempotencyReplay(Exception):
 
 
 class IdempotencyPending(Exception):
-    """The same call is being made right now; `Ledger.wait_reply` waits for its reply."""
+    """The same call is in progress: `Ledger.wait_reply` waits for its reply."""
