@@ -1,5 +1,4 @@
-"""Accounts: the codes of the system's, customers' and quota accounts, and reading balances and entries; `books` writes
-them.
+"""Accounts: codes, balances and entries of system, customer and quota accounts; `books` writes them.
 
 A customer account is a purse: its posts earn revenue. A quota account is a limit that a call must pass besides the
 purse (a key's, team's or budget's): its posts go to `quota-spent`, so no call earns twice. Available = posted - held +
@@ -71,8 +70,7 @@ class AccountError(ValueError):
 
 
 def key_account_code(now_ns: int) -> str:
-    """The code of a new key's account. It has an id of its own, because the account is created before its key has a
-    number."""
+    """The code of a new key's account, with an id of its own: the account is created before its key has a number."""
     return f"key:{new_id(now_ns).hex()}"
 
 
@@ -141,8 +139,7 @@ def _balance_query() -> Select[Any]:
 
 
 def entries_of(connection: Connection, request_id: bytes) -> list[Entry]:
-    """The entries of one call in the order of its steps; within a step, such as several refunds, in the order of
-    creation."""
+    """The entries of one call by step, and within a step (such as several refunds) by time of creation."""
     t = transfers.c
     query = select(t.id, t.kind, t.nano, t.created_ns).where(t.id.between(*entries_range(request_id)))
     rows = sorted(connection.execute(query), key=lambda row: (step_of(row.id), row.created_ns, row.id))

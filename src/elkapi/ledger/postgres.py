@@ -1,12 +1,12 @@
 """The books' cursor on PostgreSQL: prepared statements through libpq, without the driver's general layer above it.
 
-That layer parses each statement's places and adapts each value anew; for statements of hundreds of values it costs ten
-times the statement. The books send bytes, integers, text and NULL only, so the adaptation is a few lines here. The
-connection is still the driver's own, with its options and its errors.
+That layer parses each statement's placeholders and adapts every value; for statements with hundreds of values it costs
+ten times the statement itself. The books send only bytes, integers, text and NULL, so the adaptation here is a few
+lines. The connection is still the driver's own, with its options and errors.
 
-Statements go out one behind the other (libpq's pipeline) and are waited for when an answer is asked for, or at the end
-of the transaction: a call's booking waits for its server three times instead of ten, which is most of what a booking
-takes where the server is another machine, and other gateways wait less long for the rows it locks.
+Statements are pipelined, and their results awaited only when one is needed or at the end of the transaction: a call's
+booking waits for the server three times instead of ten, which dominates its time if the server is another machine, and
+shortens the wait of other gateways for the rows it locks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BEGINNINGS = ("BEGIN", "SAVEPOINT")
 
 
 class Session:
-    """A raw psycopg connection in autocommit, used as `Books` uses sqlite3's."""
+    """A raw psycopg connection in autocommit, with the interface that `Books` uses of sqlite3's."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
@@ -40,9 +40,10 @@ class Session:
 
 
 class Cursor:
-    """`execute`, `rowcount`, `fetchone`, `fetchall` of the DB-API; places are `%s`. Raises psycopg's errors.
+    """`execute`, `rowcount`, `fetchone` and `fetchall` of the DB-API, with `%s` as placeholder. Raises psycopg's
+    errors.
 
-    A statement's error is raised where an answer is next waited for. Whatever was sent behind it was not carried out.
+    A statement's error is raised at the next wait for a result; the statements sent after it were not executed.
     """
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
@@ -52,7 +53,7 @@ class Cursor:
         self._poll = select.poll()
         self._names: dict[str, bytes] = {}
         self._prepared = 0
-        # What was sent and not waited for: None for a statement, the text of one that is only prepared.
+        # What is sent but not awaited: None for a statement, the SQL text for a prepare.
         self._sent: list[str | None] = []
         self._results: list[pq.abc.PGresult] = []
         self._row = 0
@@ -71,7 +72,7 @@ class Cursor:
             self._sent.append(None)
             return
         if text.startswith("ROLLBACK"):
-            # Behind a statement that failed it would not be carried out either.
+            # A ROLLBACK pipelined after a failed statement would not be executed.
             with contextlib.suppress(psycopg.Error):
                 self._wait()
         self._pgconn.send_query_params(text.encode(), None, result_format=_BINARY)
@@ -82,7 +83,7 @@ class Cursor:
             raise psycopg.OperationalError(f"the transaction was not committed but answered {status!r}")
 
     def execute_all(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
-        """Execute them with one wait; how many rows each one found or changed."""
+        """Execute the statements with one wait; returns the number of rows that each found or changed."""
         for text, values in statements:
             self.execute(text, values)
         self._wait()
@@ -113,7 +114,7 @@ class Cursor:
         return name
 
     def _wait(self) -> None:
-        """Wait for the answers of all that was sent. Raises the error of the first that failed."""
+        """Wait for the results of everything sent. Raises the first error."""
         if not self._sent:
             return
         sent, self._sent, self._results, self._row = self._sent, [], [], 0
@@ -125,7 +126,7 @@ class Cursor:
                 result = self._next_result()
                 if result is None:
                     raise psycopg.OperationalError("the connection was lost")
-                self._next_result()  # each answer ends with None, the whole with the mark of `pipeline_sync`
+                self._next_result()  # each result ends with None, the pipeline with the sync mark
                 if text is None:
                     self._results.append(result)
                 if result.status not in _DONE:
@@ -140,7 +141,7 @@ class Cursor:
     def _flush(self) -> None:
         pgconn = self._pgconn
         while pgconn.flush():
-            # Its answers are taken in meanwhile: a server whose answers nobody takes takes nothing either.
+            # Results are read meanwhile: a server that cannot send its results stops reading.
             self._poll.register(pgconn.socket, select.POLLIN | select.POLLOUT)
             self._poll.poll()
             pgconn.consume_input()
@@ -148,7 +149,7 @@ class Cursor:
     def _next_result(self) -> pq.abc.PGresult | None:
         pgconn = self._pgconn
         while pgconn.is_busy():
-            # libpq's own wait would keep the interpreter, and the event loop with it.
+            # libpq's own wait would block the interpreter, and with it the event loop.
             self._poll.register(pgconn.socket, select.POLLIN)
             self._poll.poll()
             pgconn.consume_input()

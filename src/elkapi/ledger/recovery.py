@@ -1,12 +1,12 @@
-"""Gives back what workers that are gone still held, and lists those calls; a live worker's holds are never touched.
+"""Releases the holds of workers that are gone and lists those calls; holds of live workers are never touched.
 
-A worker is gone when it said so, when the supervisor saw its process end (`mark_dead`), or when its heartbeat did not
-move for heartbeat_lost_s in which others' did. Its unresolved holds are expired, back to the customer, each listed in
-`unknown_outcomes`: whether the upstream billed such a call, nobody here can know. Its open idempotency keys become
-`unknown`. The tasks it was submitting or polling keep their holds, and become some poller's.
+A worker is gone if it said so, if the supervisor saw its process end (`mark_dead`), or if its heartbeat did not move
+for heartbeat_lost_s while others' did. Its unresolved holds expire back to the customer, each listed in
+`unknown_outcomes`, because it is unknown whether the upstream billed the call. Its open idempotency keys become
+`unknown`. Tasks that it was submitting or polling keep their holds and pass to a poller.
 
-Its row stays for another heartbeat_lost_s and is looked at once more: a hold it had sent just before its end may still
-have been under way to the disk. A heartbeat of 0 says that the first look was taken.
+Its row stays for another heartbeat_lost_s and is checked a second time, since a hold sent just before its end may still
+have been on its way to the disk. A heartbeat of 0 marks that the first check was made.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOKS_MIN = 4
 
 
 class OpenHold(msgspec.Struct, frozen=True):
-    """A hold without a resolution; `legs` are (account, counter account) in the order's order."""
+    """An unresolved hold; `legs` are (account, counter account) in the order's order."""
 
     request_id: bytes
     owner: bytes
@@ -52,7 +52,7 @@ class OpenHold(msgspec.Struct, frozen=True):
 
 
 class UnknownCall(msgspec.Struct, frozen=True):
-    """A call whose fate at the upstream, or that of one of its attempts, nobody saw; `held_nano` was held for it."""
+    """A call with an attempt whose outcome at the upstream is unknown; `held_nano` was held for it."""
 
     request_id: bytes
     key_id: int
@@ -63,9 +63,8 @@ class UnknownCall(msgspec.Struct, frozen=True):
 
 
 class RecoveryReport(msgspec.Struct):
-    """What one recovery did: workers that ended, those of them that just fell silent, holds expired with their sum in
-    nano-USD, claims whose outcome is unknown, background responses that failed with them.
-    """
+    """What one recovery did: workers that are gone and how many of them fell silent, expired holds and their sum in
+    nano-USD, claims with an unknown outcome, background responses that failed."""
 
     workers: int = 0
     silent: int = 0
@@ -77,7 +76,7 @@ class RecoveryReport(msgspec.Struct):
 
     @property
     def is_news(self) -> bool:
-        """A worker that said farewell and left nothing behind is none."""
+        """Whether there is anything to report; a worker that ended properly and left nothing is not."""
         return bool(self.silent or self.holds or self.claims_unknown or self.answers_failed)
 
     def text(self) -> str:
@@ -94,11 +93,11 @@ def counted(number: int, what: str) -> str:
 
 
 def open_holds(connection: Connection, owners: Collection[bytes] | None = None) -> list[OpenHold]:
-    """Every unresolved hold, or those of these owners, oldest first; looks no further back than `scan_from` says.
+    """Every unresolved hold, or those of these owners, oldest first; looks no further back than `scan_from`.
 
-    Tasks own their holds themselves, however old: those are found by their tasks.
+    Holds of tasks are not included: they are found by their tasks, whatever their age.
     """
-    # ORDER BY and not min(): PostgreSQL has none for bytes before version 18.
+    # ORDER BY instead of min(), which PostgreSQL lacks for bytes before version 18.
     known = select(workers.c.scan_from).order_by(workers.c.scan_from).limit(1)
     if owners is not None:
         known = known.where(workers.c.owner.in_(owners))
@@ -107,7 +106,7 @@ def open_holds(connection: Connection, owners: Collection[bytes] | None = None) 
 
 
 def standing_holds(connection: Connection) -> list[OpenHold]:
-    """Every hold that stands, oldest first: those of calls under way, and those of open tasks however old."""
+    """Every open hold, oldest first: of calls in progress, and of open tasks whatever their age."""
     found = {hold.request_id: hold for hold in open_holds(connection)}
     for task_id in tasks.open_ids(connection) - found.keys():
         if (hold := read_hold(connection, task_id)) is not None:
@@ -131,7 +130,7 @@ def _open_holds_from(connection: Connection, scan_from: bytes, owners: Collectio
 
 
 def unknown_calls(connection: Connection, *, limit: int, after: bytes = b"") -> list[UnknownCall]:
-    """`limit` calls of `unknown_outcomes` behind `after`, oldest first."""
+    """Up to `limit` calls of `unknown_outcomes` after `after`, oldest first."""
     c = unknown_outcomes.c
     columns = [c[name] for name in UnknownCall.__struct_fields__]
     query = select(*columns).where(c.request_id > after).order_by(c.request_id).limit(limit)
@@ -139,7 +138,7 @@ def unknown_calls(connection: Connection, *, limit: int, after: bytes = b"") -> 
 
 
 def read_hold(connection: Connection, request_id: bytes) -> OpenHold | None:
-    """A request's hold as it was made (resolved or not), or None."""
+    """A request's hold as it was made, resolved or not; None if there is none."""
     t = transfers.c
     low, high = entries.entries_range(request_id, entries.HOLD_STEP)
     rows = connection.execute(
@@ -154,13 +153,13 @@ def read_hold(connection: Connection, request_id: bytes) -> OpenHold | None:
 
 
 def mark_dead(connection: Connection, owner: bytes, now_ns: int) -> None:
-    """The supervisor saw this worker's process end."""
+    """Record that the supervisor saw this worker's process end."""
     statement = update(workers).where(workers.c.owner == owner, workers.c.ended_ns.is_(None))
     connection.execute(statement, {"ended_ns": now_ns})
 
 
 def behind_heartbeats_s(connection: Connection, now_ns: int) -> float:
-    """How far this clock is behind the newest sign of life of any worker, which is in the future then; else below 0."""
+    """Seconds by which this clock is behind the newest heartbeat of any worker; negative if it is ahead."""
     newest = connection.execute(select(func.max(func.coalesce(workers.c.ended_ns, workers.c.heartbeat_ns)))).scalar()
     return -math.inf if newest is None else (newest - now_ns) / 1e9
 
@@ -174,8 +173,8 @@ def _beats(connection: Connection) -> list[tuple[bytes, int, int | None]]:
 
 
 def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> dict[bytes, int]:
-    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock, and are due for a look, each
-    with the heartbeat that was seen."""
+    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock, and are due for a check;
+    each with the heartbeat that was read."""
     lost_ns = now_ns - round(settings.heartbeat_lost_s * 1e9)
     beats = _beats(connection)
     return {
@@ -184,12 +183,12 @@ def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> dic
 
 
 def _due(beat_ns: int, ended_ns: int, lost_ns: int) -> bool:
-    """Whether an ended worker is due for its first look, or for its second and last one."""
+    """Whether an ended worker is due for its first check, or for its second and last one."""
     return beat_ns != LOOKED_AT or ended_ns < lost_ns
 
 
 def recover(connection: Connection, now_ns: int, settings: Settings) -> RecoveryReport:
-    """Resolve what every worker that is gone left behind, in the caller's transaction; safe to repeat."""
+    """Resolve what gone workers left behind, in the caller's transaction; safe to repeat."""
     gone = gone_workers(connection, now_ns, settings)
     return recover_owners(connection, gone, now_ns, gone)
 
@@ -197,12 +196,12 @@ def recover(connection: Connection, now_ns: int, settings: Settings) -> Recovery
 def recover_owners(
     connection: Connection, owners: Collection[bytes], now_ns: int, seen_ns: Mapping[bytes, int] | None = None
 ) -> RecoveryReport:
-    """As `recover`, for these owners; one whose heartbeat moved on from `seen_ns` is alive after all."""
+    """As `recover`, for these owners; an owner whose heartbeat moved on from `seen_ns` is alive."""
     report = RecoveryReport()
     if not owners:
         return report
     w = workers.c
-    # The lock makes a worker that comes back at this very moment wait with its heartbeat, and so with new holds.
+    # With this lock a worker that comes back at this moment must wait with its heartbeat, and so with new holds.
     wanted = select(w.owner, w.heartbeat_ns, w.ended_ns).where(w.owner.in_(owners)).order_by(w.owner)
     locked = connection.execute(sql.for_update(wanted)).all()
     owners = {owner for owner, beat, _ in locked if seen_ns is None or seen_ns.get(owner) == beat}
@@ -213,9 +212,9 @@ def recover_owners(
     c = idempotency.c
     unknown = update(idempotency).where(c.owner.in_(owners), c.state == "open").values(state="unknown")
     report.claims_unknown = connection.execute(unknown).rowcount
-    # What they were making in the background will not come any more.
+    # Background responses of these workers will never complete.
     report.answers_failed = fail_running(connection, owners)
-    # Of tasks nothing is given back here: a poller goes on with them, and writes their ends and tells them.
+    # Tasks keep their holds: a poller continues them, books their ends and reports them.
     tasks.release(connection, owners)
     tasks.leave_to_pollers(connection, owners)
     _release(connection, expired)
@@ -230,7 +229,7 @@ def recover_owners(
 
 
 def _expire(connection: Connection, hold: OpenHold, now_ns: int) -> bool:
-    """Insert the resolution and the line of the report; False when the hold was resolved meanwhile."""
+    """Insert the resolution and the report line; False if the hold has been resolved meanwhile."""
     rows = [
         msgspec.structs.asdict(entries.expire(hold.request_id, leg, account, counter, hold.nano, now_ns))
         for leg, (account, counter) in enumerate(hold.legs)
@@ -253,12 +252,12 @@ def _release(connection: Connection, expired: list[OpenHold]) -> None:
 
 
 class Recoverer:
-    """Watches heartbeats from inside a process and recovers; `tick` is called every few seconds by the writer's thread.
+    """Watches heartbeats from inside a process and recovers; the writer's thread calls `tick` every few seconds.
 
-    A heartbeat counts as stopped when this process saw it stand still for heartbeat_lost_s of its own running time, of
-    which only looks that saw another one move count, each for a fourth of that at most: a machine that slept, or a
-    database that was away, locked or full, makes every heartbeat old at once and nobody dead. Where no heartbeat moves
-    nobody can spend either, and the next worker's first one is a move.
+    A heartbeat counts as stopped once it stood still for heartbeat_lost_s of this process's running time. Only
+    intervals in which another heartbeat moved count, each for at most a fourth of that: after a machine slept, or while
+    a database is unreachable, locked or full, all heartbeats are old and nobody is dead. If no heartbeat moves, nobody
+    can spend either, and the next worker's first heartbeat is a move.
     """
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
@@ -266,11 +265,11 @@ class Recoverer:
         self._settings = settings
         self._clock = clock
         self._looked_s = clock.monotonic_s()
-        # By owner: its heartbeat, and the seconds that it stood still while others moved.
+        # Per owner: its heartbeat, and the seconds for which it stood still while others moved.
         self._seen: dict[bytes, tuple[int, float]] = {}
 
     def tick(self) -> None:
-        """Look at the heartbeats and recover when somebody is gone. Raises Unavailable."""
+        """Check the heartbeats and recover if somebody is gone. Raises Unavailable."""
         beats = self._database.look(_beats)
         if not (gone := self._gone(beats)):
             return

@@ -1,7 +1,7 @@
-"""Takes a committed charge back whose caller was told that the call failed, inside the books' transactions.
+"""Takes back a committed charge whose caller was told that the call failed, inside the books' transactions.
 
-It can happen when a settlement is committed and the answer to it is lost: `told` knows the calls. Entries are never
-changed: each leg gets a `reverse` entry against its post, and what the upstream did for it is the operator's loss.
+This happens if a settlement is committed and its answer is lost; `told` knows these calls. Entries are never changed:
+each leg gets a `reverse` entry against its post, and the upstream's cost is the operator's loss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from elkapi.ledger.transfers import (
 
 
 class Reversal:
-    """Behind the books' own cursor; `house` is accounts.ensure_system_accounts()."""
+    """Works on the books' own cursor; `house` comes from accounts.ensure_system_accounts()."""
 
     def __init__(self, cursor: Any, sql: Statements, house: dict[str, int]) -> None:
         self._cursor = cursor
@@ -31,9 +31,9 @@ class Reversal:
         self._upstream = house[accounts.UPSTREAM]
 
     def take_back(self, request_id: bytes, charge: int, loss: int, record: bytes, now_ns: int) -> None:
-        """Give back what a usage row says was charged, as far as no operator refunded it; repeating changes nothing."""
+        """Give back the charge of a usage row, less what an operator has refunded; repeating it changes nothing."""
         cursor, sql = self._cursor, self._sql
-        # Refunds put the same amount on every leg; the first leg's tell how much.
+        # Refunds put the same amount on every leg, so the first leg tells how much.
         refunded = sum(nano for *_, nano in self._entries(request_id, REFUND_STEP + b"\x00", "refund"))
         amount = charge - refunded
         posts = self._entries(request_id, RESOLVE_STEP, "post")
@@ -44,7 +44,7 @@ class Reversal:
             rows += (request_id + REVERSE_SUFFIX[leg], "reverse", counter, account, amount, now_ns)
         rows += (request_id + REVERSED_LOSS_SUFFIX, "loss", self._loss, self._upstream, amount, now_ns)
         sql.entries.insert(cursor, rows)
-        # Customers' rows before the house's, each by id, as everywhere in the ledger.
+        # Lock order of the whole ledger: customers' rows before system rows, each by id.
         moves = [(account, amount) for account, _, _ in sorted(posts)]
         house = [(counter, -amount) for _, counter, _ in posts]
         house += [(self._loss, -amount), (self._upstream, amount)]

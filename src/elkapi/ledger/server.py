@@ -1,7 +1,7 @@
-"""The ledger process: the one writer of a SQLite file that several workers share; they reach it by a unix socket.
+"""The ledger process: the only writer of a SQLite file that several workers share; they reach it by a unix socket.
 
 It only moves orders from sockets to the `Writer` and outcomes back. It may be killed at any moment: what it answered is
-committed, what it did not answer its workers send again, and orders repeated by id are answers.
+committed, what it did not answer its workers send again, and a repeated id is only answered.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from elkapi.testing.crash import point
 log = logging.getLogger("elkapi.ledger")
 
 LOCK_WAIT_S = 10.0
-# Orders of live workers beyond this are refused; below it each worker already bounds its own.
+# Orders of live workers beyond this number are refused; each worker limits its own to less.
 QUEUE_WORKERS_MAX = 16
 
 
 class SocketTakenError(RuntimeError):
-    """Another ledger process serves this data directory and does not end."""
+    """Another ledger process serves this data directory and keeps running."""
 
 
 class Connection(asyncio.Protocol):
@@ -91,7 +91,7 @@ class LedgerServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen; the caller holds the lock of the socket, so a file that is there is a dead process's."""
+        """Listen. The caller holds the socket's lock, so an existing file belongs to a dead process."""
         path = self._settings.socket_path("ledger")
         Path(path).unlink(missing_ok=True)  # noqa: ASYNC240 - nothing is served yet.
         self.writer.start()
@@ -105,7 +105,7 @@ class LedgerServer:
             os.umask(before)
 
     async def stop(self) -> None:
-        """Take nothing more, write what was taken, answer it, end."""
+        """Stop taking orders, write and answer those taken, then end."""
         if self._server is not None:
             self._server.close()
         await self.writer.stop()
@@ -117,7 +117,7 @@ class LedgerServer:
             await self._server.wait_closed()
 
     def take(self, connection: Connection, frame: Orders) -> None:
-        """Queue a worker's orders; its holds are refused while too many orders wait."""
+        """Queue a worker's orders; holds are refused while too many orders wait."""
         entries: list[Entry] = [(order, (connection, number)) for number, order in enumerate(frame.orders, frame.first)]
         if self.writer.depth > self._settings.ledger_queue_max * QUEUE_WORKERS_MAX:
             refused = [entry for entry in entries if type(entry[0]) is Hold]
@@ -144,7 +144,8 @@ class LedgerServer:
 
 @contextlib.contextmanager
 def only_one(path: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold the lock beside the socket; the kernel drops it with the process, however that ends. SocketTakenError."""
+    """Hold the lock beside the socket; the kernel releases it when the process ends in any way. Raises
+    SocketTakenError."""
     descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     deadline_s = time.monotonic() + wait_s
     try:
@@ -162,7 +163,7 @@ def only_one(path: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
 
 
 def run(settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Be the ledger process until SIGTERM or SIGINT. Raises SocketTakenError, storage errors."""
+    """Run the ledger process until SIGTERM or SIGINT. Raises SocketTakenError, storage errors."""
     die_with_parent()
     set_title("ledger")
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=1)

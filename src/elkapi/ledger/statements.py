@@ -1,6 +1,7 @@
-"""The writer's SQL, compiled once per dialect from SQLAlchemy Core to text with positional places; `books` runs it.
+"""The writer's SQL, compiled once per dialect from SQLAlchemy Core to text with positional placeholders; `books` runs
+it.
 
-Rows are inserted many to a statement: the driver lets go of the interpreter once per statement and not once per row,
+Inserts take many rows per statement: the driver releases the interpreter once per statement instead of once per row,
 which is most of the cost beside a busy event loop (docs/adr/0010-ledger.md has the figures).
 """
 
@@ -30,22 +31,22 @@ from elkapi.storage.schema import (
     workers,
 )
 
-# Row counts a multi-row statement exists for, descending: batches up to 16 are one statement, larger ones a few. All of
-# them together are fewer than either driver keeps prepared.
+# Row counts with a multi-row statement, descending: batches up to 16 are one statement, larger ones a few. Together
+# they are fewer than either driver keeps prepared.
 SIZES = (64, 48, 32, 24, *range(16, 0, -1))
 
 
 class Rows:
-    """Inserts of one shape: `insert` takes the values of any number of rows, flat."""
+    """Inserts of one shape: `insert` takes the values of any number of rows as one flat list."""
 
     def __init__(self, texts: dict[int, str], width: int) -> None:
         self._texts = [(size * width, texts[size]) for size in SIZES]
         self._whole = dict(self._texts)
 
     def insert(self, cursor: Any, flat: list[Any]) -> None:
-        """Rows whose id exists already are left alone, or refused by the database (`is_taken`) where they are `new`."""
+        """Existing ids are left alone, or refused by the database (`is_taken`) if the rows are `new`."""
         if not flat:
-            return  # As most batches' unknown outcomes.
+            return  # Most batches have no unknown outcomes.
         if (whole := self._whole.get(len(flat))) is not None:
             cursor.execute(whole, flat)
             return
@@ -57,14 +58,15 @@ class Rows:
 
 
 def claim_is_over(now: Any) -> ColumnElement[bool]:
-    """The claim was kept long enough, and no worker that lives still makes its call, however long that takes."""
+    """Whether the claim has expired and no live worker is still making its call, however long that takes."""
     c = idempotency.c
     alive = select(workers.c.owner).where(workers.c.ended_ns.is_(None))
     return and_(c.expires_ns <= now, or_(c.state != literal_column("'open'"), c.owner.not_in(alive)))
 
 
 class Statements:
-    """Every statement of the writer for one dialect ("sqlite" or "postgresql"); the comments name the places' order."""
+    """Every statement of the writer for one dialect ("sqlite" or "postgresql"); comments name the order of the
+    placeholders."""
 
     def __init__(self, dialect: str) -> None:
         self.is_sqlite = dialect == "sqlite"
@@ -79,7 +81,7 @@ class Statements:
         self._workers()
 
     def execute_all(self, cursor: Any, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
-        """Execute them, with one wait for the server where there is one; how many rows each one found or changed."""
+        """Execute the statements, with one wait for a server; returns the number of rows that each found or changed."""
         if self.is_sqlite:
             return [cursor.execute(text, values).rowcount for text, values in statements]
         counts: list[int] = cursor.execute_all(statements)
@@ -175,11 +177,11 @@ class Statements:
         self.stored = self._rows(stored_objects, tuple(column.name for column in stored_objects.columns))
         self.stored_items = self._rows(stored_items, ("key_id", "item_id", "object_id"), key="key_id item_id")
         self.stored_events = self._rows(stored_events, ("object_id", "first", "sealed"), key="object_id first")
-        # what a background call ends with, unless it was cancelled, deleted or given up meanwhile
+        # the end of a background call, unless it was cancelled, deleted or given up meanwhile
         finish = update(stored_objects).where(c.id == bindparam("id"), c.status == literal_column("'in_progress'"))
         finish = finish.values(status=bindparam("state"), expires_ns=bindparam("expires"), sealed=bindparam("body"))
         self.stored_finish = self._text(finish, "state", "expires", "body", "id")
-        # whether it is there still; who deletes it waits until what belongs to it is written
+        # whether it still exists; a deletion waits until what belongs to it is written
         there: Any = select(c.id).where(c.id == bindparam("id"))
         self.stored_lock = self._text(there if self.is_sqlite else there.with_for_update(), "id")
 
@@ -203,7 +205,7 @@ class Statements:
         self.task_refs = self._rows(task_refs, ("key_id", "ref", "task_id"), key="key_id ref")
         known = ("native_id", "channel_id", "channel_key_id", "started_ns", "finished_ns", "deleted_ns", "error_code")
         change = update(tasks).where(c.id == bindparam("task"), c.version == bindparam("seen"))
-        # A step is its submitter's last word, so nobody submits it any more.
+        # The submitter's part ends with its step.
         change = change.values(
             {
                 "state": bindparam("to_state"),
@@ -227,7 +229,8 @@ class Statements:
         statement = insert.values({column.name: bindparam(column.name) for column in workers.columns})
         statement = statement.on_conflict_do_update(
             index_elements=["owner"],
-            # A worker declared dead while it was only cut off lives again from here on; its old holds stay given back.
+            # A worker declared dead while it was only cut off lives again from here on; its expired holds stay
+            # released.
             set_={name: statement.excluded[name] for name in ("heartbeat_ns", "ended_ns", "scan_from")},
         )
         self.beat = self._text(statement, *(column.name for column in workers.columns))
@@ -244,8 +247,8 @@ class Statements:
         new: bool = False,
         **fixed: str | ColumnElement[Any],
     ) -> Rows:
-        """The one-row statement comes from SQLAlchemy; larger ones repeat its group of values (compiling them row by
-        row would cost every start a third of a second)."""
+        """SQLAlchemy compiles the one-row statement; larger ones repeat its group of values, since compiling them
+        row by row would add a third of a second to every start."""
         values: dict[str, Any] = {name: bindparam(name) for name in names}
         values |= {
             name: literal_column(f"'{given}'") if isinstance(given, str) else given for name, given in fixed.items()

@@ -1,6 +1,6 @@
 """Tasks inside the books' transactions: their rows begin with their holds and end with their settlements.
 
-What a step says is decided elsewhere (`tasks.machine`); here it is made once, or not at all.
+`tasks.machine` decides what a step says; here it is written exactly once, or not at all.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ async def seal_task(sealer: Sealer, task: NewTask, worker: bytes) -> TaskRow:
 
 
 async def seal_told(sealer: Sealer, step: TaskStep) -> bytes | None:
-    """What its provider told of a task, sealed for its row."""
+    """The provider's report on a task, sealed for its row."""
     return None if step.told is None else await sealer.seal_beside(step.told, told_context(step.id))
 
 
 class Tasker:
-    """The tables of tasks behind the books' own cursor."""
+    """The tables of tasks on the books' own cursor."""
 
     def __init__(self, cursor: Any, sql: Statements) -> None:
         self._cursor = cursor
@@ -45,7 +45,7 @@ class Tasker:
         self._noticer = Noticer(cursor, sql)
 
     def begin(self, holds: Sequence[Hold]) -> None:
-        """The rows of tasks whose holds were made; repeating it changes nothing."""
+        """Insert the rows of tasks whose holds were made; repeating it changes nothing."""
         flat: list[Any] = []
         for hold in holds:
             if (row := hold.task) is not None:
@@ -54,7 +54,8 @@ class Tasker:
         self._sql.tasks.insert(self._cursor, flat)
 
     def step(self, step: Step) -> bool:
-        """Make the step; False when the task is no longer where the step begins, and then nothing was written."""
+        """Write the step; False, with nothing written, if the task is no longer at the version where the step
+        begins."""
         values = [getattr(step, name) for name in self._sql.task_step_columns]
         self._cursor.execute(self._sql.task_step, (*values, step.request_id, step.version))
         if self._cursor.rowcount != 1:

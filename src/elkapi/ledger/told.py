@@ -1,8 +1,8 @@
-"""Calls whose callers were told that the booking failed: each is free, also when its charge had been committed unseen.
+"""Calls whose callers were told that the booking failed: each is free, even if its charge had been committed unseen.
 
-What such a call's settlement becomes (`waived`) is kept in memory until the ledger carried it out, and in a file of the
-data directory, so that a worker that dies in between leaves it to the next one that starts there. The file is written
-before the callers are told; like SQLite at NORMAL it outlives the process, not a loss of power.
+The settlement of such a call (`waived`) is kept in memory until the ledger has carried it out, and in a file of the
+data directory, so that the next worker to start there can take it over from one that dies. The file is written before
+the callers are told. Like SQLite at NORMAL, it survives the process but not a loss of power.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ WAIVED_FLAG = "settled_late"
 
 
 def waived(order: Settle) -> Settle:
-    """The same settlement at the operator's loss; what was charged all the same is taken back."""
+    """The same settlement at the operator's loss; if it was charged, the charge is taken back."""
     return msgspec.structs.replace(lost(order, WAIVED_FLAG), waived=True)
 
 
 class ToldFailures:
-    """The told failures of one worker, by request id; its file is locked while it lives, and there only when needed."""
+    """The told failures of one worker, by request id. Its file exists only when needed and is locked while the
+    worker lives."""
 
     def __init__(self, folder: Path, owner: bytes) -> None:
         self._path = folder / f"{owner.hex()}{SUFFIX}"
@@ -42,11 +43,11 @@ class ToldFailures:
         return len(self._orders)
 
     def get(self, request_id: bytes) -> Settle | None:
-        """The settlement to carry out instead, or None for a call whose caller was told nothing of the kind."""
+        """The settlement to carry out instead; None if the caller was not told of a failure."""
         return self._orders.get(request_id)
 
     def note(self, orders: Iterable[Order]) -> None:
-        """Remember settlements that charge anything, whose callers are about to be told that the call failed."""
+        """Record settlements with a charge whose callers are about to be told that the call failed."""
         fresh = [waived(order) for order in orders if type(order) is Settle and order.charge_nano]
         if fresh:
             self._orders |= {order.request_id: order for order in fresh}
@@ -59,7 +60,7 @@ class ToldFailures:
             os.ftruncate(self._file, 0)
 
     def take_over(self) -> list[Settle]:
-        """What workers that died here left behind, now this one's to send. Blocking."""
+        """The settlements that dead workers left behind here, which this worker now sends. Blocking."""
         found: list[Settle] = []
         for path in sorted(self._path.parent.glob(f"*{SUFFIX}")):
             if path == self._path:
@@ -67,11 +68,11 @@ class ToldFailures:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                continue  # Its worker was done with it, or another that starts now took it over.
+                continue  # Its worker finished with it, or another starting worker took it over.
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not os.fstat(descriptor).st_nlink:
-                    continue  # The same, since it was opened.
+                    continue  # As above, after it was opened.
                 left = _read(descriptor, path)
                 self._orders |= {order.request_id: order for order in left}
                 if self._write(left):
@@ -84,7 +85,7 @@ class ToldFailures:
         return found
 
     def close(self) -> None:
-        """Leave the file behind only when something is left to do."""
+        """Close the file, and remove it if nothing is left to do."""
         if self._file is None:
             return
         if not self._orders:
@@ -93,17 +94,17 @@ class ToldFailures:
         self._file = None
 
     def _write(self, orders: list[Settle]) -> bool:
-        """Whether they stand in the file now."""
+        """Append the settlements to the file; False if that failed."""
         if not orders:
             return True
-        # A reply that is kept for a repeat is not needed to take a charge back, and may be large.
+        # Without the reply: taking a charge back does not need it, and it may be large.
         lean: list[Order] = [msgspec.structs.replace(order, claim=None) for order in orders]
         try:
             if self._file is None:
                 self._file = _locked_file(self._path)
             before, data = os.fstat(self._file).st_size, encode(Orders(0, lean))
             if os.write(self._file, data) < len(data):
-                # What comes behind a frame that is cut would not be read either.
+                # Nothing after a truncated frame would be readable.
                 os.ftruncate(self._file, before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -113,7 +114,7 @@ class ToldFailures:
 
 
 def _locked_file(path: Path) -> int:
-    """A new file that is locked before anybody can see it under its name."""
+    """A new file, locked before it appears under its name."""
     hidden = path.with_suffix(".new")
     descriptor = os.open(hidden, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +126,7 @@ def _read(descriptor: int, path: Path) -> list[Settle]:
     with open(descriptor, "rb", closefd=False) as file:
         data = file.read()
     try:
-        # A last frame that was cut by the worker's end belongs to callers that were never told anything.
+        # A truncated last frame belongs to callers who were never told anything.
         frames = Frames(ORDERS_DECODER).feed(data)
     except FrameError as error:
         log.error("%s cannot be read: %s", path.name, error)

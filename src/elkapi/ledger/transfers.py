@@ -32,16 +32,16 @@ HOLD_SUFFIX = tuple(HOLD_STEP + leg for leg in _LEGS)
 RESOLVE_SUFFIX = tuple(RESOLVE_STEP + leg for leg in _LEGS)
 REVERSE_SUFFIX = tuple(REVERSE_STEP + leg for leg in _LEGS)
 LOSS_SUFFIX = LOSS_STEP + b"\x00"
-# What a reversed charge cost the operator, beside what the settlement itself may have booked.
+# The operator's loss from a reversed charge, besides what the settlement itself may have booked.
 REVERSED_LOSS_SUFFIX = LOSS_STEP + b"\x01"
 
-# Kinds that change `posted`; the others only reserve or give back.
+# Kinds that change `posted`; the others only reserve or release.
 MOVES = frozenset({"deposit", "post", "refund", "reverse", "loss", "adjust"})
 RESOLUTIONS = frozenset({"post", "void", "expire"})
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """One entry outside the common way of `books`; `nano` >= 0, `note` says why an operator made it."""
+    """One entry outside the fast path of `books`; `nano` >= 0, `note` is the operator's reason."""
 
     id: bytes
     kind: str
@@ -53,7 +53,8 @@ class Transfer(msgspec.Struct, frozen=True):
 
 
 def refund_id(request_id: bytes, refund: str, leg: int) -> bytes:
-    """Refunds of one request may be several; each is named by its caller, and a repeated name is the same refund."""
+    """The id of a refund. A request may have several, each named by its caller; repeating a name gives the same
+    refund."""
     return request_id + REFUND_STEP + _LEGS[leg] + hashlib.sha256(refund.encode()).digest()[:8]
 
 
@@ -63,23 +64,23 @@ def admin_id(entry_id: bytes) -> bytes:
 
 
 def leg_of(transfer_id: bytes) -> int:
-    """Which of its order's accounts an entry is about, from 0."""
+    """The index of the entry's account in its order, from 0."""
     return transfer_id[17]
 
 
 def step_of(transfer_id: bytes) -> int:
-    """Which step of its request an entry is."""
+    """The step of its request that an entry belongs to."""
     return transfer_id[16]
 
 
 def entries_range(request_id: bytes, step: bytes | None = None) -> tuple[bytes, bytes]:
-    """The smallest and the largest id a request's entries (of one step) can have, for a range scan."""
+    """The smallest and largest possible id of a request's entries (of one step), for a range scan."""
     low = request_id if step is None else request_id + step
     return low, low + b"\xff" * 12
 
 
 def expire(request_id: bytes, leg: int, account: int, counter_account: int, held_nano: int, now_ns: int) -> Transfer:
-    """One leg of a hold given back by recovery."""
+    """One leg of a hold that recovery releases."""
     return Transfer(request_id + RESOLVE_SUFFIX[leg], "expire", account, counter_account, held_nano, now_ns)
 
 
@@ -94,6 +95,6 @@ def deposit(entry_id: bytes, funding: int, account: int, nano: int, now_ns: int,
 
 
 def adjust(entry_id: bytes, account: int, funding: int, nano: int, now_ns: int, note: str) -> Transfer:
-    """A correction: positive nano goes to the customer, negative comes back."""
+    """A correction: positive nano goes to the customer, negative is taken from them."""
     debit, credit = (funding, account) if nano >= 0 else (account, funding)
     return Transfer(admin_id(entry_id), "adjust", debit, credit, abs(nano), now_ns, note=note)

@@ -1,7 +1,7 @@
-"""How workers and the ledger process talk: length-prefixed msgpack frames on a unix socket; both ends are elsewhere.
+"""The protocol between workers and the ledger process: length-prefixed msgpack frames on a unix socket.
 
-A worker sends `Orders`: the number of its first order and the orders, numbered on from there. The process answers each
-transaction with `Answers`: the numbers that are done, and the refusals among them. The first order is a heartbeat.
+A worker sends `Orders`: consecutive orders and the number of the first. The process answers each transaction with
+`Answers`: the numbers that are done, and the refusals among them. The first order is a heartbeat.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FrameError(ValueError):
-    """The other side does not speak this protocol."""
+    """The peer violates this protocol."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -47,14 +47,14 @@ def encode(message: Orders | Answers) -> bytes:
 
 
 class Frames(Generic[T]):
-    """Cuts a byte stream into decoded frames of one type, sans I/O; at most one unfinished frame is kept."""
+    """Splits a byte stream into decoded frames of one type, sans I/O; keeps at most one incomplete frame."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
         self._decoder = decoder
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[T]:
-        """Every frame that is now complete. Raises FrameError."""
+        """Return every frame that is now complete. Raises FrameError."""
         buffer = self._buffer
         buffer += data
         found: list[T] = []

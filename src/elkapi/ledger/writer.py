@@ -1,7 +1,7 @@
-"""The group-committing writer: one thread, one transaction for whatever is queued; the entries made are `books`'.
+"""The group-committing writer: one thread, one transaction for everything queued; `books` executes the orders.
 
 An entry is an order with its waiter. The event loop hands over lists of entries; the thread writes them in batches and
-hands each batch back with its outcomes in one call, so a wake-up is paid per batch and not per order.
+returns each batch with its outcomes in one call, so that a wake-up is paid per batch and not per order.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
 
-# While many calls are in flight the thread waits this long for company, unless a fair share of them is queued already:
-# a commit costs about as much as writing ten orders, and a saturated loop hands orders over in twos and threes.
+# While many calls are in flight the thread waits this long for more orders, unless a fair share of them is queued
+# already: a commit costs about as much as writing ten orders, and a saturated loop hands orders over in twos and
+# threes.
 LINGER_S = 0.000_5
 LINGER_FROM_HOLDS = 8
 LINGER_SHARE = 4
 
 # Batches up to this size may be written on the loop itself (see `write_now`), but only while this many transactions in
-# a row, whoever wrote them, took no longer than this. One that did on the loop also keeps the loop out for a while, so
+# a row, wherever they were written, took no longer than this. A slow one on the loop also bars the loop for a while, so
 # a disk that stalls now and then holds up the loop at most once in that time.
 INLINE_ORDERS_MAX = 64
 INLINE_FAST_S = 0.025
@@ -47,7 +48,8 @@ Deliver = Callable[[list[Entry], list[Outcome]], None]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How the writer runs: orders a transaction, seconds between heartbeats and between ticks, seconds to drain."""
+    """Limits of the writer: orders per transaction, seconds between heartbeats, seconds between ticks, seconds to
+    drain."""
 
     batch_max: int
     heartbeat_s: float
@@ -57,7 +59,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct):
-    """What was written since the start; changed by whoever holds the writer's lock."""
+    """Counters since the start; changed by whoever holds the writer's lock."""
 
     transactions: int = 0
     orders: int = 0
@@ -67,9 +69,9 @@ class Stats(msgspec.Struct):
 class Writer:
     """Takes entries from one event loop; `deliver(entries, outcomes)` is called on that loop, once per transaction.
 
-    A hold that cannot be written is refused as unavailable; a settlement or a heartbeat is kept and tried again, since
-    giving up on it would leave money held. `abandoned(waiter)` lets a hold nobody waits for any more be skipped;
-    `again(entry)` is what is written of an entry that has to be tried again.
+    A hold that cannot be written is refused as unavailable; a settlement or a heartbeat is kept and retried, since
+    giving up on it would leave money held. `abandoned(waiter)` tells that a hold can be skipped because nobody waits
+    for it; `again(entry)` returns what to write for an entry that is retried.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Writer:
 
     @property
     def depth(self) -> int:
-        """Orders taken and not answered yet."""
+        """Orders that are taken but not answered yet."""
         return self._taken - self._finished
 
     @property
@@ -119,13 +121,13 @@ class Writer:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Start the thread; called on the loop that `deliver` runs on."""
+        """Start the thread; call it on the loop that `deliver` runs on."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="elkapi-ledger", daemon=True)
         self._thread.start()
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        """Queue entries. Raises Unavailable when the thread is gone."""
+        """Queue entries. Raises Unavailable if the thread has ended."""
         if not self.alive:
             raise Unavailable(UNREACHABLE)
         self._taken += len(entries)
@@ -133,19 +135,20 @@ class Writer:
 
     @property
     def unwritten_s(self) -> float:
-        """Seconds since all that there was to write was committed; a heartbeat is something to write."""
+        """Seconds since everything queued, which includes heartbeats, was committed."""
         return self._monotonic_s() - self._written_s
 
     @property
     def open_holds(self) -> int:
-        """Calls in flight, as far as this process made their holds."""
+        """Calls in flight whose holds this process made."""
         books = self._books
         return 0 if books is None else books.open_holds
 
     def write_now(self, entries: Sequence[Entry]) -> list[Outcome] | None:
-        """Write on the caller's thread, without a queue and two wake-ups; None when the thread must do it instead.
+        """Write on the caller's thread, without a queue and two wake-ups; returns None if the thread must do it
+        instead.
 
-        Only for SQLite without a flush per commit, and while transactions are measured to be fast: such a one takes
+        Only for SQLite without a flush per commit, and while transactions are measured to be fast: then a write takes
         about as long as handing it over. Anything unusual (work queued, a heartbeat due, another process writing, an
         error) is left to the thread.
         """
@@ -177,12 +180,13 @@ class Writer:
         return fast
 
     async def stop(self) -> None:
-        """Write what is queued, say farewell and end the thread; what cannot be written in time is left to recovery."""
+        """Write what is queued and the last heartbeat, then end the thread; what cannot be written in time is left
+        to recovery."""
         if self._thread is None:
             return
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, self._limits.drain_s + 10.0)
-        # Deliveries of the last batches are already scheduled on the loop; let them run.
+        # Lets the deliveries of the last batches, already scheduled on the loop, run.
         await asyncio.sleep(0)
 
     # The thread
@@ -200,7 +204,7 @@ class Writer:
                 self._books.close()
 
     def _gather_and_write(self) -> bool:
-        """One round; False when asked to stop."""
+        """One round; False if asked to stop."""
         entries, goes_on = self._gather()
         if self._owed:
             entries, self._owed = [*map(self._again, self._owed), *entries], []
@@ -215,7 +219,7 @@ class Writer:
         before, start_s = self.stats.failures, self._monotonic_s()
         for start in range(0, len(entries), self._limits.batch_max):
             self._write_and_wake(entries[start : start + self._limits.batch_max])
-        # A full disk may take a heartbeat, for which SQLite's log has room, and not what is owed beside it.
+        # A full disk may accept a heartbeat, for which SQLite's log has room, but not what is owed besides it.
         if entries and self.stats.failures == before:
             self._written_s = start_s
 
@@ -249,13 +253,14 @@ class Writer:
 
     def _patience_s(self) -> float:
         if self._owed or self._retry_s > RETRY_FIRST_S:
-            # The last transaction failed, and the heartbeat in it is overdue: waiting for that alone would be no pause.
+            # The last transaction failed, and its heartbeat is overdue: waiting only until that is due would be no
+            # pause.
             return self._retry_s
         due_s = self._next_beat_s if self._beat is not None else self._monotonic_s() + self._limits.heartbeat_s
         return min(max(due_s - self._monotonic_s(), 0.001), self._limits.heartbeat_s)
 
     def _with_beat(self, entries: list[Entry]) -> list[Entry]:
-        """The heartbeat goes first, in the same transaction: no hold is ever committed by an owner that looks dead."""
+        """Put a due heartbeat first, in the same transaction, so that no owner that looks dead commits a hold."""
         now_s = self._monotonic_s()
         if self._beat is None or now_s < self._next_beat_s:
             return entries
@@ -265,7 +270,8 @@ class Writer:
     def _write_and_wake(self, entries: list[Entry]) -> None:
         with self.lock:
             self._write(entries)
-        # The loop is woken without the lock: its next order would otherwise find it taken and come back to this thread.
+        # Woken after releasing the lock: otherwise the loop's next order would find it taken and come back to this
+        # thread.
         answered, self._answered = self._answered, []
         assert self._loop is not None
         for done, outcomes in answered:
@@ -274,7 +280,7 @@ class Writer:
 
     def _write(self, entries: list[Entry]) -> None:
         if len(entries) == self._limits.batch_max or self._books is None:
-            # The writer is behind: holds whose callers gave up meanwhile need not be made.
+            # The writer is behind: skip holds whose callers have given up.
             wanted = [entry for entry in entries if type(entry[0]) is not Hold or not self._abandoned(entry[1])]
             self._finished += len(entries) - len(wanted)
             entries = wanted
@@ -307,7 +313,7 @@ class Writer:
         refused = [entry for entry in entries if type(entry[0]) is Hold]
         self._owed += [entry for entry in entries if type(entry[0]) is not Hold and entry[0] is not self._beat]
         if in_doubt:
-            # Refused below, and perhaps made: nobody else would ever give such a hold back.
+            # These holds are refused below but may have been made, and nobody else would release them.
             self._owed += [(given_back(order), None) for order, _ in entries if isinstance(order, Hold)]
             self._finished -= len(refused)
         self._answer(refused, [Refusal("unavailable", UNREACHABLE)] * len(refused))
