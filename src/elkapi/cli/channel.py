@@ -130,7 +130,7 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
 @click.option("--clear", multiple=True, type=click.Choice(sorted(EMPTY)), help="remove an override")
 @json_option
 def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Change the options you give. A repeatable option replaces all its values. For keys, see `elkapi channel key`."""
+    """Change the options you give; a repeatable option replaces all old values. For keys, see `elkapi channel key`."""
     from elkapi.admin import channels
 
     fields = _fields(given, clear)

@@ -48,7 +48,7 @@ def elkapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         captured = capfd.readouterr()
         assert "Traceback" not in captured.err
         told = captured.err.splitlines(keepends=True)
-        note = "".join(line for line in told if line.startswith("note: a new installation"))
+        note = "".join(line for line in told if line.startswith("note: created a new installation"))
         return Outcome(status, captured.out, captured.err.replace(note, ""), note)
 
     return run

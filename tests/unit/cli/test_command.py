@@ -80,7 +80,7 @@ def test_a_command_that_finds_no_installation_says_that_it_made_one(elkapi: Elka
     """The key it prints works at no gateway that has its data elsewhere."""
     made = elkapi("key", "create", "--name", "bob", "--json")
     assert made.json["name"] == "bob"
-    assert f"was made at sqlite:///{tmp_path}/data/elkapi.sqlite3; a gateway that runs already has" in made.note
+    assert f"created a new installation at sqlite:///{tmp_path}/data/elkapi.sqlite3; if a gateway is already running" in made.note
     assert elkapi("key", "list").note == ""
 
 
@@ -318,7 +318,7 @@ def test_a_copy_for_which_there_is_no_room_says_so_and_leaves_nothing(
 def test_a_copy_without_a_name_is_misuse(elkapi: Elkapi, command: str) -> None:
     outcome = elkapi(command, "")
     assert outcome.status == 2
-    assert "the name of a file is needed" in outcome.err
+    assert "give the name of a file" in outcome.err
 
 
 def test_a_secret_key_file_that_is_not_there_is_said_even_where_none_is_needed(elkapi: Elkapi, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_an_expiry_that_no_column_holds_is_refused_in_words(elkapi: Elkapi, when
     for command in (("create", "--name", "l"), ("edit", "k")):
         outcome = elkapi("key", *command, "--expires", when)
         assert outcome.status == 2
-        assert f"'{when}' is no time that can be kept: the last is 2262-04-11" in outcome.err
+        assert f"'{when}' is not a time that can be stored: the last is 2262-04-11" in outcome.err
     assert [key["expires_at"] for key in elkapi("key", "list", "--json").json] == ["2262-04-11T00:00:00Z"]
 
 
@@ -445,7 +445,7 @@ def test_a_group_goes_when_nobody_is_in_it(elkapi: Elkapi) -> None:
     refused = elkapi("group", "remove", "vip")
     assert (refused.status, "used by key 1 (k)" in refused.err) == (1, True)
     elkapi("key", "edit", "k", "--group", "default")
-    assert elkapi("group", "remove", "vip").out == "group vip is gone\n"
+    assert elkapi("group", "remove", "vip").out == "removed group vip\n"
     assert [row["name"] for row in elkapi("group", "list", "--json").json] == ["default"]
 
 
@@ -764,7 +764,7 @@ def test_a_price_that_leaves_out_what_the_one_before_had_says_so(elkapi: Elkapi)
     changed = elkapi("price", "set", "--model", "gpt-4o", "--input-per-1m", "3", "--output-per-1m", "12")
     assert changed.out == "gpt-4o: version 2 is in force\n"
     hint = "see elkapi price history gpt-4o"
-    assert changed.err == f"note: version 1 also had cached, variants, which this one has not; {hint}\n"
+    assert changed.err == f"note: version 1 also had cached, variants, which this one lacks; {hint}\n"
     again = elkapi("price", "set", "--model", "gpt-4o", "--input-per-1m", "3", "--output-per-1m", "13", "--json")
     assert (again.status, again.err) == (0, "")
     tiers = ("--tier", "200000:input=6", "--rate", "reasoning=9", "--per-image", "1")
@@ -976,7 +976,7 @@ def test_tasks_are_listed_page_by_page(elkapi: Elkapi, tmp_path: Path) -> None:
 
 def test_tasks_are_listed_and_what_is_none_is_said_to_be_none(elkapi: Elkapi) -> None:
     assert elkapi("task", "list", "--state", "open", "--json").json == []
-    assert elkapi("task", "list").err == "no task\n"
+    assert elkapi("task", "list").err == "no tasks\n"
     nobody = "task_" + "0" * 32
     for verb in (("show", nobody), ("poll", nobody), ("end", nobody, "--refund", "--reason", "lost")):
         outcome = elkapi("task", *verb)
