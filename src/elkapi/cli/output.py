@@ -178,7 +178,7 @@ def parse_expiry(text: str) -> int:
         ns = int(at.timestamp()) * 1_000_000_000
     if not -NUMBER_MAX <= ns <= NUMBER_MAX:
         raise click.UsageError(
-            f"{text!r} is not a time that can be stored: the last is 2262-04-11; for a key that never expires, give none"
+            f"{text!r} is not a time that can be stored: the last is 2262-04-11 (a key that never expires has none)"
         )
     return ns
 

@@ -16,16 +16,16 @@ _HOST = re.compile(r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,
 SAMPLE_TEXT = "The food was delicious and the waiter was kind."
 
 COMMANDS = (
-    ("elkapi key create --name NAME --balance 5", "make a key with 5 US dollars; it is shown once"),
-    ("elkapi key list", "keys with their group, state and balance"),
-    ("elkapi channel add --family openai --base-url URL --key KEY --models A,B", "add an upstream"),
-    ("elkapi channel list", "channels and how many of their keys work"),
-    ("elkapi channel test CHANNEL", "ask the upstream something free with each key"),
-    ("elkapi price set --model M --input-per-1m USD", "put a price in force; a model without one is refused"),
-    ("elkapi request list", "the newest calls, with channel, attempts and cost"),
+    ("elkapi key create --name NAME --balance 5", "create a key with 5 US dollars and print it once"),
+    ("elkapi key list", "list the keys with their group, state and balance"),
+    ("elkapi channel add --family openai --base-url URL --key KEY --models A,B", "add a channel to an upstream"),
+    ("elkapi channel list", "list the channels and how many of their keys are in service"),
+    ("elkapi channel test CHANNEL", "send the upstream a free request with each key"),
+    ("elkapi price set --model M --input-per-1m USD", "set a price; a model without one is refused"),
+    ("elkapi request list", "list the newest calls with channel, attempts and cost"),
     ("elkapi ledger check", "recompute every balance and compare"),
-    ("elkapi backup FILE", "a consistent copy while the gateway runs"),
-    ("elkapi doctor", "the effective settings, secrets masked"),
+    ("elkapi backup FILE", "write a consistent copy while the gateway runs"),
+    ("elkapi doctor", "print the effective settings, secrets masked"),
 )
 
 
@@ -71,10 +71,10 @@ def front_page(base: str, models: LocalModels) -> str:
     model = models.sample_model
     own = "an embedding model and a small chat model" if models.chat_model else "an embedding model"
     body = f"""
-      <h1>One address and one key in front of your AI providers</h1>
+      <h1>One address and one key for all your AI providers</h1>
       <p class="lead">elkapi is a self-hosted AI API gateway. It speaks the OpenAI format at
-      <code>{escape(base)}/v1</code>, runs {own} of its own, relays other models to the upstreams you
-      add, and accounts for every call to the nano-dollar.</p>
+      <code>{escape(base)}/v1</code>, comes with {own}, relays other models to the
+      upstreams you add, and accounts for every call to the nano-dollar.</p>
       <p class="actions"><a class="button main" href="/docs/quick-start">Quick start</a>
       <a class="button" href="/docs">Docs</a><a class="button" href="/console">Console</a></p>
       <div class="front"><div>
@@ -117,8 +117,8 @@ def console_page() -> str:
     )
     body = f"""
       <h1>The web console is not in this release</h1>
-      <p class="lead">It arrives in a later one. Everything it will do is done today by the <code>elkapi</code> command
-      on the gateway's machine; changes take effect in every process within a second.</p>
+      <p class="lead">It comes with a later one. Until then, use the <code>elkapi</code> command on the gateway's machine; changes
+      take effect in every process within a second.</p>
       <div class="scroll" tabindex="0"><table><thead><tr><th>Command</th><th>What it does</th></tr></thead>
       <tbody>{rows}</tbody></table></div>
       <p>Every listing command takes <code>--json</code>. See

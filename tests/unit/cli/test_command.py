@@ -80,7 +80,10 @@ def test_a_command_that_finds_no_installation_says_that_it_made_one(elkapi: Elka
     """The key it prints works at no gateway that has its data elsewhere."""
     made = elkapi("key", "create", "--name", "bob", "--json")
     assert made.json["name"] == "bob"
-    assert f"created a new installation at sqlite:///{tmp_path}/data/elkapi.sqlite3; if a gateway is already running" in made.note
+    assert (
+        f"created a new installation at sqlite:///{tmp_path}/data/elkapi.sqlite3; if a gateway is already running"
+        in made.note
+    )
     assert elkapi("key", "list").note == ""
 
 
