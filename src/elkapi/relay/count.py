@@ -78,7 +78,7 @@ async def count_embedded(plane: DataPlane, request: Request) -> Usage | None:
 async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
     """The model process's count of each text of a body; None where nobody can count now, or in time for a stop."""
     deadlines, left_s = COUNT_DEADLINES, plane.cut_at_s - plane.clock.monotonic_s()
-    if plane.cutting or left_s <= 0:
+    if left_s <= 0:
         return None
     if left_s < deadlines.total_s:
         deadlines = msgspec.structs.replace(deadlines, total_s=left_s)

@@ -97,10 +97,14 @@ class DataPlane(msgspec.Struct):
     addresses: Addresses
     teller: Teller
     telemetry: Telemetry | None = None
-    cutting: bool = False
     # When a drain that has begun will be over, on the monotonic clock.
     cut_at_s: float = inf
 
     def cut_off(self) -> None:
-        """The drain is over: a call that ends from now on was cut off by us, whatever its connection says."""
-        self.cutting = True
+        """The drain is over."""
+        self.cut_at_s = -inf
+
+    @property
+    def cutting(self) -> bool:
+        """Whether the drain is over: a call that ends from then on was cut off by us, whatever its connection says."""
+        return self.clock.monotonic_s() >= self.cut_at_s
