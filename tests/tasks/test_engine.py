@@ -325,6 +325,20 @@ async def test_of_two_submits_under_one_name_that_come_at_once_one_begins_a_task
     assert (await tasks.submit(other)).status_code == 200
 
 
+async def test_a_name_of_the_callers_own_is_given_to_no_second_task_under_another_idempotency_key(tasks: Tasks) -> None:
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    once, other = {"idempotency-key": "once"}, {"idempotency-key": "other"}
+    first = await tasks.submit(body, headers=once)
+    again = await tasks.submit(body, headers=once)
+    assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json())
+    for headers in (other, {}):
+        refused = await tasks.submit(body, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "external_task_id")
+    assert len(tasks.upstream.requests) == 1
+    # Its claim was never taken, so it is free for what the caller means by it.
+    assert (await tasks.submit({**body, "external_task_id": "order-18"}, headers=other)).status_code == 200
+
+
 async def test_a_submit_whose_answer_was_lost_is_found_by_the_callers_own_name(tasks: Tasks) -> None:
     tasks.upstream.cut_submits = True
     body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}

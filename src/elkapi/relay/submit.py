@@ -212,6 +212,11 @@ class Submit:
             note(self.plane, refused)
             ledger.record(refused)
             raise self.asked.refusal
+        if self.own_mark and not self.claims_mark:
+            # A submit under an idempotency key may come again, with the name that it came with.
+            named = await self.plane.tasks.find_or_none(self.grant, self.own_mark)
+            if named is not None and self.claim and await ledger.wait_reply(self.claim) is None:
+                raise mark_taken(self.asked)
         if to_fetch(self.asked):
             # What was made before is answered as it was, whatever became of its pictures.
             if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
