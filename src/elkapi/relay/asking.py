@@ -6,7 +6,7 @@ The caller's body stays bytes as long as nothing in it must change.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from elkapi.catalog import Body, Catalog, Match, Operation
 from elkapi.catalog.jsonedit import check_all_named_once
 from elkapi.catalog.jsonpath import compiled, first, put
+from elkapi.catalog.jsontexts import texts_in, with_texts
 from elkapi.catalog.operation import MODEL_CHARS_MAX, Family
 from elkapi.catalog.spelling import check_spelling, misspelled
 from elkapi.catalog.task import TaskSpec
@@ -41,6 +42,7 @@ REFS = (
 # Members that hold the address of a film to go on from: where it is one of ours, it names what a task made.
 FILES = ("instances[*].video.uri",)
 _REF_STEPS = tuple(tuple(path.replace("[*]", "").split(".")) for path in (*REFS, *FILES))
+# How addresses begin of files that were uploaded to a provider's account, wherever in a body they stand.
 UPLOADED = "runway://"
 JSON_TYPE = b"application/json"
 
@@ -155,7 +157,8 @@ def asked_for(
 def _goes_on_from(match: Match, body: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what a submit says of earlier tasks, addresses of films that it goes on from). Raises BadRequest."""
     named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in match.operation.upstream else []
-    found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
+    uploads = (text for text in texts_in(body) if text.startswith(UPLOADED))
+    found = [*named, *(value for path in REFS for value in compiled(path)(body)), *uploads]
     refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
     files = tuple(dict.fromkeys(one for path in FILES for one in compiled(path)(body) if isinstance(one, str)))
     for path in _REF_STEPS:
@@ -165,16 +168,6 @@ def _goes_on_from(match: Match, body: Mapping[str, Any]) -> tuple[tuple[str, ...
             f"A task must refer to at most {REFS_MAX} other tasks or files, but refers to {len(refs) + len(files)}."
         )
     return refs, files
-
-
-def _uploads(value: Any) -> Iterator[str]:
-    """Addresses of files that were uploaded to a provider's account, wherever in a body they stand."""
-    if isinstance(value, str):
-        if value.startswith(UPLOADED):
-            yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _uploads(inner)
 
 
 def _is_flat(body: Mapping[str, Any], own: str) -> bool:
@@ -288,7 +281,7 @@ def provider_body(
     are the provider's own for tasks that the caller calls by ours.
     """
     source, task, hooks = asked.operation.model, asked.task, asked.family.hooks
-    body = _copied(asked.body, names)
+    body = with_texts(asked.body, lambda text: names.get(text, text))
     if source.prefix:
         if upstream_model != asked.model:
             body[source.name] = upstream_model.removeprefix(source.prefix)
@@ -312,11 +305,3 @@ def provider_body(
     if asked.content_type != JSON_TYPE:
         return forms.changed(asked.sent, asked.content_type, asked.body, body), asked.content_type
     return msgspec.json.encode(body), JSON_TYPE
-
-
-def _copied(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {name: _copied(inner, names) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_copied(inner, names) for inner in value]
-    return names.get(value, value) if isinstance(value, str) else value

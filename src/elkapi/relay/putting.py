@@ -9,6 +9,7 @@ import msgspec
 
 from elkapi.access import Over
 from elkapi.catalog.jsonedit import with_overrides
+from elkapi.catalog.jsontexts import with_texts
 from elkapi.clock import milliseconds
 from elkapi.errors import NOT_JSON, BadRequest, GatewayError, UpstreamRejected
 from elkapi.observe.trace import HEADER as TRACEPARENT
@@ -197,9 +198,10 @@ class Putting:
         return status, body
 
     def _as_native(self, attempt: Attempt, status: int, decoded: Any) -> NativeRefusal | None:
+        """The provider's refusal without who it is."""
         if self.asked.form != "native" or not isinstance(decoded, dict) or self.error is None:
             return None
-        clean = _cleaned(decoded, attempt, self.asked.model)
+        clean = with_texts(decoded, lambda text: redact(text, attempt, self.asked.model))
         return NativeRefusal(status, msgspec.json.encode(clean), self.error)
 
 
@@ -228,14 +230,3 @@ def decoded_json(body: bytes) -> Any:
         return _body.decode(body)
     except NOT_JSON:
         return None
-
-
-def _cleaned(value: Any, attempt: Attempt, model: str) -> Any:
-    """A provider's refusal without who it is."""
-    if isinstance(value, str):
-        return redact(value, attempt, model)
-    if isinstance(value, dict):
-        return {name: _cleaned(inner, attempt, model) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(inner, attempt, model) for inner in value]
-    return value

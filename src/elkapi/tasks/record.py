@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.catalog.jsontexts import with_texts
 from elkapi.storage.repos.tasks import TaskRow, asked_context, task_id_text, told_context
 from elkapi.storage.secrets import Sealer
 from elkapi.types import (
@@ -81,13 +82,7 @@ encode = msgspec.json.encode
 
 def kept_body(value: Any) -> Any:
     """A decoded request as it is kept: texts too long to be words are cut to their beginning."""
-    if isinstance(value, str):
-        return value if len(value) <= TEXT_CHARS_KEPT_MAX else value[:64] + "..."
-    if isinstance(value, dict):
-        return {name: kept_body(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [kept_body(inner) for inner in value]
-    return value
+    return with_texts(value, lambda text: text if len(text) <= TEXT_CHARS_KEPT_MAX else text[:64] + "...")
 
 
 class Task(msgspec.Struct, frozen=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from elkapi.catalog.jsonpath import compiled
+from elkapi.catalog.jsontexts import texts_in
 from elkapi.catalog.task import TaskSpec
 from elkapi.relay.redact import recorded, redact
 from elkapi.tasks.asking import Account
@@ -25,17 +26,9 @@ def kept(text: str, task: Task, account: Account) -> str:
 
 def unfit(spec: TaskSpec, reply: Any, task: Task, account: Account) -> Mapping[str, str]:
     """The words of a failure in a decoded answer that nobody is to read as they are, by what is told instead."""
-    said = (text for path in spec.error for one in compiled(path)(reply) for text in _texts(one))
+    # What is mostly one text, and may be an object or a list of some.
+    said = (text for path in spec.error for one in compiled(path)(reply) for text in texts_in(one))
     return {one: told for one in said if (told := public(one, task, account)) != one}
-
-
-def _texts(said: Any) -> Iterator[str]:
-    """All texts of what is mostly one, and may be an object or a list of some."""
-    if isinstance(said, str):
-        yield said
-    elif isinstance(said, dict | list):
-        for one in said.values() if isinstance(said, dict) else said:
-            yield from _texts(one)
 
 
 def _attempt(task: Task, account: Account) -> Attempt:

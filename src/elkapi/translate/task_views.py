@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.catalog.jsontexts import with_texts
 from elkapi.errors import TaskFailed
 from elkapi.types import State, TaskView
 
@@ -93,13 +94,7 @@ def _inner(view: TaskView) -> Any:
 
 def readdressed(value: Any, ours_of: Mapping[str, str | None]) -> Any:
     """A decoded answer with our addresses in the places of the provider's, wherever in it they stand."""
-    if isinstance(value, str):
-        return ours_of.get(value, value)
-    if isinstance(value, dict):
-        return {name: readdressed(inner, ours_of) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [readdressed(inner, ours_of) for inner in value]
-    return value
+    return with_texts(value, lambda text: ours_of.get(text, text))
 
 
 def wrapped_v2(view: TaskView) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import msgspec
 
 from elkapi.catalog.declare import Tasks
 from elkapi.catalog.jsonpath import first
+from elkapi.catalog.jsontexts import with_texts
 from elkapi.catalog.operation import Family, Hooks, ModelSource
 from elkapi.catalog.task import InBand, Listing, Made, Meter, TaskSpec
 from elkapi.types import State
@@ -57,11 +58,7 @@ _FILES = (*_PICTURES, "audio_file", "face_choose")
 
 def _raw(value: Any) -> Any:
     """Base64 without its `data:` prefix, in a list and in its objects too."""
-    if isinstance(value, str):
-        return value.partition(",")[2] if value.startswith("data:") else value
-    if isinstance(value, list):
-        return [_raw(one) for one in value]
-    return {name: _raw(one) for name, one in value.items()} if isinstance(value, dict) else value
+    return with_texts(value, lambda text: text.partition(",")[2] if text.startswith("data:") else text)
 
 
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
