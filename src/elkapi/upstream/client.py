@@ -59,7 +59,6 @@ class UpstreamClient:
         self._proxied: Transport | None = None
         self._http2: Transport | None = None
         self._closed = False
-        self._requests = 0
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         """Returns when the reply's head is complete. Raises UpstreamFailure, or what the body iterator raised.
@@ -69,7 +68,6 @@ class UpstreamClient:
         """
         if self._closed:
             raise ClientClosed("the client is closed", phase="request", sent=False)
-        self._requests += 1
         origin = request.origin
         if origin.proxy_url is not None or origin.http2:
             return await self._other_transport(origin).send(request)
@@ -131,17 +129,15 @@ class UpstreamClient:
         return self._proxied
 
     def stats(self) -> dict[str, int]:
-        """Counts for metrics: now (`open`, `idle`, `dialing`, `waiting`) and since the start (the `_total`s)."""
+        """How many connections and waiting calls there are, and since the start (the `_total`s), for who looks in."""
         buckets = self._buckets.values()
         return {
-            "origins": len(self._buckets),
             "open": sum(len(bucket.open) for bucket in buckets),
             "idle": sum(len(bucket.idle) for bucket in buckets),
             "dialing": sum(bucket.dials for bucket in buckets),
             "waiting": sum(len(bucket.waiters) for bucket in buckets),
             "connects_total": sum(bucket.dials_total for bucket in buckets),
             "stale_total": sum(bucket.stale_total for bucket in buckets),
-            "requests_total": self._requests,
         }
 
     async def aclose(self) -> None:
