@@ -32,6 +32,7 @@ from elkapi.tasks.asking import Way, account_of, asked
 from elkapi.tasks.record import Task, encode
 from elkapi.tasks.request import ABSENT, ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
+from elkapi.translate.kept import listing as page_listed
 from elkapi.translate.task_chat import KEEP_ALIVE
 from elkapi.types import Grant, State, TaskAsset, TaskStep
 from elkapi.upstream import UpstreamFailure, answer_to
@@ -119,14 +120,7 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     found = await plane.tasks.page(grant, wanted, limit=limit + 1, after=after, ascending=order == "asc")
     origin = plane.origin(call)
     data = [plane.showing.shown(operation, task, origin)[1] for task in found[:limit]]
-    body = {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": len(found) > limit,
-    }
-    send_json(call, body)
+    send_json(call, page_listed(data, [one["id"] for one in data], len(found) > limit))
 
 
 _VARIANTS = ("video", "thumbnail", "spritesheet")
