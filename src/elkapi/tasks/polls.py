@@ -259,8 +259,6 @@ class Polls:
             if answer is not None and (native := machine.native_id(spec, answer[0])):
                 step = msgspec.structs.replace(
                     task.step(self._parts.clock.now_ns()),
-                    state=State.QUEUED,
-                    progress=0,
                     native_id=native,
                     channel_id=channel_id,
                     channel_key_id=key_id,
