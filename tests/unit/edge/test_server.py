@@ -7,6 +7,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from typing import Any
@@ -271,6 +272,62 @@ async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
             await writer.wait_closed()
 
 
+async def test_a_client_has_its_time_from_the_first_byte_on_however_it_divides_what_it_sends() -> None:
+    """One that sends a byte now and then would otherwise stay for as long as it likes."""
+    release, body = asyncio.Event(), b"x" * 655_360
+
+    async def wait(call: Call) -> None:
+        await call.body()
+        await release.wait()
+        call.reply.send(200, [], b"done")
+
+    times = Settings(header_read_s=100.0, body_read_s=200.0, keepalive_idle_s=300.0)
+    async with running(wait, times) as (_, port), connected(port) as (reader, writer):
+        side = await served(writer)
+
+        def has(seconds: float) -> bool:
+            return seconds - 5 < side.deadline_s - time.monotonic() <= seconds
+
+        assert has(300)
+        writer.write(b"POST / HT")
+        await until(lambda: side.header_bytes)
+        assert has(100)
+        head_until_s = side.deadline_s
+        writer.write(b"TP/1.1\r\n")
+        await until(lambda: side.header_bytes > 9)
+        assert side.deadline_s == head_until_s
+        writer.write(b"Host: a\r\nContent-Length: 655360\r\n\r\n")
+        await until(lambda: side.incoming)
+        assert has(210)
+        body_until_s = side.deadline_s
+        writer.write(body[:100])
+        await until(lambda: side.incoming is not None and side.incoming._size)
+        assert side.deadline_s == body_until_s
+        writer.write(body[100:])
+        await until(lambda: side.current is not None and side.current.body_complete)
+        assert side.deadline_s == inf
+        release.set()
+        await reader.readuntil(b"done")
+        assert has(300)
+
+
+async def test_a_call_knows_whose_it_is_and_since_when() -> None:
+    seen: list[tuple[str, float]] = []
+
+    async def note(call: Call) -> None:
+        seen.append((call.client_ip, call.started_s))
+        await echo(call)
+
+    async with running(note) as (_, port), connected(port) as (reader, writer):
+        for number in range(2):
+            before_s = time.monotonic()
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await reader.readuntil(b"GET ")
+            client, started_s = seen[number]
+            assert client == "127.0.0.1"
+            assert before_s <= started_s <= time.monotonic()
+
+
 @pytest.mark.parametrize("start", [b"POST / HTT", b"garbage\r\n\r\n"])
 async def test_a_client_that_stays_after_its_refusal_is_closed_and_the_sweep_goes_on(start: bytes) -> None:
     async with running(settings=Settings(header_read_s=0.0)) as (server, port), connected(port) as (reader, writer):
@@ -361,13 +418,17 @@ async def test_a_slow_reader_holds_the_handler_back() -> None:
         call.reply.finish()
 
     async with running(pour) as (_, port), connected(port, limit=1024) as (reader, writer):
+        side = await served(writer)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await asyncio.sleep(0.3)
         assert written < 32 * 1024 * 1024
+        assert connection.WRITE_STALL_S - 30 < side.unsent_until_s - time.monotonic() <= connection.WRITE_STALL_S
         received = 0
         while b"0\r\n\r\n" not in (chunk := await reader.read(1 << 20)):
             received += len(chunk)
         assert written == 65536000
+        # It was slow, and is no more: nobody looks whether it takes anything.
+        assert (side.unsent_until_s, side.writable) == (inf, None)
 
 
 async def test_drain_finishes_what_is_under_way_and_closes_idle_connections() -> None:
@@ -425,9 +486,10 @@ async def test_an_idle_connection_with_nothing_unread_is_closed() -> None:
     async with running() as (server, port), connected(port) as (reader, writer):
         writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"GET ")
-        for each in server.connections:
-            each.overdue()
+        (side,) = server.connections
+        side.overdue()
         assert await reader.read() == b""
+        await until(lambda: side.worker is not None and side.worker.done())
 
 
 async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection() -> None:
@@ -457,9 +519,9 @@ async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection()
 
 
 @contextlib.asynccontextmanager
-async def three_asked() -> AsyncIterator[
-    tuple[Server, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]], asyncio.Event]
-]:
+async def three_asked(
+    more: bytes = b"",
+) -> AsyncIterator[tuple[Server, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]], asyncio.Event]]:
     """(a server with three calls under way, their clients, what lets it answer all of them in one turn)."""
     release = asyncio.Event()
 
@@ -470,7 +532,7 @@ async def three_asked() -> AsyncIterator[
     async with running(wait) as (server, port):
         clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for _, writer in clients:
-            writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+            writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n" + more + b"\r\n")
         await until(lambda: sum(each.current is not None for each in server.connections) == 3)
         yield server, clients, release
         for _, writer in clients:
@@ -493,6 +555,13 @@ async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_afte
         assert received.index(b"HTTP/1.1 200") < received.index(b"HTTP/1.1 400")
         for each, _ in others:
             assert b"x-path: /held" in await each.readuntil(b"GET ")
+
+
+async def test_replies_of_one_turn_leave_before_their_connections_end() -> None:
+    async with three_asked(b"Connection: close\r\n") as (_, clients, release):
+        release.set()
+        for reader, _ in clients:
+            assert (await reader.read()).endswith(b"GET ")
 
 
 async def test_a_reply_whose_client_left_within_the_turn_holds_up_no_other() -> None:
@@ -633,13 +702,45 @@ def test_a_server_that_can_accept_nobody_says_so_once_does_not_spin_and_goes_on(
 
 
 async def test_too_many_connections_are_told_so() -> None:
-    async with running(settings=Settings(connections_max=1)) as (_, port):
-        _, first = await asyncio.open_connection("127.0.0.1", port)
+    asked: list[str] = []
+
+    async def note(call: Call) -> None:
+        asked.append(call.path)
+        await echo(call)
+
+    async with (
+        running(note, Settings(connections_max=1)) as (_, port),
+        connected(port) as (reader, first),
+    ):
         await served(first)
-        reply = await talk(port, b"GET / HTTP/1.1\r\n\r\n")
-        first.close()
-        await first.wait_closed()
+        reply = await talk(port, b"GET /second HTTP/1.1\r\n\r\n")
+        first.write(b"GET /first HTTP/1.1\r\n\r\n")
+        await reader.readuntil(b"GET ")
     assert code(reply) == "too_many_connections"
+    assert asked == ["/first"]
+
+
+async def test_one_request_ahead_is_read_and_no_more() -> None:
+    release, request = asyncio.Event(), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+        await echo(call)
+
+    async with running(wait) as (_, port), connected(port) as (reader, writer):
+        side = await served(writer)
+        writer.write(request)
+        await until(lambda: side.current)
+        writer.write(request)
+        await until(lambda: side.waiting)
+        writer.write(request)
+        await until(side._is_unread)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(side.waiting) == 1
+        release.set()
+        for _ in range(3):
+            await reader.readuntil(b"GET ")
 
 
 async def test_head_gets_no_body_and_connection_close_is_honoured() -> None:
@@ -754,6 +855,7 @@ async def test_offers_one_after_the_other_are_answered_in_order_and_a_heap_of_th
         heap = await talk(port, b"".join(one % number for number in range(500)))
     assert [part.partition(b"\r\n")[0] for part in few.split(b"x-path: ")[1:]] == [b"/0", b"/1", b"/2"]
     assert heap.count(b"HTTP/1.1 200 OK") < 8
+    assert b"connection: close\r\n" in heap
 
 
 async def test_what_is_wrong_with_an_offering_request_is_still_refused() -> None:
