@@ -132,7 +132,7 @@ async def test_the_seeds_own_model_on_a_fresh_installation_gets_the_corrected_ca
         )
         assert codes(reply)[:2] == (503, "model_not_found")
         message = reply.json()["error"]["message"]
-        assert "corrected call" in message
+        assert "Send instead" in message
         assert '"model": "all-MiniLM-L6-v2"' in message
 
 

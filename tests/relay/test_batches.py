@@ -465,7 +465,7 @@ async def test_an_idempotency_key_makes_one_batch(lite: Gateway, sandbox: Runnin
     with lite.database.write() as connection:
         connection.execute(update(message_batches).values(status="staging"))
     unsure = await lite.http.post("/v1/messages/batches", json={"requests": [line(1, "hello")]}, headers=headers)
-    assert (unsure.status_code, "is being made" in unsure.text) == (409, True)
+    assert (unsure.status_code, "is being created" in unsure.text) == (409, True)
 
 
 async def test_of_two_that_delete_a_batch_one_did_and_the_other_finds_none(lite: Gateway, sandbox: Running) -> None:
@@ -529,7 +529,7 @@ async def test_a_key_has_so_many_batches_and_lines_to_do_and_no_more(
         assert refused.value.response.headers["retry-after"] == "60"
         await other.messages.batches.create(requests=slow[:1])
         monkeypatch.setattr("elkapi.relay.batches.pages.OPEN_BATCHES_MAX", 1)
-        with pytest.raises(anthropic.RateLimitError, match="1 batches and 3 requests at a time"):
+        with pytest.raises(anthropic.RateLimitError, match="1 open batches and 3 open requests"):
             await other.messages.batches.create(requests=slow[:1])
 
 
@@ -724,7 +724,7 @@ async def test_what_became_of_a_line_that_a_dead_worker_had_begun_is_what_the_le
     later = line_module.Later(0.0)
     assert (fates[0], fates[4]) == (later, later)
     assert fates[2] == line_module.Ended("succeeded", b'{"type":"succeeded","message":{"id":"msg"}}', order.request_id)
-    for fate, why in ((fates[1], "is not known"), (fates[3], "too large"), (fates[5], "is not known")):
+    for fate, why in ((fates[1], "outcome is unknown"), (fates[3], "too large"), (fates[5], "outcome is unknown")):
         assert isinstance(fate, line_module.Ended)
         assert (fate.state, why.encode() in fate.result) == ("errored", True)
 

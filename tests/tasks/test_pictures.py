@@ -203,7 +203,7 @@ def test_a_chats_pictures_are_fetched_and_named(gateways: Served, asking: Asking
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("/gone", "answers 404"),
+        ("/gone", "answered with status 404"),
         ("/page", "is not an image"),
         ("/film", "is not an image"),
         ("/big", f"must have at most {BYTES_MAX} bytes"),

@@ -1,1 +1,2 @@
-"""Tables, engines, migrations and repositories: it and the ledger speak SQL, on SQLite and PostgreSQL alike."""
+"""Tables, engines, migrations and repositories. Only this package and the ledger speak SQL, for SQLite and
+PostgreSQL alike."""

@@ -1,4 +1,4 @@
-"""The shape of a customer's key: how it is made, read from input, digested and hinted at; pure but for randomness.
+"""The format of a customer's key: creating, parsing, digesting and hinting at it; pure except for randomness.
 
 A key is `sk-` (or `sk-test-` for the sandbox) and 48 base62 characters. Only its sha256 digest is ever stored.
 """
@@ -23,14 +23,14 @@ _BEARER = re.compile(r"bearer[ \t]+", re.ASCII | re.IGNORECASE)
 
 
 def new_key(scope: Scope) -> str:
-    """A fresh key with about 285 bits of randomness."""
+    """A new key with about 285 bits of randomness."""
     return PREFIX[scope] + "".join(secrets.choice(ALPHABET) for _ in range(BODY_CHARACTERS))
 
 
 def normalize(presented: str) -> str | None:
-    """The key in its full spelling, or None when it cannot be one. `Bearer ` and `sk-` are optional on input."""
+    """The key in full, or None if the text cannot be one. `Bearer ` and `sk-` are optional on input."""
     if presented[:10] == "Bearer sk-" and len(presented) == 10 + BODY_CHARACTERS:
-        # How nearly everybody sends it.
+        # The usual case.
         body = presented[10:]
         if body.isascii() and body.isalnum():
             return presented[7:]
@@ -45,22 +45,23 @@ def normalize(presented: str) -> str | None:
 
 
 def digest(key: str) -> bytes:
-    """The 32 bytes a key is looked up by. A key is random, so a plain hash cannot be guessed backwards."""
+    """The 32 bytes that a key is looked up by. A key is random, so its plain hash cannot be reversed by guessing."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def hint(key: str) -> str:
-    """What may be shown of a customer's key: its first 7 and last 4 characters."""
+    """The displayable part of a customer's key: its first 7 and last 4 characters."""
     return f"{key[:7]}...{key[-4:]}"
 
 
 def hinted(text: str) -> str:
-    """The text with hints in the place of customers' keys."""
+    """The text with every customer's key replaced by its hint."""
     return _WRITTEN.sub(lambda hit: hint(hit[0]), text)
 
 
 def secret_hint(secret: str) -> str:
-    """What may be shown of a provider's credential; a short one shows less, so that the hint never gives it away."""
+    """The displayable part of a provider's credential; of a short one it shows less, so that it never gives the
+    secret away."""
     if len(secret) >= 24:
         return f"{secret[:7]}...{secret[-4:]}"
     return f"...{secret[-2:]}" if len(secret) >= 12 else "..."

@@ -1,7 +1,7 @@
-"""Engines, transactions and the threads they run on; it leaves SQL differences to `dialect` and statements to `repos`.
+"""Engines, transactions and the threads they run on; SQL differences are in `dialect`, statements in `repos`.
 
-A `Database` belongs to one process: open it after forking. Every wait is bounded, and a database that cannot
-answer is always `errors.Unavailable` (503), never a verdict about the caller (guarantee 78).
+A `Database` belongs to one process: open it after forking. Every wait is bounded, and a database that cannot answer
+always raises `errors.Unavailable` (503), never a verdict about the caller (guarantee 78).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ T = TypeVar("T")
 READ_WAIT_S = 5.0
 READ_QUEUE_MAX = 2_000
 CANCEL_AGAIN_S = 0.2
-# With less on its disk SQLite may fail to begin its -wal and -shm files.
+# With less free space SQLite may fail to create its -wal and -shm files.
 SPARE_BYTES = 1024 * 1024
 UNAVAILABLE = "The database cannot be reached at the moment; please try again."
 
 
 class Database:
-    """One database as this process sees it: write transactions, read transactions, looks at what may have changed, and
-    the ledger's own connection."""
+    """One process's access to the database: write transactions, read transactions, cheap polls, and the ledger's raw
+    connection."""
 
     def __init__(self, writer: Engine, reader: Engine, looker: Engine, synchronous: str) -> None:
         self._writer = writer
@@ -44,9 +44,9 @@ class Database:
 
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL", readers: int = 2) -> Database:
-        """Prepare the engines; a SQLite file is created when absent, a PostgreSQL server is first asked on use.
+        """Prepare the engines. A SQLite file is created if absent; a PostgreSQL server is first contacted on use.
 
-        Raises dialect.DatabaseUrlError for an address we cannot use, OSError when the file cannot be created.
+        Raises dialect.DatabaseUrlError for an unusable address, OSError if the file cannot be created.
         """
         parsed = sql.parse_url(url)
         if sql.name_of(parsed) == sql.SQLITE:
@@ -63,26 +63,26 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The address as people write it: its password masked, and without its query, where libpq takes one too."""
+        """The address for display: its password masked, and without its query, where libpq also accepts one."""
         return self._writer.url.set(drivername=self.dialect, query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One write transaction (BEGIN IMMEDIATE on SQLite): committed at the end, rolled back on any exception."""
+        """One write transaction (BEGIN IMMEDIATE on SQLite), committed at the end and rolled back on any exception."""
         self._adopt()
         with self._outage_is_unavailable(), self._used(self._writer), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One read-only transaction that sees a single moment of the database."""
+        """One read-only transaction with a consistent snapshot."""
         self._adopt()
         with self._outage_is_unavailable(), self._used(self._reader), self._reader.connect() as connection:
             yield connection
 
     def look(self, ask: Callable[[Connection], T]) -> T:
-        """`ask`'s answer to what is asked all the time and hardly ever has news: a server is sent its statements and
-        nothing else, so each of them sees a moment of its own."""
+        """Run a frequent poll that rarely has news: a server gets only the statements of `ask`, without a
+        transaction, so each of them sees its own snapshot."""
         self._adopt()
         with self._outage_is_unavailable():
             try:
@@ -90,7 +90,7 @@ class Database:
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-                # It was lost since the last look, which nobody asks before each of them.
+                # The connection was lost since the last poll; polls are not preceded by a ping.
                 return self._look(ask)
 
     def _look(self, ask: Callable[[Connection], T]) -> T:
@@ -99,7 +99,7 @@ class Database:
 
     @contextmanager
     def _used(self, engine: Engine) -> Iterator[None]:
-        """A thread that nobody waited for may use a connection when all others are closed: it is closed afterwards."""
+        """An abandoned thread may still use a connection after all others are closed: it is closed afterwards."""
         pool = engine.pool
         try:
             yield
@@ -114,14 +114,15 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error) as error:
             if sql.is_outage(error):
                 unavailable = Unavailable(UNAVAILABLE)
-                # Callers are not told; the driver's own words quote no statement and no value.
+                # For the operator only; the driver's message quotes no statement and no value.
                 words = str(getattr(error, "orig", error)).strip().partition("\n")[0]
                 unavailable.add_note(f"the database cannot be used: {words}{self._state_of_disk()}")
                 raise unavailable from error
             raise
 
     def _state_of_disk(self) -> str:
-        """What SQLite's own words leave out: it calls a full disk an I/O error, and names no file it cannot open."""
+        """What SQLite's message leaves out: it reports a full disk as an I/O error, and does not name a file that it
+        cannot open."""
         if self.dialect != sql.SQLITE:
             return ""
         file = Path(str(self._writer.url.database))
@@ -137,13 +138,13 @@ class Database:
         return "" if shut is None else f"; this user may not write to {shut}"
 
     def raw_writer(self) -> Any:
-        """A DBAPI connection of the caller's own, in autocommit (see dialect.raw_connection); close it yourself."""
+        """A DBAPI connection for the caller alone, in autocommit (see dialect.raw_connection); the caller closes it."""
         self._adopt()
         return sql.raw_connection(self._writer, self._synchronous)
 
     def close(self) -> None:
         self._closed = True
-        # The writer last: whoever closes a SQLite file last folds its -wal back in, and a reader may not write.
+        # The writer last: the last connection of a SQLite file folds its -wal back in, which a reader may not do.
         self._looker.dispose()
         self._reader.dispose()
         self._writer.dispose()
@@ -161,7 +162,8 @@ class Database:
 
 
 class Reader:
-    """Runs read functions off the event loop on a few threads; at most READ_QUEUE_MAX wait, each at most `wait_s`."""
+    """Runs read functions off the event loop on a few threads. At most READ_QUEUE_MAX wait, each for at most
+    `wait_s`."""
 
     def __init__(self, database: Database, *, threads: int = 2, wait_s: float = READ_WAIT_S) -> None:
         self._database = database
@@ -170,11 +172,11 @@ class Reader:
         self._waiting = 0
 
     async def run(self, fn: Callable[[Connection], T]) -> T:
-        """fn's answer over one read transaction; raises Unavailable when the database does not answer in time."""
+        """The result of fn in one read transaction. Raises Unavailable if the database does not answer in time."""
         return await self._answer(lambda: self._read(fn))
 
     async def look(self, fn: Callable[[Connection], T]) -> T:
-        """fn's answer to what is asked all the time (`Database.look`); raises as `run` does."""
+        """The result of fn for a frequent poll (`Database.look`). Raises as `run` does."""
         return await self._answer(lambda: self._database.look(fn))
 
     async def _answer(self, work: Callable[[], T]) -> T:
@@ -182,8 +184,8 @@ class Reader:
             raise Unavailable(UNAVAILABLE)
         self._waiting += 1
         try:
-            # Not `asyncio.wait_for`: until Python 3.12 it swallows a cancellation that comes with the answer, and the
-            # call of a client that has left would go on.
+            # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that coincides with the result, and
+            # the call of a client that has left would continue.
             async with asyncio.timeout(self._wait_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
@@ -196,25 +198,25 @@ class Reader:
             return fn(connection)
 
     async def aclose(self) -> None:
-        """Stop taking reads and wait at most `wait_s` for those that run; call it before the database is closed."""
+        """Stop taking reads and wait at most `wait_s` for those that run; call it before closing the database."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), self._wait_s)
 
 
 class Writer:
-    """Runs write functions off the event loop on one thread, one after the other."""
+    """Runs write functions off the event loop on one thread, one at a time."""
 
     def __init__(self, database: Database, name: str) -> None:
         self._database = database
         self._thread = ThreadPoolExecutor(1, name)
 
     async def run(self, fn: Callable[[Connection], T]) -> T:
-        """fn's answer over one write transaction, committed. Raises Unavailable."""
+        """The result of fn in one committed write transaction. Raises Unavailable."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, fn)
 
     def begin(self, fn: Callable[[Connection], object]) -> None:
-        """Run a write that nobody waits for; while the database is away it is dropped."""
+        """Start a write that nobody waits for; it is dropped while the database is unavailable."""
         self._thread.submit(self._try, fn)
 
     def _write(self, fn: Callable[[Connection], T]) -> T:
@@ -226,13 +228,13 @@ class Writer:
             self._write(fn)
 
     def close(self) -> None:
-        """Finish the write that runs and drop those that wait; blocks meanwhile."""
+        """Finish the current write and drop those that wait; blocking."""
         self._thread.shutdown(cancel_futures=True)
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they are done: what they wait for may swallow a cancellation (Python 3.11's `asyncio.wait_for`
-    does, in libraries of others), so once is not always enough."""
+    """Cancel tasks until they are done. Once is not always enough: what they await may swallow a cancellation, as
+    Python 3.11's `asyncio.wait_for` does inside libraries."""
     pending = set(tasks)
     while pending:
         for task in pending:

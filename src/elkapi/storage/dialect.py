@@ -1,6 +1,6 @@
-"""How SQLite and PostgreSQL differ; all but the ledger's own statements is written once for both.
+"""The differences between SQLite and PostgreSQL; all other SQL but the ledger's is written once for both.
 
-It builds the engines (pragmas, transaction starts, timeouts), and spells upserts, row locks and the migration lock.
+It builds the engines (pragmas, transaction starts, timeouts) and spells upserts, row locks and the migration lock.
 """
 
 from __future__ import annotations
@@ -52,31 +52,31 @@ SQLITE_APPLICATION_ID = 0x656C6B61  # "elka": `file` and a mistaken path can tel
 # Half of SQLite's own choice: what a transaction touches goes to the log in whole pages, and the calls of many keys
 # touch as many accounts (docs/adr/0010-ledger.md has the figures). A file keeps the size that it was made with.
 SQLITE_PAGE_BYTES = 2048
-# What the log keeps when it begins anew. It grows beside a long read, such as that of a backup; this is more than it
-# has without one (ledger/checkpoint.py).
+# The size to which the log is truncated when it restarts. A long read, such as that of a backup, lets it grow; this is
+# more than it reaches without one (ledger/checkpoint.py).
 SQLITE_LOG_BYTES_KEPT = 64 << 20
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 30_000
 POOL_TIMEOUT_S = 5.0
 POSTGRESQL_MIGRATION_LOCK = 0x656C6B61
-# A variable of our own among the options of a connection: where it is missing, the others are too.
+# A variable of ours among a connection's options: if it is missing, the other options are missing too.
 POSTGRESQL_MARK = "elkapi.session"
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 
-# Bytes are bound as they are. Without this the driver asks every one of them how it wants to be adapted and lets the
-# answer be an exception: 3,000 instructions each, and a paid call binds five.
+# Bind bytes directly. Otherwise the driver asks each value how it wants to be adapted and takes an exception as the
+# answer: 3,000 instructions each, and a paid call binds five.
 sqlite3.register_adapter(bytes, bytes.__bytes__)
 
 
 class DatabaseUrlError(ValueError):
-    """A database address that cannot be used; the message never repeats a password."""
+    """An unusable database address; the message never contains a password."""
 
 
 def parse_url(url: str) -> URL:
-    """The SQLAlchemy address with our driver; raises DatabaseUrlError for anything but SQLite files and PostgreSQL."""
+    """The SQLAlchemy URL with our driver. Raises DatabaseUrlError for anything but SQLite files and PostgreSQL."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -87,7 +87,7 @@ def parse_url(url: str) -> URL:
         return parsed.set(drivername="sqlite+pysqlite")
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         if "@" in (parsed.host or ""):
-            # Read on, a part of the password would stand in the name of the host, and so in messages.
+            # Parsed anyway, part of the password would become part of the host name, and so appear in messages.
             raise DatabaseUrlError("the database address has more than one @; write %40 for one in the password")
         if unknown := sorted(parsed.query.keys() - _postgresql_options()):
             raise DatabaseUrlError(
@@ -106,8 +106,8 @@ def _postgresql_options() -> set[str]:
 
 
 def _check_hosts(url: URL) -> None:
-    """What SQLAlchemy and the driver would trip over at each connection: hosts and ports that do not fit, a timeout
-    that is no number."""
+    """Reject early what would fail at every connection: hosts and ports that do not match, a timeout that is not a
+    number. Raises DatabaseUrlError."""
     from psycopg import ProgrammingError as BadOption
     from psycopg.conninfo import timeout_from_conninfo
 
@@ -123,7 +123,7 @@ def name_of(url: URL) -> str:
 
 
 def make_engine(url: URL, *, synchronous: str, pool_size: int, read_only: bool) -> Engine:
-    """A pooled engine. Writers begin at once with the write lock on SQLite; readers see one frozen moment."""
+    """A pooled engine. On SQLite writers take the write lock when they begin; readers see one consistent snapshot."""
     if name_of(url) == SQLITE:
         return _sqlite_engine(url, synchronous, pool_size, read_only)
     return _postgresql_engine(url, pool_size, read_only)
@@ -145,7 +145,8 @@ def _sqlite_engine(url: URL, synchronous: str, pool_size: int, read_only: bool) 
 
 
 def prepare_sqlite(connection: Any, synchronous: str, *, read_only: bool = False) -> None:
-    """Pragmas of one DBAPI connection. `isolation_level` None: the driver must not begin transactions by itself."""
+    """Set the pragmas of one DBAPI connection. `isolation_level` None keeps the driver from beginning transactions
+    itself."""
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
@@ -174,7 +175,7 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
-        # A server that restarted leaves dead connections in the pool; the ping replaces them before a query sees one.
+        # A restarted server leaves dead connections in the pool; the ping replaces them before a query uses one.
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         connect_args=postgresql_connect_args(url),
@@ -190,7 +191,7 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
 
         @event.listens_for(engine, "handle_error")
         def _judge(context: ExceptionContext) -> None:
-            # The server answers pings and became a standby: whoever writes now is reached by a new connection.
+            # The server answers pings but has become a standby: a new connection reaches the one that accepts writes.
             if only_reads(context.original_exception):
                 context.is_disconnect = True
 
@@ -198,8 +199,8 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
 
 
 def make_looking_engine(url: URL) -> Engine:
-    """One connection to PostgreSQL for what is asked several times a second: no transaction is begun and ended around a
-    statement, and no ping goes before it."""
+    """One connection to PostgreSQL for polls that run several times a second, without a transaction around each
+    statement or a ping before it."""
     engine = create_engine(
         url,
         pool_size=1,
@@ -217,8 +218,8 @@ def make_looking_engine(url: URL) -> Engine:
 
 
 def postgresql_connect_args(url: URL) -> dict[str, Any]:
-    """Bounds of every PostgreSQL connection: a lost server is noticed in seconds, not in the kernel's minutes. What
-    the address asks for goes before them."""
+    """Limits of every PostgreSQL connection, so that a lost server is noticed in seconds instead of the kernel's
+    minutes. Options in the address take precedence."""
     bounds = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives_idle": 10,
@@ -226,7 +227,7 @@ def postgresql_connect_args(url: URL) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
         "application_name": "elkapi",
-        # Whatever the environment, the role or a server without an encoding of its own would choose.
+        # Overrides the environment, the role, and a server without an encoding of its own.
         "client_encoding": "UTF8",
     }
     asked = url.normalized_query
@@ -237,8 +238,8 @@ def postgresql_connect_args(url: URL) -> dict[str, Any]:
 
 
 def _check_postgresql(connection: Any) -> None:
-    """Raises DatabaseUrlError for a database that does not take every text, and behind a pooler, which gives one
-    session's bounds and prepared statements to another."""
+    """Raises DatabaseUrlError for a database that cannot store all text, and behind a pooler, which mixes up the
+    settings and prepared statements of sessions."""
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         raise DatabaseUrlError(
             f"the database's encoding is {encoding}, which cannot store all text; create one with "
@@ -248,7 +249,7 @@ def _check_postgresql(connection: Any) -> None:
         mark = connection.execute("SELECT current_setting(%s, true)", (POSTGRESQL_MARK,)).fetchone()[0]
         connection.rollback()
     except Exception as error:
-        # The server went away in between: an outage, which SQLAlchemy wraps only where it asked itself.
+        # The server went away meanwhile: an outage, which SQLAlchemy wraps only for its own statements.
         raise OperationalError(None, None, error) from error
     if not mark:
         raise DatabaseUrlError(
@@ -279,7 +280,7 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
 
 
 def create_sqlite_file(path: Path) -> None:
-    """Create the data directory (0700) and the file (0600) when absent; SQLite gives -wal and -shm the same mode."""
+    """Create the data directory (0700) and the file (0600) if absent; SQLite gives -wal and -shm the same mode."""
     create_private_directory(path.parent)
     with contextlib.suppress(FileExistsError):
         made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -288,23 +289,24 @@ def create_sqlite_file(path: Path) -> None:
 
 
 def give_to_owner(made: int, folder: Path) -> None:
-    """What root makes in the directory of a service's user is that user's, or the service could not open it."""
+    """Give a file that root creates in a service user's directory to that user, since the service could not open it
+    otherwise."""
     if os.geteuid() == 0:
-        # A container's root may have no right to, and a share may know no owners.
+        # A container's root may lack the right, and a network share may have no owners.
         with contextlib.suppress(OSError):
             owner = folder.stat()
             os.fchown(made, owner.st_uid, owner.st_gid)
 
 
 def create_private_directory(path: Path) -> None:
-    """Create a directory only its owner can enter; one that exists keeps the mode its owner gave it."""
+    """Create a directory that only its owner can enter; an existing one keeps its mode."""
     if not path.exists():
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
 
 
 def name_new_file(made: Path, path: Path) -> None:
-    """Give a finished file its name, never over another file: raises FileExistsError. It appears whole or not at all,
-    but where there are no hard links, as on FAT and on shares: there it is empty for a moment."""
+    """Give a finished file its name without ever replacing one: raises FileExistsError. It appears complete or not
+    at all, except without hard links (FAT, network shares), where it is empty for a moment."""
     try:
         os.link(made, path)
     except OSError as error:
@@ -315,7 +317,7 @@ def name_new_file(made: Path, path: Path) -> None:
 
 
 def adopt_sqlite_file(connection: Any) -> None:
-    """Mark a fresh file as ours and switch it to WAL; raises DatabaseUrlError for another program's database."""
+    """Mark a new file as ours and switch it to WAL. Raises DatabaseUrlError for another program's database."""
     if _scalar(connection, "PRAGMA application_id") != SQLITE_APPLICATION_ID:
         connection.execute(f"PRAGMA page_size = {SQLITE_PAGE_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
@@ -325,7 +327,7 @@ def adopt_sqlite_file(connection: Any) -> None:
             connection.execute("COMMIT")
     deadline_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while _scalar(connection, "PRAGMA journal_mode") != "wal":
-        # SQLite does not apply its busy timeout to this switch, and another process may be making it right now.
+        # SQLite does not apply its busy timeout to this switch, and another process may be making it at the same time.
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
@@ -349,11 +351,11 @@ def _scalar(connection: Any, statement: str) -> Any:
 
 
 def is_outage(error: BaseException) -> bool:
-    """True when the database could not answer at all, as opposed to refusing what it was told."""
+    """Whether the database could not answer at all, as opposed to refusing a statement."""
     if isinstance(error, PoolTimeout):
         return True
     if isinstance(error, sqlite3.Error):
-        # The driver's own errors come from preparing a connection: the file is missing, locked or no database.
+        # Raw driver errors come from preparing a connection: the file is missing, locked or not a database.
         return isinstance(error, sqlite3.DatabaseError)
     if isinstance(error, InternalError):
         return only_reads(error.orig)
@@ -366,25 +368,25 @@ def is_outage(error: BaseException) -> bool:
 
 
 def only_reads(error: BaseException | None) -> bool:
-    """Whether a PostgreSQL server refused a write because it takes none, by the driver's own error: a standby does
-    until it is promoted, so waiting helps, and connecting anew where another one was."""
+    """Whether a PostgreSQL server refused a write because it is read-only, by the driver's error. A standby is,
+    until it is promoted; so waiting helps, and so does reconnecting to where the primary was before."""
     return getattr(error, "sqlstate", None) == "25006"
 
 
 def lacks_right(error: BaseException | None) -> bool:
-    """Whether PostgreSQL refused because its role may not, or has no schema of its search path, by the driver's own
-    error: it may once that is granted or made."""
+    """Whether PostgreSQL refused because the role lacks a right or its search path has no schema, by the driver's
+    error; granting or creating it helps."""
     return getattr(error, "sqlstate", None) in ("42501", "3F000")
 
 
 def is_too_much(error: BaseException | None) -> bool:
-    """Whether PostgreSQL has no room for a value, such as one that its index is to hold, by the driver's own error. The
-    driver counts that among outages, but waiting never helps."""
+    """Whether a value is too large for PostgreSQL, for example for an index, by the driver's error. The driver
+    counts that among outages, but waiting never helps."""
     return getattr(error, "sqlstate", None) == "54000"
 
 
 def is_taken(error: BaseException) -> bool:
-    """Whether a row was refused since one with its id is there, by either driver's own error."""
+    """Whether a row was refused because its id exists, by either driver's error."""
     return getattr(error, "sqlstate", None) == "23505" or getattr(error, "sqlite_errorname", "") in (
         "SQLITE_CONSTRAINT_PRIMARYKEY",
         "SQLITE_CONSTRAINT_UNIQUE",
@@ -392,18 +394,18 @@ def is_taken(error: BaseException) -> bool:
 
 
 def askable(names: Iterable[str]) -> list[str]:
-    """Those of a caller's names that a column can have: PostgreSQL keeps no text with a zero character in it, and
-    refuses to be asked for one."""
+    """Those of a caller's names that a column can contain: PostgreSQL stores no text with a NUL character, and
+    refuses to compare with one."""
     return [name for name in names if "\0" not in name]
 
 
 def positional(dialect: str) -> Any:
-    """The dialect that compiles to text with places in their order, `?` or `%s`, for cursors without SQLAlchemy."""
+    """The dialect that compiles to text with positional placeholders, `?` or `%s`, for cursors without SQLAlchemy."""
     return sqlite.dialect() if dialect == SQLITE else PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
 
 
 def insert_into(table: Table, dialect: str) -> Any:
-    """An insert that knows ON CONFLICT; either construct has the same methods."""
+    """An insert that supports ON CONFLICT; both constructs have the same methods."""
     return sqlite.insert(table) if dialect == SQLITE else postgresql.insert(table)
 
 
@@ -415,7 +417,7 @@ def upsert(
     key: Sequence[str],
     update: Sequence[str] = (),
 ) -> int:
-    """Insert rows; where `key` exists already, overwrite the `update` columns or leave the row alone. Rows touched."""
+    """Insert rows; if `key` exists, overwrite the `update` columns or leave the row alone. Returns the rows touched."""
     insert = insert_into(table, connection.dialect.name)
     statement = (
         insert.on_conflict_do_update(index_elements=list(key), set_={name: insert.excluded[name] for name in update})
@@ -428,7 +430,8 @@ def upsert(
 
 
 def json_member(connection: Connection, column: ColumnElement[Any], name: str) -> ColumnElement[Any]:
-    """The text of a top-level member of a column that holds a JSON object; `name` has no quote and no backslash."""
+    """The text of a top-level member of a column that holds a JSON object; `name` must not contain quotes or
+    backslashes."""
     if connection.dialect.name == SQLITE:
         return func.json_extract(column, f'$."{name}"', type_=String)
     member: ColumnElement[Any] = cast(column, JSON)[name].as_string()
@@ -436,24 +439,24 @@ def json_member(connection: Connection, column: ColumnElement[Any], name: str) -
 
 
 def for_update(statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
-    """Lock the rows read. SQLite ignores it: its write transaction already excludes every other writer."""
+    """Lock the selected rows. SQLite ignores it: its write transaction already excludes every other writer."""
     return statement.with_for_update(skip_locked=skip_locked)
 
 
 def lock_for_migration(connection: Connection) -> None:
-    """Hold off every other migrating process until this transaction ends (SQLite's BEGIN IMMEDIATE did it already)."""
+    """Block every other migrating process until this transaction ends (on SQLite, BEGIN IMMEDIATE already has)."""
     if connection.dialect.name == POSTGRESQL:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRESQL_MIGRATION_LOCK})
 
 
 def take_time(connection: Connection) -> None:
-    """Let the statements of this transaction take as long as they need: it looks at everything, and nobody waits."""
+    """Lift the statement timeout of this transaction: it reads everything, and nobody waits for it."""
     if connection.dialect.name == POSTGRESQL:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
 
 
 def last_ids(connection: Connection, tables: Sequence[Table]) -> dict[str, int]:
-    """The highest id that each of these tables ever gave a row, by its name, where the database remembers that."""
+    """The highest id that each of these tables ever gave a row, by table name, where the database remembers it."""
     if connection.dialect.name == SQLITE:
         return {row.name: row.seq for row in connection.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")}
     numbered = _sequences(connection, tables)
@@ -463,7 +466,7 @@ def last_ids(connection: Connection, tables: Sequence[Table]) -> dict[str, int]:
 
 
 def go_on_behind(connection: Connection, tables: Sequence[Table], last: Mapping[str, int]) -> None:
-    """After rows were inserted with their own ids: let new ids be higher than these, and than those in `last`."""
+    """After inserting rows with explicit ids: make new ids higher than these, and than those in `last`."""
     if connection.dialect.name == SQLITE:
         for table in tables:
             if table.dialect_options["sqlite"]["autoincrement"]:

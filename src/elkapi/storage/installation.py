@@ -1,4 +1,4 @@
-"""Opens an installation: database, schema and secret key belong together; every process starts here."""
+"""Opens an installation, in which database, schema and secret key belong together; every process starts here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elkapi.storage.secrets import Sealer, SecretKeyError, bind_secret_key, is_b
 
 
 class Installation(msgspec.Struct, frozen=True):
-    """The opened parts; `database.close()` is the caller's. `is_new`: there was nothing here before."""
+    """The opened parts; the caller calls `database.close()`. `is_new`: there was no installation here before."""
 
     settings: Settings
     database: Database
@@ -25,10 +25,10 @@ class Installation(msgspec.Struct, frozen=True):
 
 
 def bring_forward(database: Database, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:
-    """Migrate as far as may be now; the names of the halves that ran: both when nobody works on this database, beside
-    running workers only `pre`, as they may be older than us. Raises as `migrations.migrate` does.
+    """Migrate as far as possible now and return the names of the halves that ran: both if nobody uses this database,
+    only `pre` beside running workers, as they may be older than this version. Raises as `migrations.migrate` does.
 
-    A `post` half left out this way is made up for by the next start that finds nobody, or by `elkapi migrate`.
+    A `post` half that is skipped this way runs at the next start that finds nobody, or by `elkapi migrate`.
     """
     return migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
 
@@ -42,7 +42,7 @@ def _halves_now(database: Database, settings: Settings, clock: Clock) -> Sequenc
 
 
 def running_workers(connection: Connection, alive_since_ns: int) -> int:
-    """How many workers, of any host, gave a sign of life since then."""
+    """How many workers, on any host, sent a heartbeat since then."""
     workers = schema.workers.c
     alive = select(func.count()).where(workers.ended_ns.is_(None), workers.heartbeat_ns > alive_since_ns)
     return connection.execute(alive).scalar_one()
@@ -50,8 +50,7 @@ def running_workers(connection: Connection, alive_since_ns: int) -> int:
 
 def open_installation(settings: Settings, *, readers: int = 2, clock: Clock = SYSTEM_CLOCK) -> Installation:
     """Open, migrate and check. Raises dialect.DatabaseUrlError, migrations.MigrationError, secrets.SecretKeyError,
-    errors.Unavailable when the database cannot be reached.
-    """
+    and errors.Unavailable if the database is unreachable."""
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=readers)
     try:
         done = bring_forward(database, settings, clock)

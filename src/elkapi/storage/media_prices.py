@@ -10,7 +10,7 @@ from __future__ import annotations
 from elkapi.money import parse_usd
 from elkapi.types import Amounts, Variant
 
-# (features, US dollars a second) of every variant, after the rate without one.
+# (features, US dollars per second) of every variant, after the rate without one.
 _Seconds = tuple[str, tuple[tuple[dict[str, str], str], ...]]
 
 _PRO = {"mode": "pro"}
@@ -32,7 +32,7 @@ _SECONDS: dict[str, _Seconds] = {
     "kling-v2-1": ("0.056", ((_PRO, "0.098"),)),
     "kling-v2-1-master": ("0.28", ()),
     "kling-v2-5-turbo": ("0.042", ((_PRO, "0.07"),)),
-    # Runway, a cent a credit
+    # Runway: one credit is one cent
     "gen3a_turbo": ("0.05", ()),
     "gen4_turbo": ("0.05", ()),
     "gen4_aleph": ("0.15", ()),
@@ -56,7 +56,7 @@ _SECONDS: dict[str, _Seconds] = {
         ),
     ),
 }
-# MiniMax sells clips. 512P is held as 540p, the next resolution that has a name.
+# MiniMax prices clips. 512P is held as 540p, the next resolution that has a name.
 _CLIPS: dict[str, _Seconds] = {
     "MiniMax-Hailuo-2.3": ("0.28", (({"resolution": "1080p"}, "0.49"), ({"duration": "10"}, "0.56"))),
     "MiniMax-Hailuo-2.3-Fast": ("0.19", (({"resolution": "1080p"}, "0.33"), ({"duration": "10"}, "0.32"))),

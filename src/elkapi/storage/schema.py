@@ -98,7 +98,7 @@ keys = Table(
     "version is config_version at a change",
 )
 
-# The ids of removed channels and keys are not given again: tasks and records name them.
+# AUTOINCREMENT: ids of removed channels and keys are never reused, because tasks and records refer to them.
 channels = Table(
     "channels",
     metadata,
@@ -230,7 +230,7 @@ idempotency = Table(
     Index("idempotency_by_expiry", "expires_ns"),
     comment="state open | done | too_large | unknown; the reply is encrypted; owner is the worker that holds it open",
 )
-# Recovery asks for the open claims of one worker; closed ones, which are nearly all, stay out of the index.
+# Recovery looks up the open claims of one worker; the index excludes closed ones, which are nearly all.
 Index(
     "idempotency_open",
     idempotency.c.owner,
@@ -276,7 +276,7 @@ message_batches = Table(
     comment="status staging | in_progress | canceling | ended | deleted; is_done: nothing is left for a runner to do; "
     "headers is JSON, what of the caller's goes with each line",
 )
-# Runners ask for what is left to do, and for results that were kept long enough; all else stays out of both.
+# Runners look up open work and expired results; both indexes exclude everything else.
 Index(
     "message_batches_open",
     message_batches.c.id,
@@ -351,7 +351,7 @@ stored_objects = Table(
     comment="answers kept for their callers: kind response | chat, sealed is JSON of translate.kept.Kept; previous is "
     "the turn before; worker runs it while status is in_progress; metadata is JSON, what lists filter by",
 )
-# Recovery asks for what one worker runs; everything that ended stays out of the index.
+# Recovery looks up the unfinished responses of one worker; the index excludes everything that ended.
 Index(
     "stored_objects_running",
     stored_objects.c.worker,
@@ -378,7 +378,7 @@ stored_items = Table(
     comment="which stored response an output item is of, for inputs that refer to it",
 )
 
-# Money first: a task's id is that of its submit, so its hold and its charge are found by it.
+# A task's id is that of its submit, by which its hold and its charge are found.
 tasks = Table(
     "tasks",
     metadata,
@@ -411,12 +411,12 @@ tasks = Table(
     comment="state queued | running | succeeded | failed | cancelled | expired; worker submits it, poller owns it "
     "after; asked_sealed is JSON of tasks.record.Asked, told_sealed of Told; every step raises version by one",
 )
-# With literals, in the index and in what asks by it: neither database uses it for values that a query is told later.
+# Literals, both in the index and in its queries: neither database uses a partial index for parameters.
 task_is_open = tasks.c.state.in_([literal_column("'queued'"), literal_column("'running'")])
-# Pollers ask for what nobody owns and for what they own; tasks that ended, which are nearly all, stay out of it.
+# Pollers look up tasks without an owner and their own; the index excludes ended tasks, which are nearly all.
 Index("tasks_open", tasks.c.poller, sqlite_where=task_is_open, postgresql_where=task_is_open)
-# Lists of one end. Open tasks stay out, or SQLite would look for them here; and the two conditions differ, or it would
-# look for a caller's tasks among everybody's.
+# Lists by end state. Open tasks are excluded, or SQLite would look for them here; and the two conditions differ, or it
+# would look for a caller's tasks among everybody's.
 task_has_ended = tasks.c.state.in_(
     [literal_column(f"'{end}'") for end in ("succeeded", "failed", "cancelled", "expired")]
 )
@@ -469,7 +469,7 @@ notices = Table(
     comment="an event of a task for one of its addresses (place); state pending | delivered | given_up; a sender that "
     "has the lease owns it until due_ns; sealed is types.NoticeBody",
 )
-# Senders ask for what is due; what was delivered, which is nearly all, stays out of the index.
+# Senders look up due notices; the index excludes delivered ones, which are nearly all.
 Index(
     "notices_due",
     notices.c.due_ns,

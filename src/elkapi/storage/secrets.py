@@ -1,8 +1,9 @@
-"""Encryption at rest of provider secrets and stored replies, and the installation's secret key; rows are not its.
+"""Encryption at rest of provider secrets and stored replies, and the installation's secret key; rows are left to
+`repos`.
 
 A sealed value is one version byte, 16 bytes of salt, 12 bytes of nonce and an AES-256-GCM ciphertext under a key
-derived from the salt, so no count of values ever nears the limit of random nonces under one key. The context (table,
-column, row) is authenticated: a sealed value copied into another row does not open.
+derived from the salt, so that no number of values comes near the limit of random nonces under one key. The context
+(table, column, row) is authenticated: a sealed value copied to another row cannot be unsealed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 
 KEY_BYTES = 32
-# How long a key file may be empty while another process makes it (`dialect.name_new_file`).
+# How long a key file may be empty while another process creates it (`dialect.name_new_file`).
 KEY_EMPTY_S = 1.0
 # Sealing more than this takes long enough to be worth a thread.
 SEAL_INLINE_BYTES = 64 * 1024
@@ -38,15 +39,15 @@ _CHECK_NAME = "secret_key_check"
 
 
 class SecretKeyError(ValueError):
-    """The secret key is malformed, unreadable or not the one this database was sealed with; never quotes it."""
+    """The secret key is malformed, unreadable or not the one of this database; the message never contains it."""
 
 
 class SealError(ValueError):
-    """A sealed value does not open: another key, another row, or damaged bytes."""
+    """A sealed value cannot be unsealed: another key, another row, or damaged bytes."""
 
 
 class Sealer:
-    """Seals and opens values under the installation's 32-byte secret key."""
+    """Seals and unseals values with the installation's 32-byte secret key."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -55,12 +56,12 @@ class Sealer:
         self._fingerprint_key = hmac.digest(key, b"elkapi fingerprint 1", "sha256")
 
     def seal(self, plain: bytes, context: bytes) -> bytes:
-        """The sealed value, which opens with the same context alone."""
+        """The sealed value, which can be unsealed only with the same context."""
         salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         return _VERSION + salt + nonce + self._cipher(salt).encrypt(nonce, plain, context)
 
     async def seal_beside(self, plain: bytes, context: bytes) -> bytes:
-        """As `seal`; a large value is sealed by a thread, so that the event loop does not wait for it."""
+        """As `seal`, but a large value is sealed in a thread, to keep the event loop free."""
         if len(plain) <= SEAL_INLINE_BYTES:
             return self.seal(plain, context)
         return await asyncio.to_thread(self.seal, plain, context)
@@ -89,7 +90,7 @@ def secret_key_path(settings: Settings) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Raises OSError where this user may not look; `Path.exists` says no then, from Python 3.14 on."""
+    """Whether the path exists. Raises OSError if this user may not look, unlike `Path.exists` from Python 3.14 on."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -98,9 +99,9 @@ def is_there(path: Path) -> bool:
 
 
 def load_secret_key(settings: Settings) -> bytes:
-    """ELKAPI_SECRET_KEY, else the file `secret.key` of the data directory, made on first use (mode 0600).
+    """ELKAPI_SECRET_KEY, else the file `secret.key` of the data directory, created on first use (mode 0600).
 
-    Raises SecretKeyError. Processes starting together agree on one key.
+    Raises SecretKeyError. Processes that start together agree on one key.
     """
     if settings.secret_key:
         return parse_secret_key(settings.secret_key, "ELKAPI_SECRET_KEY")
@@ -118,12 +119,12 @@ def load_secret_key(settings: Settings) -> bytes:
 
 
 def install_secret_key(path: Path, key: bytes) -> bool:
-    """Write a key file that did not exist; False when another process was first. Never replaces one."""
+    """Create the key file; False if another process was first. Never replaces one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{random.token_hex(4)}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            if path.name == SECRET_KEY_FILE:  # One beside a backup stays with whoever made that.
+            if path.name == SECRET_KEY_FILE:  # A key file beside a backup belongs to whoever made the backup.
                 sql.give_to_owner(descriptor, path.parent)
             file.write(base64.b64encode(key) + b"\n")
             file.flush()
@@ -153,9 +154,9 @@ def _from_base64(text: str) -> bytes:
 
 
 def bind_secret_key(connection: Connection, sealer: Sealer) -> None:
-    """Remember which key seals this database, or check it; raises SecretKeyError for another one.
+    """Bind the database to this key, or check it. Raises SecretKeyError for another one.
 
-    Without this check a lost key file would be replaced in silence and every channel would fail one by one.
+    Without this check a lost key file would be replaced silently, and every channel would fail one by one.
     """
     check = sealer.fingerprint(b"elkapi secret key check").hex()
     sql.upsert(connection, schema.meta, {"name": _CHECK_NAME, "value": check}, key=["name"])
@@ -166,17 +167,17 @@ def bind_secret_key(connection: Connection, sealer: Sealer) -> None:
 
 
 def is_bound_to(connection: Connection, sealer: Sealer) -> bool | None:
-    """Whether this key seals this database; None when no key was bound yet."""
+    """Whether the database is bound to this key; None if it is bound to none yet."""
     stored = connection.execute(select(schema.meta.c.value).where(schema.meta.c.name == _CHECK_NAME)).scalar()
     check = sealer.fingerprint(b"elkapi secret key check").hex()
     return None if stored is None else hmac.compare_digest(stored, check)
 
 
 def lost_key(connection: Connection, settings: Settings) -> str | None:
-    """What to say of a database that was sealed while neither a key nor its file is there now; else None."""
+    """The error message for a database that is bound to a key while neither a key nor its file exists; else None."""
     path = secret_key_path(settings)
-    # Any key shows whether one was bound. The file is looked for afterwards: another process that is just making a key
-    # writes its file before it binds it.
+    # Any key tells whether one is bound. The file is checked afterwards, because a process that creates a key writes
+    # the file before it binds the key.
     if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or is_there(path):
         return None
     return f"this database was encrypted with a secret key that is missing; restore {path} or set ELKAPI_SECRET_KEY"

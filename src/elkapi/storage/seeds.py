@@ -1,6 +1,6 @@
-"""What a fresh installation starts with: one group, one owner, the system accounts, public prices. No user, no key.
+"""The contents of a new installation: one group, one owner, the system accounts, public prices. No user, no key.
 
-There is deliberately no password and no default key here: the first key is made by a person or by `make run`.
+There is deliberately no default password or key: a person or `make run` creates the first key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from elkapi.types import Amounts, Tier, Variant
 DEFAULT_GROUP = "default"
 OPERATOR = "operator"
 
-# code -> kind; the house's accounts as ledger.accounts names them (a test compares). Customers' come with their keys.
+# code -> kind: the system accounts of ledger.accounts (a test compares them). Customers' accounts come with their keys.
 SYSTEM_ACCOUNTS = {
     "revenue": "revenue",
     "operator-loss": "loss",
@@ -28,8 +28,8 @@ SYSTEM_ACCOUNTS = {
     "quota-spent": "spent",
 }
 
-# Public list prices, US dollars per million tokens (input, cached input, output); the operator's own records replace
-# them. Families with more classes or with tiers stand in PUBLIC_RECORDS.
+# Public list prices in US dollars per million tokens (input, cached input, output); the operator's own records replace
+# them. Families with more classes or with tiers are in PUBLIC_RECORDS.
 PUBLIC_TEXT_PRICES_USD_PER_1M = {
     "gpt-4o": ("2.50", "1.25", "10"),
     "gpt-4o-mini": ("0.15", "0.075", "0.60"),
@@ -44,7 +44,7 @@ PUBLIC_TEXT_PRICES_USD_PER_1M = {
     "deepseek-chat": ("0.28", "0.028", "0.42"),
     "deepseek-reasoner": ("0.28", "0.028", "0.42"),
 }
-# The same for what is served as OpenAI's tier `priority`, which it calls `fast` too.
+# The same for OpenAI's tier `priority`, which it also calls `fast`.
 PUBLIC_PRIORITY_PRICES_USD_PER_1M = {
     "gpt-4o": ("4.25", "2.125", "17"),
     "gpt-4o-mini": ("0.25", "0.125", "1"),
@@ -64,9 +64,9 @@ PUBLIC_FLEX_PRICES_USD_PER_1M = {
     "o3": ("1", "0.25", "4"),
     "o4-mini": ("0.55", "0.138", "2.20"),
 }
-# A web search of these models of OpenAI costs the same by each of its tools.
+# A web search costs the same with each tool of these OpenAI models.
 PUBLIC_SEARCH_PRICES_USD = dict.fromkeys(("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3", "o4-mini"), "0.01")
-# Input and output of Claude models; their cache is priced by fixed factors of the input.
+# Input and output of Claude models; their cache is priced as fixed multiples of the input.
 PUBLIC_CLAUDE_PRICES_USD_PER_1M = {
     "claude-haiku-4-5": ("1", "5"),
     "claude-sonnet-4-5": ("3", "15"),
@@ -88,7 +88,7 @@ def _tier(*words: str) -> dict[str, tuple[str, ...]]:
 
 
 def _hearing(given: str, cached: str, out: str, heard: str, heard_again: str) -> dict[str, Any]:
-    """The rates of a model that takes sound at a price of its own, `heard_again` that of sound from its cache."""
+    """The rates of a model with a separate price for audio input; `heard_again` is that of cached audio."""
     rates = {"audio_input_nano_per_1m": parse_usd(heard), "cached_audio_nano_per_1m": parse_usd(heard_again)}
     return _text_rates(given, cached, out) | rates
 
@@ -131,7 +131,7 @@ SEED_SOURCE = "seed"
 
 
 def seed(connection: Connection, tables: Mapping[str, Table], now_ns: int) -> None:
-    """Fill the freshly created tables; runs once, in the migration that makes them, with that migration's tables."""
+    """Fill the newly created tables; runs once, in the migration that creates them, with that migration's tables."""
     connection.execute(
         tables["meta"].insert(), [{"name": "config_version", "value": "1"}, {"name": "routing_version", "value": "1"}]
     )
@@ -177,7 +177,7 @@ def public_prices() -> dict[str, Amounts]:
 
 
 def _variants(model: str, search_nano: int) -> tuple[Variant, ...]:
-    """What a model of OpenAI's costs at its other tiers; a search costs the same at each."""
+    """The rates of an OpenAI model at its other tiers; a search costs the same at each."""
     return tuple(
         Variant(when=_tier(*words), **_text_rates(*prices[model]), search_nano=search_nano)
         for prices, words in (

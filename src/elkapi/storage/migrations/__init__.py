@@ -1,7 +1,8 @@
-"""Runs the numbered migrations, each in two halves, and keeps the table of their names; the steps are the modules here.
+"""Runs the numbered migrations, each in two halves, and records their names; the steps are the modules of this package.
 
 `pre` adds what new code needs and old code can ignore, so it runs before a rolling restart. `post` removes what only
-old code used, so it runs when the last old process is gone. Code must work with its own `pre` and without its `post`.
+old code used, so it runs after the last old process has ended. Code must work with its own `pre` and without its
+`post`.
 """
 
 from __future__ import annotations
@@ -57,16 +58,16 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 class MigrationError(RuntimeError):
-    """The schema cannot be used or brought forward by this version; the message says what to do."""
+    """This version cannot use or migrate the schema; the message says what to do."""
 
 
 def schema_version(connection: Connection) -> int:
-    """The number of the newest migration whose `pre` half ran; 0 for an empty database."""
+    """The number of the newest migration whose `pre` half has run; 0 for an empty database."""
     return max((int(name[:4]) for name in applied(connection)), default=0)
 
 
 def applied(connection: Connection) -> tuple[str, ...]:
-    """Names of the halves that ran here, such as `0001_initial.pre`, in order."""
+    """The names of the halves that have run here, such as `0001_initial.pre`, in order."""
     if not inspect(connection).has_table(schema.migrations.name):
         return ()
     names = connection.execute(select(schema.migrations.c.name).order_by(schema.migrations.c.name)).scalars()
@@ -74,10 +75,10 @@ def applied(connection: Connection) -> tuple[str, ...]:
 
 
 def pending(connection: Connection, halves: Sequence[str] = HALVES) -> tuple[str, ...]:
-    """Names of the halves of this version that did not run yet; raises MigrationError for a newer schema."""
+    """The names of this version's halves that have not run yet. Raises MigrationError for a newer schema."""
     done = set(applied(connection))
     known = {f"{migration.name}.{half}" for migration in MIGRATIONS for half in HALVES}
-    # A newer `pre` is harmless by its contract (an old worker restarts in a rolling upgrade); a newer `post` is not.
+    # A newer `pre` is harmless by contract (an old worker may restart during a rolling upgrade); a newer `post` is not.
     if newer := sorted(name for name in done - known if name.endswith(".post")):
         raise MigrationError(f"the database was upgraded by a newer elkapi ({newer[-1]}); start that version instead")
     return tuple(
@@ -89,9 +90,9 @@ def pending(connection: Connection, halves: Sequence[str] = HALVES) -> tuple[str
 
 
 def migrate(database: Database, *, clock: Clock = SYSTEM_CLOCK, halves: Sequence[str] = HALVES) -> tuple[str, ...]:
-    """Bring the schema forward in one transaction; the names that ran now. Any number of processes may call it at once.
+    """Migrate the schema in one transaction and return the names that ran. Any number of processes may call it at once.
 
-    Raises MigrationError for a schema of a newer version, errors.Unavailable when the database cannot be reached.
+    Raises MigrationError for the schema of a newer version, errors.Unavailable if the database is unreachable.
     """
     with database.read() as connection:
         if not pending(connection, halves):

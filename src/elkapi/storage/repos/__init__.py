@@ -1,4 +1,4 @@
-"""Named statements over the tables, one module per noun; callers own the transaction, and changes leave an audit row.
+"""Named statements over the tables, one module per noun. Callers own the transaction, and changes write an audit row.
 
-Every change another process must see raises `meta.config_version` in the same transaction.
+Every change that another process must see raises `meta.config_version` in the same transaction.
 """

@@ -1,4 +1,4 @@
-"""What an operator must look at: each thing once, however many processes find it."""
+"""Alerts for the operator: each thing once, however many processes find it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _alerts = schema.alerts
 
 
 class AlertRow(msgspec.Struct, frozen=True):
-    """`kind` says what is wrong, `subject` with what (`batch:msgbatch_...`), `detail` is JSON."""
+    """`kind` is what is wrong, `subject` what it concerns (`batch:msgbatch_...`), `detail` is JSON."""
 
     id: int
     created_ns: int
@@ -22,7 +22,7 @@ class AlertRow(msgspec.Struct, frozen=True):
 
 
 def raise_alert(connection: Connection, *, kind: str, subject: str, detail: dict[str, object], now_ns: int) -> bool:
-    """Write it down; False when it stood there already."""
+    """Store an alert; False if it was already stored."""
     row = {"created_ns": now_ns, "kind": kind, "subject": subject, "detail": msgspec.json.encode(detail).decode()}
     return sql.upsert(connection, _alerts, row, key=["kind", "subject"]) == 1
 

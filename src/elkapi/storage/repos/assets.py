@@ -1,6 +1,6 @@
-"""Rows of files that tasks made: whose, where, how large and until when; the files themselves are `elkapi.assets`'.
+"""Rows of files that tasks made: owner, location, size and expiry; `elkapi.assets` stores the files themselves.
 
-A caller's query carries its key; `signed` is for who came with a signature instead, which names one file.
+A caller's query carries their key; `signed` serves signed addresses instead, which name one file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOR_EVER_NS = (1 << 63) - 1
 
 
 class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One file; `number` is its place among those of its task."""
+    """One file; `number` is its index among those of its task."""
 
     id: bytes
     task_id: bytes
@@ -40,7 +40,7 @@ class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
     expires_ns: int
 
     def shown(self, source: str = "") -> TaskAsset:
-        """As it stands in a task."""
+        """The file as a task shows it."""
         return TaskAsset(
             id=self.id,
             kind=self.kind,
@@ -58,9 +58,10 @@ _COLUMNS = [_assets.c[name] for name in AssetRow.__struct_fields__]
 
 
 def add(connection: Connection, row: AssetRow, key_bytes_max: int = 0) -> AssetRow:
-    """The row, or the one that another process wrote for the same place; the caller then drops its own file.
+    """Insert the row; returns it, or the row that another process wrote for the same place, in which case the caller
+    drops its own file.
 
-    With a quota the key's oldest files expire until the new one fits beside the rest.
+    With a quota, the key's oldest files expire until the new one fits.
     """
     values = {name: getattr(row, name) for name in AssetRow.__struct_fields__}
     if key_bytes_max:
@@ -91,14 +92,14 @@ def _make_room(connection: Connection, row: AssetRow, key_bytes_max: int) -> Non
 
 
 def used_bytes(connection: Connection, key_id: int, now_ns: int) -> int:
-    """What the files of a key take together."""
+    """The total size of a key's files, in bytes."""
     c = _assets.c
     total = select(func.coalesce(func.sum(c.size_bytes), 0)).where(c.key_id == key_id, c.expires_ns > now_ns)
     return int(connection.execute(total).scalar_one())
 
 
 def of_place(connection: Connection, task_id: bytes, number: int) -> AssetRow | None:
-    """What was copied for this place of a task already."""
+    """The file that was already copied for this place of a task."""
     return _one(connection, select(*_COLUMNS).where(_assets.c.task_id == task_id, _assets.c.number == number))
 
 
@@ -109,12 +110,12 @@ def find(connection: Connection, grant: Grant, asset_id: bytes, now_ns: int) -> 
 
 
 def signed(connection: Connection, asset_id: bytes, now_ns: int) -> AssetRow | None:
-    """A file whose id came with a good signature, or None."""
+    """A file whose id came with a valid signature, or None."""
     return _one(connection, _kept(asset_id, now_ns))
 
 
 def expired(connection: Connection, now_ns: int, rows_max: int, after: int = 0) -> list[tuple[bytes, str]]:
-    """(id, location) of files whose time is over, in the order in which it was, without the first `after`."""
+    """(id, location) of expired files in the order of expiry, skipping the first `after`."""
     c = _assets.c
     query = select(c.id, c.location).where(c.expires_ns <= now_ns).order_by(c.expires_ns, c.id)
     query = query.limit(rows_max).offset(after)
@@ -122,12 +123,12 @@ def expired(connection: Connection, now_ns: int, rows_max: int, after: int = 0) 
 
 
 def forget(connection: Connection, ids: Collection[bytes]) -> int:
-    """Drop rows whose files are gone."""
+    """Delete rows whose files are gone."""
     return connection.execute(delete(_assets).where(_assets.c.id.in_(ids))).rowcount
 
 
 def known_locations(connection: Connection, locations: Collection[str]) -> set[str]:
-    """Those of these locations that a row names."""
+    """Those of these locations that rows refer to."""
     return set(connection.execute(select(_assets.c.location).where(_assets.c.location.in_(locations))).scalars())
 
 

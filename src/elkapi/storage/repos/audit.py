@@ -1,4 +1,4 @@
-"""The audit trail: who changed what; callers pass no secret, and values of sealed fields are never part of a detail."""
+"""The audit trail: who changed what. Callers pass no secret, and values of sealed fields are never part of a detail."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The lines of message batches as runners see them: leased, ended, put back, taken over, swept, counted and checked.
+"""The lines of message batches for runners: leased, ended, put back, taken over, swept, counted and checked.
 
-A line is one runner's while its state is `running` and it is the `worker`; every change asks for both, so of two who
-think that a line is theirs only one writes. Counts and the end of a batch move in the transaction of its lines.
+A line belongs to a runner while its state is `running` and its `worker` is that runner; every change requires both, so
+only one of two claimants writes. Counts and the end of a batch change in the transaction of its lines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENDS = ("succeeded", "errored", "canceled", "expired")
 
 
 class LeasedLine(msgspec.Struct, frozen=True):
-    """A line that is this worker's to carry out. `resumed`: another worker had begun it and is gone."""
+    """A line for this worker to run. `resumed`: a worker that is gone had started it."""
 
     batch_id: bytes
     number: int
@@ -40,7 +40,7 @@ class LeasedLine(msgspec.Struct, frozen=True):
 
 
 class EndedLine(msgspec.Struct, frozen=True):
-    """How a line ended; `request_id` is that of the call that its record and its charge are kept under."""
+    """How a line ended; its record and charge are stored under `request_id`."""
 
     batch_id: bytes
     number: int
@@ -59,7 +59,7 @@ class PutBackLine(msgspec.Struct, frozen=True):
 
 
 class OpenBatch(msgspec.Struct, frozen=True):
-    """A batch that somebody has to do something about; `ready` when a line of it can be begun now."""
+    """A batch with work to do; `ready` if a line of it can start now."""
 
     batch: BatchRow
     key_digest: bytes
@@ -67,9 +67,11 @@ class OpenBatch(msgspec.Struct, frozen=True):
 
 
 def open_batches(connection: Connection, limit: int, now_ns: int, after: bytes = b"") -> tuple[list[OpenBatch], bytes]:
-    """(the oldest of `limit` open batches behind `after`, a few of each key; where to go on, b"" behind the last).
+    """(the oldest `limit` open batches after `after`, with at most OPEN_OF_KEY_MAX of a key; where to continue, b""
+    after the last).
 
-    However many are open, a look is at so many: one key can have few enough that whoever goes on sees all soon.
+    `limit` bounds the work of one look. A key may have few enough open batches that continuing soon reaches all of
+    them.
     """
     waiting = select(_l.line).where(_l.batch_id == _b.id, _l.state == "pending", _l.not_before_ns <= now_ns)
     query = select(_batches, schema.keys.c.digest, waiting.exists().label("ready"))
@@ -89,7 +91,7 @@ def open_batches(connection: Connection, limit: int, now_ns: int, after: bytes =
 
 
 def lease(connection: Connection, batch_id: bytes, worker: bytes, count: int, now_ns: int) -> list[LeasedLine]:
-    """Up to `count` lines that nobody runs, now this worker's; none of a batch that is being cancelled."""
+    """Lease up to `count` free lines to this worker; none of a batch that is being cancelled."""
     going = select(_b.id).where(_b.id == batch_id, _b.status == "in_progress", _b.expires_ns > now_ns)
     wanted = (
         select(_l.line)
@@ -106,7 +108,7 @@ def lease(connection: Connection, batch_id: bytes, worker: bytes, count: int, no
 
 
 def is_any_left(connection: Connection, worker: bytes) -> bool:
-    """Whether there is anything to take over."""
+    """Whether any line can be taken over."""
     return connection.execute(_left_behind(worker).limit(1)).first() is not None
 
 
@@ -116,8 +118,8 @@ def _left_behind(worker: bytes) -> Select[tuple[bytes, int]]:
 
 
 def take_over(connection: Connection, worker: bytes, count: int) -> list[LeasedLine]:
-    """Up to `count` lines of workers that are gone, now this worker's."""
-    # In no order: SQLite would go through the lines of all batches for one.
+    """Take over up to `count` lines of workers that are gone."""
+    # Unordered: with an order, SQLite would scan the lines of all batches.
     left = connection.execute(sql.for_update(_left_behind(worker).limit(count), skip_locked=True)).all()
     found: defaultdict[bytes, list[int]] = defaultdict(list)
     for batch_id, number in sorted(tuple(line) for line in left):
@@ -131,7 +133,7 @@ def take_over(connection: Connection, worker: bytes, count: int) -> list[LeasedL
 
 
 def own(connection: Connection, worker: bytes) -> list[LeasedLine]:
-    """Every line that is this worker's by its row, to be looked up: it may have been begun, or not."""
+    """Every line that the table assigns to this worker, for checking: it may have been started, or not."""
     mine: defaultdict[bytes, list[int]] = defaultdict(list)
     running = select(_l.batch_id, _l.line).where(_l.state == "running", _l.worker == worker)
     for batch_id, number in connection.execute(running):
@@ -152,7 +154,7 @@ def _leased(connection: Connection, batch_id: bytes, numbers: Sequence[int], *, 
 
 
 def put_back(connection: Connection, lines: Iterable[PutBackLine], worker: bytes) -> None:
-    """Nobody's again, from `not_before_ns` on."""
+    """Release the line; it may start again from `not_before_ns` on."""
     for line in lines:
         mine = update(_lines).where(_l.batch_id == line.batch_id, _l.line == line.number, _l.worker == worker)
         connection.execute(
@@ -163,14 +165,14 @@ def put_back(connection: Connection, lines: Iterable[PutBackLine], worker: bytes
 
 
 def wait_no_longer(connection: Connection, now_ns: int) -> None:
-    """Lines that wait may be begun at once, since the clock they wait by was set back."""
+    """Let waiting lines start at once, because the clock they wait by was set back."""
     going = select(_b.id).where(_b.is_done.is_(False))
     late = update(_lines).where(_l.batch_id.in_(going), _l.state == "pending", _l.not_before_ns > now_ns)
     connection.execute(late.values(not_before_ns=now_ns))
 
 
 def find_claim(connection: Connection, key_id: int, operation: str, name: str) -> tuple[IdempotencyClaim, bytes] | None:
-    """(claim, id of the call that took it) of a line that had reached the ledger, or None."""
+    """(claim, id of the call that took it) for a line that reached the ledger, or None."""
     c = schema.idempotency.c
     row = connection.execute(
         select(c.fingerprint, c.request_id).where(
@@ -184,7 +186,7 @@ def find_claim(connection: Connection, key_id: int, operation: str, name: str) -
 
 
 def end_lines(connection: Connection, lines: Sequence[EndedLine], worker: bytes, now_ns: int) -> None:
-    """Keep results; lines that are another's by now are left alone. The last line of a batch ends it."""
+    """Store results; lines that now belong to another runner are left alone. The last line of a batch ends it."""
     counts: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
     for line in sorted(lines, key=lambda line: (line.batch_id, line.number)):
         mine = update(_lines).where(
@@ -198,7 +200,7 @@ def end_lines(connection: Connection, lines: Sequence[EndedLine], worker: bytes,
 
 
 def end_unbegun(connection: Connection, batch_id: bytes, state: str, rows_max: int, now_ns: int) -> int:
-    """End up to `rows_max` lines that nobody runs as canceled or expired; how many."""
+    """End up to `rows_max` free lines as canceled or expired; returns how many."""
     wanted = select(_l.line).where(_l.batch_id == batch_id, _l.state == "pending").order_by(_l.line).limit(rows_max)
     numbers = connection.execute(sql.for_update(wanted, skip_locked=True)).scalars().all()
     if numbers:
@@ -223,16 +225,16 @@ def _count(connection: Connection, batch_id: bytes, counts: Counter[str], now_ns
 
 
 class Uncharged(msgspec.Struct):
-    """Lines of an ended batch that were paid for and have no charge: how many, and the first one's call."""
+    """Lines of an ended batch that succeeded without a charge: how many, and the call of the first."""
 
     lines: int = 0
     first_request_id: bytes | None = None
 
 
 def find_uncharged(connection: Connection, batch_id: bytes, after: int, rows_max: int) -> tuple[Uncharged, int | None]:
-    """(what is missing, the last line looked at) among the next succeeded lines; None when there are no more.
+    """(what is missing, the last line checked) among the next succeeded lines; None if there are no more.
 
-    A line is in order when its record says what it cost the customer or the operator, or that it cost nothing.
+    A line is in order if its record states what it cost the customer or the operator, or that it cost nothing.
     """
     r = schema.requests.c
     query = (
@@ -253,12 +255,13 @@ def find_uncharged(connection: Connection, batch_id: bytes, after: int, rows_max
 
 
 def close_batch(connection: Connection, batch_id: bytes) -> None:
-    """An ended batch needs nothing more."""
+    """Mark an ended batch as finished: a runner has nothing left to do."""
     connection.execute(update(_batches).where(_b.id == batch_id, _b.status == "ended").values(is_done=True))
 
 
 def remove(connection: Connection, batch_id: bytes, rows_max: int) -> int:
-    """Up to `rows_max` lines of a batch that is deleted or was never begun, and with the last of them the batch."""
+    """Delete up to `rows_max` lines of a batch that is deleted or was never started, and with the last of them the
+    batch."""
     gone = _remove_lines(connection, batch_id, rows_max)
     if gone < rows_max:
         doomed = delete(_batches).where(_b.id == batch_id, _b.status.in_(("deleted", "staging")))
@@ -276,7 +279,7 @@ def _kept_since(before_ns: int) -> tuple[ColumnElement[bool], ...]:
 
 
 def archive(connection: Connection, before_ns: int, rows_max: int, now_ns: int) -> int:
-    """Up to `rows_max` lines of a batch that ended before then; 0 when nothing is due."""
+    """Delete the results of up to `rows_max` lines of a batch that ended before then; returns 0 if none is due."""
     due = select(_b.id).where(*_kept_since(before_ns))
     batch_id = connection.execute(due.order_by(_b.ended_ns).limit(1)).scalar()
     if batch_id is None:

@@ -1,6 +1,6 @@
-"""Message batches as their owners see them: made in pieces, shown, listed, cancelled, deleted, read line by line.
+"""Message batches for their owners: created in pieces, shown, listed, cancelled, deleted, read line by line.
 
-What runners do with lines is `batch_lines`'s. Every query here carries its owner (CVE-2026-30886).
+What runners do with lines is in `batch_lines`. Every query here carries its owner (CVE-2026-30886).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = ("in_progress", "canceling", "ended")
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch; times in unix nanoseconds. `done` lines have a result, the others of `total` are being processed."""
+    """A batch; times in Unix nanoseconds. `done` lines have a result; the others of `total` are in progress."""
 
     id: bytes
     owner_id: int
@@ -49,7 +49,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewLine(msgspec.Struct, frozen=True):
-    """One request of a batch that is being made."""
+    """One request of a batch that is being created."""
 
     number: int
     custom_id: str
@@ -57,7 +57,7 @@ class NewLine(msgspec.Struct, frozen=True):
 
 
 class ResultRow(msgspec.Struct, frozen=True):
-    """One line of a batch that has ended; `result_sealed` is None where the state says it all."""
+    """One line of an ended batch; `result_sealed` is None if the state says everything."""
 
     number: int
     custom_id: str
@@ -66,12 +66,12 @@ class ResultRow(msgspec.Struct, frozen=True):
 
 
 def request_context(batch_id: bytes, number: int) -> bytes:
-    """What a sealed request is bound to."""
+    """The context that a sealed request is bound to."""
     return b"batch_lines.request\0" + batch_id + number.to_bytes(4)
 
 
 def result_context(batch_id: bytes, number: int) -> bytes:
-    """What a sealed result is bound to."""
+    """The context that a sealed result is bound to."""
     return b"batch_lines.result\0" + batch_id + number.to_bytes(4)
 
 
@@ -79,7 +79,7 @@ def result_context(batch_id: bytes, number: int) -> bytes:
 
 
 class NoRoom(Exception):
-    """This key has so many batches that have not ended, with so many lines that are not done."""
+    """This key has `count` open batches, with `waiting` open lines."""
 
     def __init__(self, count: int, waiting: int) -> None:
         super().__init__(count, waiting)
@@ -88,9 +88,9 @@ class NoRoom(Exception):
 
 
 def add_staging(connection: Connection, batch: BatchRow, *, open_max: int, lines_max: int) -> bool:
-    """A batch that nobody sees yet; False where its Idempotency-Key is taken.
+    """Create a batch that is not visible yet; False if its Idempotency-Key is taken.
 
-    Raises NoRoom where its key would have more than `open_max` batches or `lines_max` lines to do.
+    Raises NoRoom if its key would have more than `open_max` open batches or `lines_max` open lines.
     """
     keys.take_turns(connection, batch.key_id)
     count, waiting = open_work(connection, batch.key_id)
@@ -101,7 +101,7 @@ def add_staging(connection: Connection, batch: BatchRow, *, open_max: int, lines
 
 
 def add_lines(connection: Connection, batch_id: bytes, lines: Sequence[NewLine]) -> None:
-    """Add lines to a batch that is still being written down."""
+    """Add lines to a batch that is being created."""
     rows = [
         {
             "batch_id": batch_id,
@@ -118,7 +118,7 @@ def add_lines(connection: Connection, batch_id: bytes, lines: Sequence[NewLine])
 
 
 def begin(connection: Connection, batch_id: bytes) -> bool:
-    """All lines are there: it is its owner's from here on, and runners hear of it. False when it was given up."""
+    """Make a complete batch visible to its owner and to runners. False if it was given up."""
     begun = update(_batches).where(_b.id == batch_id, _b.status == "staging").values(status="in_progress")
     if connection.execute(begun).rowcount != 1:
         return False
@@ -127,15 +127,15 @@ def begin(connection: Connection, batch_id: bytes) -> bool:
 
 
 def give_up(connection: Connection, batch_id: bytes) -> None:
-    """A batch that could not be written whole; a runner removes what is there of it."""
+    """Give up a batch that could not be written completely; a runner deletes its lines."""
     given_up = update(_batches).where(_b.id == batch_id, _b.status == "staging")
     connection.execute(given_up.values(status="deleted", idempotency_key=None))
 
 
 def open_work(connection: Connection, key_id: int) -> tuple[int, int]:
-    """How many batches of this key have not ended, and how many lines of them are not done."""
+    """How many open batches this key has, and how many open lines they have."""
     done = _b.succeeded + _b.errored + _b.canceled + _b.expired
-    # The sum keeps both databases from reading all batches that the key ever had, by an index of keys.
+    # The sum keeps both databases from using an index of keys, which would read every batch that the key ever had.
     waiting = select(func.count(), func.coalesce(func.sum(_b.total - done), 0)).where(
         _b.key_id + literal_column("0") == key_id,
         _b.is_done.is_(False),
@@ -146,13 +146,13 @@ def open_work(connection: Connection, key_id: int) -> tuple[int, int]:
 
 
 def find_made(connection: Connection, key_id: int, idempotency_key: str) -> BatchRow | None:
-    """The batch that this key made under this Idempotency-Key, whatever became of it."""
+    """The batch that this key created under this Idempotency-Key, in any state."""
     query = select(_batches).where(_b.key_id == key_id, _b.idempotency_key == idempotency_key)
     return _found(connection.execute(query).mappings().one_or_none())
 
 
 def forget_key(connection: Connection, batch_id: bytes) -> None:
-    """Its Idempotency-Key was kept long enough."""
+    """Forget the batch's Idempotency-Key, which has expired."""
     connection.execute(update(_batches).where(_b.id == batch_id).values(idempotency_key=None, fingerprint=None))
 
 
@@ -174,7 +174,7 @@ def list_batches(
     before: bytes | None = None,
     after: bytes | None = None,
 ) -> tuple[list[BatchRow], bool]:
-    """(page, whether there are more): the newest first, those behind `after`, or the ones just before `before`."""
+    """(page, whether there are more), newest first: the batches after `after`, or those just before `before`."""
     query = select(_batches).where(*_own(owner_id, key_id)).limit(limit + 1)
     if after is not None:
         query = query.where(_b.id < after)
@@ -187,14 +187,14 @@ def list_batches(
 
 
 def cancel(connection: Connection, batch_id: bytes, owner_id: int, key_id: int, now_ns: int) -> None:
-    """Begin no more lines of it; nothing happens to one that is being cancelled or has ended."""
+    """Start no further lines of a batch; one that is already being cancelled or has ended is left alone."""
     wanted = update(_batches).where(_b.id == batch_id, *_own(owner_id, key_id), _b.status == "in_progress")
     if connection.execute(wanted.values(status="canceling", cancel_ns=now_ns)).rowcount:
         versions.bump(connection, routing=False)
 
 
 def delete(connection: Connection, batch_id: bytes, owner_id: int, key_id: int) -> bool:
-    """Hide a batch that has ended; a runner removes it piece by piece. False when it has not ended."""
+    """Hide an ended batch, which a runner deletes piece by piece. False if it has not ended."""
     hidden = update(_batches).where(_b.id == batch_id, *_own(owner_id, key_id), _b.status == "ended")
     values: dict[str, Any] = {"status": "deleted", "is_done": False, "idempotency_key": None}
     if connection.execute(hidden.values(values)).rowcount != 1:
@@ -206,7 +206,7 @@ def delete(connection: Connection, batch_id: bytes, owner_id: int, key_id: int) 
 def results_after(
     connection: Connection, batch_id: bytes, after: int, *, rows_max: int, bytes_max: int
 ) -> list[ResultRow]:
-    """The next results in the order of lines, as many as fit into both limits, at least one; [] at the end."""
+    """The next results in the order of lines, within both limits but at least one; [] at the end."""
     behind = (_l.batch_id == batch_id, _l.line > after)
     sizes = select(_l.line, func.coalesce(func.length(_l.result_sealed), 0)).where(*behind)
     last, total = None, 0
@@ -222,7 +222,7 @@ def results_after(
 
 
 def _own(owner_id: int, key_id: int) -> tuple[ColumnElement[bool], ...]:
-    # Until there are customers' accounts all keys have one owner, so the owner alone keeps nobody apart.
+    # All keys have one owner until customers have accounts, so the key is compared as well.
     return _b.owner_id == owner_id, _b.key_id == key_id, _b.status.in_(SHOWN)
 
 

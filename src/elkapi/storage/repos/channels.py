@@ -21,12 +21,12 @@ _channels = schema.channels
 _channel_keys = schema.channel_keys
 
 
-# Who switched a key off when no person did, so that a probe may bring it back; any other name is final.
+# The name under which the gateway disables a key, so that a probe may enable it again; any other name is final.
 AUTOMATIC = "auto"
 
 
 class ChannelConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The JSON of `channels.config`: the open fields of types.Channel that need no column of their own."""
+    """The JSON of `channels.config`: the fields of types.Channel that need no secrecy and no column of their own."""
 
     models: tuple[str, ...] = ()
     groups: tuple[str, ...] = ("default",)
@@ -46,7 +46,7 @@ class ChannelConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChannelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything of a channel but its keys, as it is written. `proxy_url` and `header_set` are sealed on the way in."""
+    """A channel without its keys, as it is written. `proxy_url` and `header_set` are sealed when stored."""
 
     name: str
     family: str
@@ -61,7 +61,7 @@ class ChannelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelKeyView(msgspec.Struct, frozen=True):
-    """One credential as it may be shown."""
+    """One credential for display."""
 
     id: int
     channel_id: int
@@ -73,7 +73,7 @@ class ChannelKeyView(msgspec.Struct, frozen=True):
 
 
 class ChannelView(msgspec.Struct, frozen=True):
-    """A channel as it may be shown: the proxy only as set or not, set headers by name."""
+    """A channel for display: the proxy only as set or not, set headers by name."""
 
     id: int
     name: str
@@ -91,7 +91,7 @@ class ChannelView(msgspec.Struct, frozen=True):
 
 
 class DisabledKey(msgspec.Struct, frozen=True):
-    """A key that the gateway itself switched off at `changed_ns`, with its channel."""
+    """A key that the gateway itself disabled at `changed_ns`, with its channel."""
 
     channel: Channel
     key: ChannelKey
@@ -99,7 +99,7 @@ class DisabledKey(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A channel for the snapshot, whether it is enabled, and the ids of parts whose seal did not open."""
+    """A channel for the snapshot, whether it is enabled, and the names of its parts that could not be unsealed."""
 
     channel: Channel
     enabled: bool
@@ -113,7 +113,7 @@ _KEY_SHOWN = [_channel_keys.c[name] for name in ChannelKeyView.__struct_fields__
 
 
 def add_channel(connection: Connection, sealer: Sealer, spec: ChannelSpec, *, now_ns: int, actor: str) -> int:
-    """A new channel's id. Names are unique: sqlalchemy's IntegrityError for a second one."""
+    """Add a channel and return its id. Raises sqlalchemy's IntegrityError if the name exists."""
     values = _plain_columns(spec) | {"created_ns": now_ns}
     channel_id: int = connection.execute(_channels.insert().returning(_channels.c.id), values).scalar_one()
     _write_sealed(connection, sealer, channel_id, spec)
@@ -124,7 +124,7 @@ def add_channel(connection: Connection, sealer: Sealer, spec: ChannelSpec, *, no
 def replace_channel(
     connection: Connection, sealer: Sealer, channel_id: int, spec: ChannelSpec, *, now_ns: int, actor: str
 ) -> bool:
-    """Write every field of the channel anew; False when there is none."""
+    """Overwrite every field of the channel; False if it does not exist."""
     statement = update(_channels).where(_channels.c.id == channel_id).values(**_plain_columns(spec))
     if connection.execute(statement).rowcount == 0:
         return False
@@ -134,7 +134,7 @@ def replace_channel(
 
 
 def set_enabled(connection: Connection, channel_id: int, enabled: bool, *, now_ns: int, actor: str) -> bool:
-    """Switch a channel on or off, with its audit row; False when there is none of this id."""
+    """Enable or disable a channel, with an audit row; False if the id does not exist."""
     statement = update(_channels).where(_channels.c.id == channel_id).values(enabled=enabled)
     if connection.execute(statement).rowcount == 0:
         return False
@@ -152,7 +152,7 @@ def remove_channel(connection: Connection, channel_id: int, *, now_ns: int, acto
 
 
 def read_spec(connection: Connection, sealer: Sealer, channel_id: int) -> ChannelSpec | None:
-    """The spec as written, for an edit that changes parts of it; raises SealError with another secret key."""
+    """The spec as stored, for a partial edit. Raises SealError with another secret key."""
     row = connection.execute(select(_channels).where(_channels.c.id == channel_id)).mappings().one_or_none()
     if row is None:
         return None
@@ -180,7 +180,7 @@ def view_channel(connection: Connection, sealer: Sealer, channel_id: int) -> Cha
 
 
 def find_id(connection: Connection, name: str) -> int | None:
-    """The id of the channel of exactly this name."""
+    """The id of the channel with exactly this name."""
     return connection.execute(select(_channels.c.id).where(_channels.c.name == name)).scalar()
 
 
@@ -197,7 +197,7 @@ def view_keys(connection: Connection, channel_id: int) -> list[ChannelKeyView]:
 def add_keys(
     connection: Connection, sealer: Sealer, channel_id: int, secrets: Iterable[str], *, now_ns: int, actor: str
 ) -> list[ChannelKeyView]:
-    """Seal and add credentials; one the channel has already is left as it is. The views of those added."""
+    """Seal and add credentials, except those that the channel already has. Returns the views of those added."""
     known = {key.id for key in view_keys(connection, channel_id)}
     for secret in dict.fromkeys(secrets):
         fingerprint = sealer.fingerprint(secret.encode())
@@ -221,10 +221,10 @@ def add_keys(
 def set_key_enabled(
     connection: Connection, key_id: int, enabled: bool, *, reason: str = "", now_ns: int, actor: str
 ) -> ChannelKeyView | None:
-    """Switch one credential on or off, with the reason an operator reads later. None when there is no such credential.
+    """Enable or disable one credential, with a reason for the operator. None if the credential does not exist.
 
-    Nothing changes, and no snapshot is rebuilt, when it is in that state already: many workers may report one bad key.
-    A person who disables what the gateway had switched off takes the key over, so that no probe brings it back.
+    If it is already in that state nothing changes and no snapshot is rebuilt: many workers may report one bad key. A
+    person who disables what the gateway had disabled takes the key over, so that no probe enables it again.
     """
     versions.take_turns(connection)
     row = connection.execute(select(*_KEY_SHOWN).where(_channel_keys.c.id == key_id)).mappings().one_or_none()
@@ -256,10 +256,8 @@ def remove_key(connection: Connection, key_id: int, *, now_ns: int, actor: str) 
 
 
 def disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
-    """Keys of enabled channels that the gateway, not an operator, switched off.
-
-    Secrets are opened only when there is such a key, which is rare.
-    """
+    """Keys of enabled channels that the gateway, not an operator, disabled. Secrets are unsealed only if there is
+    such a key, which is rare."""
     c = _channel_keys.c
     query = select(c.id, c.changed_ns).where(c.enabled.is_(False), c.disabled_by == AUTOMATIC)
     off: dict[int, int] = {row.id: row.changed_ns for row in connection.execute(query)}
@@ -275,7 +273,7 @@ def disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
 
 
 def enable_key(connection: Connection, found: DisabledKey, reason: str, *, now_ns: int, actor: str) -> bool:
-    """Switch such a key on; False, and nothing is changed, when anybody touched it since it was read."""
+    """Enable such a key; False, with nothing changed, if anybody changed it since it was read."""
     versions.take_turns(connection)
     c = _channel_keys.c
     still = select(c.id).where(c.id == found.key.id, c.enabled.is_(False), c.changed_ns == found.changed_ns)
@@ -286,7 +284,8 @@ def enable_key(connection: Connection, found: DisabledKey, reason: str, *, now_n
 
 
 def load_channels(connection: Connection, sealer: Sealer) -> list[Loaded]:
-    """Every channel with its secrets open, for the snapshot. A part that does not open is left out and named."""
+    """Every channel with its secrets unsealed, for the snapshot. Parts that cannot be unsealed are left out and
+    named."""
     keys: dict[int, list[RowMapping]] = {}
     for key in connection.execute(select(_channel_keys).order_by(_channel_keys.c.id)).mappings():
         keys.setdefault(key["channel_id"], []).append(key)
@@ -309,7 +308,7 @@ def _load(sealer: Sealer, row: RowMapping, key_rows: list[RowMapping]) -> Loaded
     try:
         proxy_url, header_set = _open_proxy(sealer, row), _open_headers(sealer, row)
     except SealError:
-        # Without its proxy or headers the channel would send what it must not: it is left without keys instead.
+        # Without its proxy or headers the channel would send what it must not, so it gets no keys.
         shut.append("proxy or headers")
         opened = []
     fields = {name: getattr(config, name) for name in ChannelConfig.__struct_fields__}

@@ -41,7 +41,7 @@ def set_group(
     now_ns: int,
     actor: str,
 ) -> None:
-    """Create the group or change its ratio; a description and a policy that are not given stay as they are."""
+    """Create the group or change its ratio; a description or policy that is not given is kept."""
     values: dict[str, object] = {"name": name, "ratio_micro": ratio_micro, "description": description or ""}
     values["config"] = policies.written(policy or NO_POLICY)
     given = {"ratio_micro": True, "description": description is not None, "config": policy is not None}
@@ -54,7 +54,7 @@ def set_group(
 
 
 def remove_group(connection: Connection, name: str, *, now_ns: int, actor: str) -> None:
-    """Remove a group, with an audit row; whether a key or a channel still names it is the caller's to check."""
+    """Remove a group, with an audit row; the caller checks that no key or channel names it."""
     connection.execute(delete(_groups).where(_groups.c.name == name))
     versions.bump(connection, routing=True)
     audit.write(connection, now_ns=now_ns, actor=actor, action="group.remove", subject=f"group:{name}", detail={})

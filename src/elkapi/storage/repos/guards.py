@@ -1,4 +1,4 @@
-"""Guardrails as rows: their definition in clear, a hook's secret sealed under the row's name."""
+"""Guardrails as rows: the definition in plain text, a hook's secret sealed under the row's name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _decoder = msgspec.json.Decoder(Guard)
 
 
 def all_guards(connection: Connection, sealer: Sealer) -> list[Guard]:
-    """Every guardrail by name. A hook's secret that does not open is empty, and such a hook is never asked."""
+    """Every guardrail by name. A hook's secret that cannot be unsealed is empty, and such a hook is never called."""
     rows = connection.execute(select(_guards).order_by(_guards.c.name))
     return [_guard(sealer, row.config, row.secret_sealed) for row in rows]
 
@@ -27,13 +27,13 @@ def names(connection: Connection) -> set[str]:
 
 
 def get_guard(connection: Connection, sealer: Sealer, name: str) -> Guard | None:
-    """One guardrail; its `secret` is "" where it does not open with this installation's key."""
+    """One guardrail; its `secret` is "" if it cannot be unsealed with this installation's key."""
     row = connection.execute(select(_guards).where(_guards.c.name == name)).one_or_none()
     return None if row is None else _guard(sealer, row.config, row.secret_sealed)
 
 
 def set_guard(connection: Connection, sealer: Sealer, guard: Guard, *, now_ns: int, actor: str) -> None:
-    """Create a guardrail, or put this one in its place."""
+    """Create or replace a guardrail."""
     shown = msgspec.structs.replace(guard, secret="")
     secret = sealer.seal(guard.secret.encode(), _context(guard.name)) if guard.secret else None
     values = {"name": guard.name, "config": msgspec.json.encode(shown).decode(), "secret_sealed": secret}
@@ -46,7 +46,7 @@ def set_guard(connection: Connection, sealer: Sealer, guard: Guard, *, now_ns: i
 
 
 def remove_guard(connection: Connection, name: str, *, now_ns: int, actor: str) -> None:
-    """Remove a guardrail, with an audit row; whether a policy still names it is the caller's to check."""
+    """Remove a guardrail, with an audit row; the caller checks that no policy names it."""
     connection.execute(delete(_guards).where(_guards.c.name == name))
     versions.bump(connection, routing=True)
     audit.write(connection, now_ns=now_ns, actor=actor, action="guard.remove", subject=f"guard:{name}", detail={})

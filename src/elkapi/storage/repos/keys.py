@@ -1,6 +1,6 @@
-"""Customers' keys: digests, hints and rights. Money is not here: a key names its ledger account (guarantee 7).
+"""Customers' keys: digests, hints and permissions. Money is elsewhere: a key names its ledger account (guarantee 7).
 
-Statements bind the digest as a parameter; nothing a caller presents ever becomes part of a statement (CVE-2026-42208).
+Statements bind the digest as a parameter; nothing that a caller sends becomes part of a statement (CVE-2026-42208).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANGES_MAX = 1_000
 
 
 class KeyRow(msgspec.Struct, frozen=True):
-    """A key as it may be shown: the hint, never the key or its digest. `models` None allows every model."""
+    """A key for display: the hint, never the key or its digest. `models` None allows every model."""
 
     id: int
     hint: str
@@ -58,7 +58,7 @@ def create_key(
     now_ns: int,
     actor: str,
 ) -> tuple[KeyRow, str]:
-    """A new enabled key and its plaintext, which exists nowhere else from here on."""
+    """Create an enabled key; returns its row and its plaintext, which is stored nowhere."""
     plaintext = apikey.new_key(scope)
     values: dict[str, Any] = {
         "digest": apikey.digest(plaintext),
@@ -86,7 +86,7 @@ def create_key(
 
 
 def find_grant(connection: Connection, digest: bytes) -> Grant | None:
-    """What the key with this digest may do, or None when there is none. A revoked key counts as disabled."""
+    """What the key with this digest may do, or None if it does not exist. A revoked key counts as disabled."""
     row = connection.execute(_BY_DIGEST, {"digest": digest}).mappings().one_or_none()
     return None if row is None else _grant(row)
 
@@ -97,13 +97,13 @@ def get_key(connection: Connection, key_id: int) -> KeyRow | None:
 
 
 def take_turns(connection: Connection, key_id: int) -> None:
-    """One at a time for a key until this transaction ends, so that two that come at once do not both find the same
-    room for what is theirs. SQLite's BEGIN IMMEDIATE did it already."""
+    """Serialise the transactions of a key until this one ends, so that two at once cannot both use the same
+    remaining quota. On SQLite, BEGIN IMMEDIATE already has."""
     connection.execute(sql.for_update(select(_keys.c.id).where(_keys.c.id == key_id)))
 
 
 def find_by_name(connection: Connection, name: str) -> list[KeyRow]:
-    """The keys of this name, which need not be unique, by id."""
+    """The keys with this name, which need not be unique, by id."""
     query = select(*_SHOWN).where(_keys.c.name == name).order_by(_keys.c.id)
     return [_row(row) for row in connection.execute(query).mappings()]
 
@@ -127,31 +127,31 @@ def in_group(connection: Connection, group: str) -> list[tuple[int, str]]:
 
 
 def move_revoked(connection: Connection, group: str, to: str) -> None:
-    """Put the revoked keys of a group into another: their rows stay, and each names a group that there is."""
+    """Move the revoked keys of a group to another: their rows stay, and each must name an existing group."""
     connection.execute(update(_keys).where(_keys.c.group == group, _keys.c.revoked_ns.is_not(None)).values(group=to))
 
 
 def list_keys(connection: Connection, *, limit: int = 1_000, after_id: int = 0) -> list[KeyRow]:
-    """Keys in id order, `limit` of them behind `after_id`."""
+    """Up to `limit` keys in the order of id, after `after_id`."""
     query = select(*_SHOWN).where(_keys.c.id > after_id).order_by(_keys.c.id).limit(limit)
     return [_row(row) for row in connection.execute(query).mappings()]
 
 
 def changed_since(connection: Connection, version: int) -> list[bytes] | None:
-    """Digests of keys changed behind this config version; None when more than CHANGES_MAX did (forget them all)."""
+    """Digests of keys changed after this config version; None if more than CHANGES_MAX were (forget all)."""
     query = select(_keys.c.digest).where(_keys.c.version > version).limit(CHANGES_MAX + 1)
     digests = [bytes(digest) for digest in connection.execute(query).scalars()]
     return None if len(digests) > CHANGES_MAX else digests
 
 
 def set_enabled(connection: Connection, key_id: int, enabled: bool, *, now_ns: int, actor: str) -> KeyRow | None:
-    """Switch a key on or off; None when there is no such key or it is revoked, which is for good."""
+    """Enable or disable a key; None if it does not exist or is revoked, which is final."""
     action = "key.enable" if enabled else "key.disable"
     return _change(connection, key_id, {"enabled": enabled}, action=action, now_ns=now_ns, actor=actor)
 
 
 def revoke(connection: Connection, key_id: int, *, now_ns: int, actor: str) -> KeyRow | None:
-    """Switch a key off for good; its row and its history stay. None when there is none or it is revoked already."""
+    """Disable a key for good; its row and history stay. None if it does not exist or is already revoked."""
     values = {"enabled": False, "revoked_ns": now_ns}
     return _change(connection, key_id, values, action="key.revoke", now_ns=now_ns, actor=actor)
 
@@ -168,7 +168,7 @@ def edit(
     now_ns: int,
     actor: str,
 ) -> KeyRow | None:
-    """Replace the editable fields, all five named here: no other column can be reached this way (CVE-2026-47102)."""
+    """Replace the editable fields, all five named here: no other column can be changed this way (CVE-2026-47102)."""
     values = {"name": name, "group": group, "models": _models_text(models), "expires_at_ns": expires_at_ns}
     values["config"] = policies.written(policy)
     return _change(connection, key_id, values, action="key.edit", now_ns=now_ns, actor=actor)

@@ -1,7 +1,7 @@
-"""Notices of tasks as their senders and their owners see them: leased, tried, delivered, listed, sent again, expired.
+"""Notices of tasks for their senders and owners: leased, tried, delivered, listed, sent again, expired.
 
-They are written by the ledger, with the transition that they tell of (`ledger.noticing`). A notice that is taken is its
-sender's until `due_ns`; a sender that dies leaves it due again then. Bodies stay sealed here.
+The ledger writes them with the transition they report (`ledger.noticing`). A leased notice belongs to its sender until
+`due_ns`; if the sender dies, it is due again then. Bodies stay sealed here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _notices, _deliveries = schema.notices, schema.deliveries
 _n, _d = _notices.c, _deliveries.c
 
 PENDING = "pending"
-# How many due notices are looked at for those whose host has a free place.
+# How many due notices are searched for one whose host has a free slot.
 LOOKED_AT_MAX = 500
 ANSWER_CHARACTERS_MAX = 500
-# Longer than a try can take, so that a notice whose sender died is nobody's before it is somebody else's.
+# Longer than a try can take, so that no other sender takes the notice while its sender may still be sending.
 LEASE_S = 60.0
 _LEASE_NS = round(LEASE_S * 1e9)
 
@@ -32,7 +32,7 @@ NoticeId = tuple[bytes, int, int]
 
 
 class NoticeRow(msgspec.Struct, frozen=True):
-    """One notice; `sealed` opens with `body_context` to types.NoticeBody."""
+    """One notice; unsealing `sealed` with `body_context` gives types.NoticeBody."""
 
     task_id: bytes
     place: int
@@ -54,7 +54,7 @@ class NoticeRow(msgspec.Struct, frozen=True):
 
 
 class Try(msgspec.Struct, frozen=True):
-    """How one delivery went: the receiver's status and how its answer begins, or the words for what went wrong."""
+    """The result of one delivery: the receiver's status and the beginning of its answer, or what went wrong."""
 
     at_ns: int
     duration_ms: int
@@ -63,7 +63,7 @@ class Try(msgspec.Struct, frozen=True):
     answer: str = ""
 
 
-# Asked for all the time, so it is built once.
+# Polled all the time, so it is built once.
 _ANY_DUE = (
     select(_n.number).where(_n.state == literal_column(f"'{PENDING}'"), _n.due_ns <= bindparam("now_ns")).limit(1)
 )
@@ -71,12 +71,12 @@ _COLUMNS = [_n[name] for name in NoticeRow.__struct_fields__]
 
 
 def body_context(task_id: bytes, place: int, number: int) -> bytes:
-    """What a notice's body is sealed for."""
+    """The context that a notice's body is bound to."""
     return b"notices.sealed\0%d\0%d\0" % (place, number) + task_id
 
 
 def is_any_due(connection: Connection, now_ns: int) -> bool:
-    """Whether a sender has anything to take; a plain read."""
+    """Whether any notice is due; a plain read."""
     return connection.execute(_ANY_DUE, {"now_ns": now_ns}).first() is not None
 
 
@@ -91,12 +91,12 @@ def take(
     paused: Collection[str],
     now_ns: int,
 ) -> list[NoticeRow]:
-    """Up to `count` due notices, now under this lease; several senders never get the same one.
+    """Lease up to `count` due notices; several senders never get the same one. `busy` counts the deliveries in progress
+    per host, `busy_keys` per key.
 
-    `busy` counts what is on its way to each host already, `busy_keys` what is of each key's. No key has more on its way
-    than there are places free: so whoever's receivers hang, however many they are, a place is left for the next key's
-    (until there are customers' accounts, a key is who a customer is). An event waits for the older ones of its task
-    and address.
+    No key has more deliveries in progress than there are free slots: however many of a customer's receivers hang, a
+    slot is left for the next key (until customers have accounts, a key stands for a customer). An event waits for older
+    ones of its task and address.
     """
     older = _notices.alias()
     same = (older.c.task_id == _n.task_id, older.c.place == _n.place, older.c.number < _n.number)
@@ -126,8 +126,7 @@ def take(
 
 
 def wait_no_longer(connection: Connection, now_ns: int) -> None:
-    """Notices that wait are due, since the clock they wait by was set back; what is on its way is its sender's for no
-    longer than from now on."""
+    """Make waiting notices due and limit running leases from now on, because the clock they wait by was set back."""
     late = update(_notices).where(_n.state == PENDING)
     connection.execute(late.where(_n.lease.is_(None), _n.due_ns > now_ns).values(due_ns=now_ns))
     until_ns = now_ns + _LEASE_NS
@@ -137,7 +136,7 @@ def wait_no_longer(connection: Connection, now_ns: int) -> None:
 def end_try(
     connection: Connection, notice: NoticeId, lease: bytes, told: Try, *, state: str, tries: int, due_ns: int
 ) -> bool:
-    """Log a try and what follows from it; False when the notice is no longer under this lease."""
+    """Log a try and its consequence; False if the notice is no longer under this lease."""
     mine = (*_is(notice), _n.lease == lease, _n.state == PENDING)
     values: dict[str, Any] = {"state": state, "tries": tries, "due_ns": due_ns, "lease": None}
     kept = connection.execute(update(_notices).where(*mine).values(values)).rowcount == 1
@@ -153,7 +152,7 @@ def find(connection: Connection, notice: NoticeId) -> NoticeRow | None:
 
 
 def tries_of(connection: Connection, notice: NoticeId) -> list[Try]:
-    """Every try of a notice, the first one first."""
+    """Every try of a notice, oldest first."""
     task_id, place, number = notice
     these = (_d.task_id == task_id, _d.place == place, _d.number == number)
     rows = connection.execute(select(*(_d[name] for name in Try.__struct_fields__)).where(*these).order_by(_d.id))
@@ -168,7 +167,7 @@ def newest(
     limit: int = 100,
     before: NoticeRow | None = None,
 ) -> list[NoticeRow]:
-    """The newest first, behind `before`."""
+    """Newest first, after `before`."""
     order = (_n.created_ns, _n.number, _n.task_id, _n.place)
     query: Select[Any] = select(*_COLUMNS).order_by(*(column.desc() for column in order)).limit(limit)
     if before is not None:
@@ -182,14 +181,15 @@ def newest(
 
 
 def replay(connection: Connection, notice: NoticeId, *, now_ns: int, until_ns: int) -> bool:
-    """Due once more, whatever became of it, under the id it had; one that is on its way is left to its sender."""
+    """Make a notice due again, whatever its state, under the same event id; one that is being sent is left to its
+    sender."""
     again = update(_notices).where(*_is(notice), _n.lease.is_(None) | (_n.due_ns <= now_ns))
     values = {"state": PENDING, "tries": 0, "due_ns": now_ns, "until_ns": until_ns, "lease": None}
     return connection.execute(again.values(values)).rowcount == 1
 
 
 def purge(connection: Connection, before_ns: int, rows_max: int) -> int:
-    """Forget up to `rows_max` notices made before then that nobody sends any more, with their logs; how many."""
+    """Delete up to `rows_max` finished notices created before then, with their logs; returns how many."""
     over = (_n.created_ns < before_ns, _n.state != PENDING)
     old = select(_n.task_id, _n.place, _n.number).where(*over).order_by(_n.created_ns).limit(rows_max)
     gone = [tuple(row) for row in connection.execute(sql.for_update(old, skip_locked=True))]

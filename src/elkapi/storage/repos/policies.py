@@ -10,10 +10,10 @@ _decoder = msgspec.json.Decoder(Policy)
 
 
 def read(text: str) -> Policy:
-    """The policy of a column; members that this version does not know are passed over."""
+    """Decode the policy of a column; members unknown to this version are ignored."""
     return _decoder.decode(text)
 
 
 def written(policy: Policy) -> str:
-    """The column of a policy."""
+    """Encode a policy for its column."""
     return msgspec.json.encode(policy).decode()

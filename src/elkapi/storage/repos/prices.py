@@ -17,9 +17,9 @@ _prices = schema.prices
 
 
 class PriceRow(msgspec.Struct, frozen=True):
-    """A record with where it came from (`seed`, or who set it) and when.
+    """A record with its origin (`seed`, or who set it) and time.
 
-    `withdrawn`: from this version on the model has no price, so what stands in `price` says nothing.
+    `withdrawn`: from this version on the model has no price, and `price` means nothing.
     """
 
     price: Price
@@ -72,7 +72,7 @@ def withdraw(connection: Connection, *, model: str, source: str, now_ns: int, ac
 
 
 def _add(connection: Connection, model: str, amounts: Amounts | None, source: str, now_ns: int) -> PriceRow:
-    # The counter's row serialises writers, so two of them cannot compute the same next version.
+    # Locking the counter's row serialises writers, so that two cannot compute the same next version.
     versions.bump(connection, routing=True)
     last = connection.execute(select(func.max(_prices.c.version)).where(_prices.c.model == model)).scalar()
     version = (last or 0) + 1

@@ -1,4 +1,4 @@
-"""Reading usage rows; writing them is the ledger's, in the settlement's transaction."""
+"""Reading usage rows; the ledger writes them, in the settlement's transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ decode_record = msgspec.json.Decoder(RequestRecord).decode
 
 
 def get_request(connection: Connection, request_id: bytes, owner_id: int | None) -> RequestRecord | None:
-    """The record of one call, or None. `owner_id` None is the operator's view; else only the owner's own are found."""
+    """The record of one call, or None. `owner_id` None is the operator's view; otherwise only the owner's own are
+    found."""
     query = select(_requests.c.record).where(_requests.c.id == request_id)
     if owner_id is not None:
         query = query.where(_requests.c.owner_id == owner_id)
@@ -24,9 +25,10 @@ def get_request(connection: Connection, request_id: bytes, owner_id: int | None)
 def list_requests(
     connection: Connection, limit: int, *, key_id: int | None = None, before: bytes | None = None
 ) -> list[RequestRecord]:
-    """Every owner's newest records, or those of one key, the newest first; `before` continues a page.
+    """The newest records of all owners, or of one key, newest first; `before` continues a page.
 
-    No index of keys is kept, which every call would pay for: those of one key are looked for among all from the newest.
+    There is no index by key, which every call would pay for: the records of a key are searched among all, from the
+    newest.
     """
     query = select(_requests.c.record).order_by(_requests.c.id.desc()).limit(limit)
     if key_id is not None:

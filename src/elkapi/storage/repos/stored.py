@@ -1,7 +1,7 @@
 """Stored responses and chat completions: reading, listing, changing and expiring their rows.
 
-They are written by the ledger, in the settlement's transaction (`ledger.keeping`). Every query of a caller carries its
-key: an object of somebody else is as unknown as one that never was. Bodies stay sealed here.
+The ledger writes them, in the settlement's transaction (`ledger.keeping`). Every query of a caller carries their key,
+so another's object is as unknown as one that never existed. Bodies stay sealed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ITEMS_MAX = 10_000
 
 
 class StoredRow(msgspec.Struct, frozen=True):
-    """One object; `sealed` opens with `body_context(id)`."""
+    """One object; `sealed` is unsealed with `body_context(id)`."""
 
     id: bytes
     status: str
@@ -39,12 +39,12 @@ _COLUMNS = [_objects.c[name] for name in StoredRow.__struct_fields__]
 
 
 def body_context(object_id: bytes) -> bytes:
-    """What a body is sealed for."""
+    """The context that a body is bound to."""
     return b"stored_objects.sealed\0" + object_id
 
 
 def frames_context(object_id: bytes, first: int) -> bytes:
-    """What a piece of a stream is sealed for."""
+    """The context that a piece of a stream is bound to."""
     return b"stored_events.sealed\0%d\0" % first + object_id
 
 
@@ -57,7 +57,7 @@ def read(connection: Connection, grant: Grant, kind: str, object_id: bytes, now_
 def conversation(
     connection: Connection, grant: Grant, object_id: bytes, bytes_max: int, now_ns: int
 ) -> list[StoredRow] | None:
-    """The responses that lead to this one, the first one first, itself last; None when one of them is not there.
+    """The responses that lead to this one, oldest first and itself last; None if one of them does not exist.
 
     Raises BodyTooLarge for a conversation of more than `bytes_max` or TURNS_MAX turns.
     """
@@ -74,12 +74,12 @@ def conversation(
 
 
 def touch(connection: Connection, ids: Collection[bytes], expires_ns: int) -> None:
-    """Keep the turns of a conversation that goes on."""
+    """Extend the retention of a conversation's turns."""
     connection.execute(update(_objects).where(_objects.c.id.in_(ids)).values(expires_ns=expires_ns))
 
 
 def _chain(grant: Grant, object_id: bytes, now_ns: int) -> CTE:
-    """id, previous, size and distance of a response and of those before it, as far as they are the caller's."""
+    """id, previous, size and distance of a response and its predecessors, as far as they belong to the caller."""
     c = _objects.c
     first = select(c.id, c.previous, func.length(c.sealed).label("size_bytes"), literal(0).label("depth"))
     first = first.where(*_mine(grant, "response", object_id), c.expires_ns > now_ns)
@@ -103,7 +103,7 @@ def items_of(
     bytes_max: int,
     now_ns: int,
 ) -> list[StoredRow]:
-    """The caller's responses that hold these items: by the table of items, and those of these ids.
+    """The caller's responses that contain these items, by the table of items and by these ids.
 
     Raises BodyTooLarge for more than ITEMS_MAX items, or for responses of more than `bytes_max`.
     """
@@ -133,9 +133,9 @@ def page(
     model: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> tuple[list[StoredRow], bool]:
-    """(the caller's objects in the order of their making, which is that of their ids, whether there are more).
+    """(the caller's objects in the order of creation, which is that of their ids; whether there are more).
 
-    As many as are within both limits, at least one.
+    As many as fit both limits, at least one.
     """
     c = _objects.c
     order = c.id if ascending else c.id.desc()
@@ -154,19 +154,19 @@ def page(
 
 
 def set_metadata(connection: Connection, grant: Grant, kind: str, object_id: bytes, metadata: str | None) -> bool:
-    """False when there is no such object of the caller's."""
+    """Replace the metadata of a caller's object; False if it does not exist."""
     statement = update(_objects).where(*_mine(grant, kind, object_id)).values(metadata=metadata)
     return connection.execute(statement).rowcount == 1
 
 
 def cancel(connection: Connection, grant: Grant, object_id: bytes) -> bool:
-    """Mark a response that is in progress as cancelled; False when it is not, or is not the caller's."""
+    """Mark a response in progress as cancelled; False if it is not in progress, or not the caller's."""
     statement = update(_objects).where(*_mine(grant, "response", object_id), _objects.c.status == IN_PROGRESS)
     return connection.execute(statement.values(status="cancelled")).rowcount == 1
 
 
 def remove(connection: Connection, grant: Grant, kind: str, object_id: bytes) -> bool:
-    """Forget an object and all that belongs to it; False when there is none of the caller's."""
+    """Delete an object and everything that belongs to it; False if the caller has none."""
     if connection.execute(delete(_objects).where(*_mine(grant, kind, object_id))).rowcount != 1:
         return False
     _forget_parts(connection, [object_id])
@@ -174,13 +174,13 @@ def remove(connection: Connection, grant: Grant, kind: str, object_id: bytes) ->
 
 
 def still_wanted(connection: Connection, ids: Collection[bytes]) -> set[bytes]:
-    """Those of these background responses that nobody cancelled or deleted."""
+    """Those of these background responses that are neither cancelled nor deleted."""
     query = select(_objects.c.id).where(_objects.c.id.in_(ids), _objects.c.status == IN_PROGRESS)
     return set(connection.execute(query).scalars())
 
 
 def frames(connection: Connection, object_id: bytes, first: int) -> list[tuple[int, bytes]]:
-    """(number of the first frame, sealed frames) of a stream from the piece that holds frame `first` on."""
+    """(number of the first frame, sealed frames) of a stream, from the piece that contains frame `first` on."""
     c = _events.c
     pieces = connection.execute(select(c.first, c.sealed).where(c.object_id == object_id).order_by(c.first)).all()
     begin = max((at for at, (number, _) in enumerate(pieces) if number <= first), default=0)
@@ -188,21 +188,22 @@ def frames(connection: Connection, object_id: bytes, first: int) -> list[tuple[i
 
 
 def fail_running(connection: Connection, workers: Collection[bytes]) -> int:
-    """Mark what workers that are gone were making as failed; how many there were."""
+    """Mark the unfinished responses of gone workers as failed; returns how many."""
     running = (_objects.c.worker.in_(workers), _objects.c.status == IN_PROGRESS)
     return connection.execute(update(_objects).where(*running).values(status="failed")).rowcount
 
 
 def fail_orphans(connection: Connection) -> int:
-    """Mark as failed what a worker was making that nobody knows any more, as after a restore; how many there were."""
+    """Mark the unfinished responses of unknown workers as failed, as after a restore; returns how many."""
     known = select(schema.workers.c.owner)
     orphaned = (_objects.c.status == IN_PROGRESS, _objects.c.worker.not_in(known))
     return connection.execute(update(_objects).where(*orphaned).values(status="failed")).rowcount
 
 
 def purge(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) -> int:
-    """Forget objects kept long enough, as many as are within both limits and at least one, so that no transaction
-    grows long: SQLite writes every page that becomes free. How many they were.
+    """Delete expired objects, as many as fit both limits and at least one; returns how many.
+
+    The limits keep the transaction short: SQLite writes every page that it frees.
     """
     c = _objects.c
     frames = select(func.coalesce(func.sum(func.length(_events.c.sealed)), 0)).where(_events.c.object_id == c.id)
@@ -215,7 +216,7 @@ def purge(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) ->
 
 
 def within(sizes: Iterable[Sequence[Any]], bytes_max: int) -> list[Any]:
-    """The first ids of (id, size) that are within so many bytes together, at least one."""
+    """The first ids of (id, size) within so many bytes together, at least one."""
     ids: list[Any] = []
     total = 0
     for object_id, size in sizes:
@@ -232,7 +233,8 @@ def _forget_parts(connection: Connection, ids: Sequence[bytes]) -> None:
 
 
 def _own(grant: Grant, now_ns: int) -> Select[Any]:
-    """All of the caller's; until there are customers' accounts all keys have one owner, so the key is asked too."""
+    """All objects of the caller. All keys have one owner until customers have accounts, so the key is compared as
+    well."""
     c = _objects.c
     return select(*_COLUMNS).where(c.key_id == grant.key_id, c.owner_id == grant.owner_id, c.expires_ns > now_ns)
 

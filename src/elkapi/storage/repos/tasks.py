@@ -1,7 +1,7 @@
-"""Tasks: finding, listing, owning and recovering their rows; every change of state is the ledger's (`ledger.tasking`).
+"""Tasks: finding, listing, owning and recovering their rows; the ledger makes every change of state (`ledger.tasking`).
 
-Every query of a caller carries its key: a task of somebody else is as unknown as one that never was. What a task was
-asked and what its provider told stay sealed here.
+Every query of a caller carries their key, so another's task is as unknown as one that never existed. The request and
+the provider's report stay sealed here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from elkapi.types import Grant, State
 _tasks, _refs = schema.tasks, schema.task_refs
 OPEN = (State.QUEUED.value, State.RUNNING.value)
 _IS_OPEN, _HAS_ENDED, _MADE_NOTHING = schema.task_is_open, schema.task_has_ended, schema.task_made_nothing
-# Asked for twice a second by every poller, so they are built once.
+# Polled twice a second by every poller, so they are built once.
 _ANY_OPEN = select(_tasks.c.id).where(_IS_OPEN).limit(1)
 _ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
 _ANY_POKED = _ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True))
@@ -32,7 +32,7 @@ PREFIX = "task_"
 
 
 class TaskRow(msgspec.Struct, frozen=True):
-    """One task as it stands in its table; the sealed parts open with `asked_context` and `told_context`."""
+    """One row of a task; the sealed parts are unsealed with `asked_context` and `told_context`."""
 
     id: bytes
     owner_id: int
@@ -62,12 +62,12 @@ _COLUMNS = [_tasks.c[name] for name in TaskRow.__struct_fields__]
 
 
 def asked_context(task_id: bytes) -> bytes:
-    """What a task's request is sealed for."""
+    """The context that a task's request is bound to."""
     return b"tasks.asked\0" + task_id
 
 
 def told_context(task_id: bytes) -> bytes:
-    """What a provider's word on a task is sealed for."""
+    """The context that a provider's report on a task is bound to."""
     return b"tasks.told\0" + task_id
 
 
@@ -82,7 +82,7 @@ def parse_task_id(text: str) -> bytes | None:
 
 
 def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
-    """The caller's own task by our id, its provider's (the newest of several), or a name of what it made."""
+    """The caller's task by our id, its provider's (the newest of several), or a name of what it made."""
     if not sql.askable([text]):
         return None
     c = _tasks.c
@@ -91,7 +91,7 @@ def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
     if (task_id := parse_task_id(text)) is not None:
         row = connection.execute(mine.where(c.id == task_id)).first()
     if row is None:
-        # In an order that no index has: SQLite would go through all tasks of the key in that of their ids.
+        # An order without an index: otherwise SQLite would scan all tasks of the key by id.
         newest = mine.where(c.native_id == text).order_by(c.created_ns.desc(), c.id.desc()).limit(1)
         row = connection.execute(newest).first()
     if row is None:
@@ -101,7 +101,7 @@ def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
 
 
 def read(connection: Connection, task_id: bytes) -> TaskRow | None:
-    """A task by our id, whoever's it is: for pollers and operators."""
+    """A task by our id, of any owner: for pollers and operators."""
     row = connection.execute(select(*_COLUMNS).where(_tasks.c.id == task_id)).first()
     return None if row is None else TaskRow(*row)
 
@@ -114,7 +114,7 @@ def newest(
     limit: int,
     before: bytes | None = None,
 ) -> list[TaskRow]:
-    """Tasks whoever's they are, deleted ones too, newest first, behind `before`: for operators."""
+    """Tasks of all owners, deleted ones included, newest first, after `before`: for operators."""
     wanted = select(*_COLUMNS)
     if key_id is not None:
         wanted = wanted.where(_tasks.c.key_id == key_id)
@@ -126,9 +126,8 @@ def newest(
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of a caller's tasks a list is of; None asks nothing. `but_form` is left out, and with `begun` what no
-    provider is known to have begun.
-    """
+    """Which of a caller's tasks a list contains; None is no condition. `but_form` is excluded; `begun` excludes
+    tasks that no provider is known to have started."""
 
     wires: Collection[str] | None = None
     states: Collection[str] | None = None
@@ -166,7 +165,7 @@ def _of_each(
     *,
     of_key: bool = True,
 ) -> list[Select[Any]]:
-    """A query for each state, on its page, so that each goes by an index; `of_key`: it is about one key's tasks."""
+    """A query per state on its page, so that each uses an index; `of_key`: the query is for one key's tasks."""
     if states is None:
         return [query.where(behind(_tasks.c.id))]
     return [query.where(*_in_state(state, of_key, behind)) for state in states]
@@ -178,18 +177,18 @@ def _in_state(
     """A condition that an index answers, on both databases."""
     c = _tasks.c
     if state in OPEN:
-        # The page is not asked of the bare column: SQLite would go through all the key's tasks that are behind.
+        # Not a condition on the bare column: SQLite would scan all the key's tasks after the page.
         return c.id.in_(select(c.id).where(_IS_OPEN)), c.state == state, behind(func.coalesce(c.id, b""))
     if of_key:
-        # The bound that all ids are below shows it that this index has them in order as well.
+        # This bound, which all ids satisfy, shows SQLite that the index is in the right order as well.
         return _HAS_ENDED, c.state == state, c.id < _BEYOND, behind(c.id)
-    # Nearly all succeeded, so the newest of those are soon found among all.
+    # Nearly all tasks succeed, so the newest of those are soon found among all.
     found = (c.state == state, behind(c.id))
     return found if state == State.SUCCEEDED.value else (_MADE_NOTHING, *found)
 
 
 def count(connection: Connection, grant: Grant, wanted: Wanted) -> int:
-    """How many of the caller's own tasks there are."""
+    """How many tasks the caller has."""
     each = _of_each(_among(grant, wanted), wanted.states, lambda _: true())
     return sum(connection.scalar(select(func.count()).select_from(query.subquery())) or 0 for query in each)
 
@@ -197,7 +196,7 @@ def count(connection: Connection, grant: Grant, wanted: Wanted) -> int:
 def _in_order(
     connection: Connection, queries: list[Select[Any]], *, limit: int, offset: int = 0, ascending: bool = False
 ) -> list[TaskRow]:
-    """The rows of all queries as one list: each is read in order and merged, where one for all would be sorted."""
+    """The rows of all queries as one list: each is read in order and merged, while a single query would sort."""
     if not queries:
         return []
     rows = queries[0] if len(queries) == 1 else union_all(*queries)
@@ -218,11 +217,11 @@ def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
         if among is not None:
             query = query.where(column.in_(sql.askable(among)))
     if wanted.native_ids is not None:
-        # By their ids, since SQLite would go through all tasks of the key to give them in order.
+        # By ids, since SQLite would scan all tasks of the key to order them.
         named = select(c.id).where(c.key_id == grant.key_id, c.native_id.in_(sql.askable(wanted.native_ids)))
         query = query.where(c.id.in_(named))
     elif wanted.begun:
-        # Not the bare column: SQLite would go through all the key's tasks that have one, whatever else is asked.
+        # Not the bare column: SQLite would scan all the key's tasks that have one, whatever the other conditions.
         query = query.where((c.native_id + "").is_not(None))
     return query.where(c.form != wanted.but_form) if wanted.but_form else query
 
@@ -236,7 +235,7 @@ def _own(grant: Grant) -> Select[Any]:
 
 
 class Owned(msgspec.Struct, frozen=True):
-    """What a poller keeps in memory of an open task."""
+    """What a poller keeps in memory about an open task."""
 
     id: bytes
     operation: str
@@ -253,7 +252,7 @@ _OWNED = [_tasks.c[name] for name in Owned.__struct_fields__]
 
 
 def lease(connection: Connection, poller: bytes, limit: int) -> list[Owned]:
-    """Open tasks that nobody owns and nobody submits, now this poller's."""
+    """Lease open tasks that nobody owns or submits to this poller."""
     c = _tasks.c
     free = select(c.id).where(_IS_OPEN, c.poller.is_(None), c.worker.is_(None)).limit(limit)
     ids = list(connection.execute(sql.for_update(free, skip_locked=True)).scalars())
@@ -270,7 +269,7 @@ def owned(connection: Connection, poller: bytes) -> list[Owned]:
 
 
 def take_poked(connection: Connection, poller: bytes) -> list[bytes]:
-    """Tasks of this poller that somebody wants asked about now; each is told once."""
+    """Tasks of this poller that are to be polled now; each is returned once."""
     c = _tasks.c
     mine = (_IS_OPEN, c.poller == poller, c.poked.is_(True))
     ids = list(connection.execute(select(c.id).where(*mine)).scalars())
@@ -280,13 +279,13 @@ def take_poked(connection: Connection, poller: bytes) -> list[bytes]:
 
 
 def any_work(connection: Connection, poller: bytes) -> tuple[bool, bool]:
-    """(whether anything is to be leased, whether anything was poked): a look that writes nothing."""
+    """(whether any task can be leased, whether any task was poked); a plain read."""
     poked = connection.execute(_ANY_POKED, {"poller": poller}).first()
     return connection.execute(_ANY_FREE).first() is not None, poked is not None
 
 
 def poke(connection: Connection, task_id: bytes) -> bool:
-    """Have an open task asked about now; False when it is not open."""
+    """Have an open task polled now; False if it is not open."""
     change = update(_tasks).where(_tasks.c.id == task_id, _IS_OPEN).values(poked=True)
     return connection.execute(change).rowcount == 1
 
@@ -295,12 +294,13 @@ def poke(connection: Connection, task_id: bytes) -> bool:
 
 
 def release(connection: Connection, owners: Collection[bytes]) -> None:
-    """Nobody owns the open tasks of these pollers any more."""
+    """Release the open tasks of these pollers."""
     connection.execute(update(_tasks).where(_IS_OPEN, _tasks.c.poller.in_(owners)).values(poller=None))
 
 
 def release_orphans(connection: Connection) -> int:
-    """Nobody owns open tasks whose poller nobody knows, as one that ended before its first heartbeat; how many."""
+    """Release open tasks whose poller is unknown, such as one that ended before its first heartbeat; returns how
+    many."""
     known = select(schema.workers.c.owner)
     return connection.execute(
         update(_tasks).where(_IS_OPEN, _tasks.c.poller.not_in(known)).values(poller=None)
@@ -308,22 +308,19 @@ def release_orphans(connection: Connection) -> int:
 
 
 def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> None:
-    """Nobody submits any more what these workers, which are gone, were submitting: a poller finds out what it came to.
-
-    A worker that comes back after all finds the version moved on.
-    """
+    """Pass the unfinished submits of these gone workers to pollers, which find out what became of them. A worker
+    that comes back finds the version moved on."""
     c = _tasks.c
     change = update(_tasks).where(_IS_OPEN, c.worker.in_(owners))
     connection.execute(change.values(worker=None, version=c.version + 1))
 
 
 def purge(connection: Connection, before_ns: int, rows_max: int, bytes_max: int) -> int:
-    """Forget tasks that ended before then, with the names of what they made, as many as are within both limits and at
-    least one; how many. What a call cost stays in its usage row and in the ledger.
-    """
+    """Delete tasks that ended before then, with the names of what they made, as many as fit both limits and at least
+    one; returns how many. What a call cost stays in its usage row and in the ledger."""
     c = _tasks.c
     size = func.length(c.asked_sealed) + func.coalesce(func.length(c.told_sealed), 0)
-    # By the time in their ids first, of which there is an index: a task that ended then was begun before.
+    # The time in the ids comes first, because it has an index: a task that ended by then was created before.
     over = (c.id < first_id_at(max(before_ns, 0)), ~_IS_OPEN, func.coalesce(c.finished_ns, c.updated_ns) < before_ns)
     due = select(c.id, size).where(*over).order_by(c.id).limit(rows_max)
     ids = within(connection.execute(sql.for_update(due, skip_locked=True)), bytes_max)
@@ -334,5 +331,5 @@ def purge(connection: Connection, before_ns: int, rows_max: int, bytes_max: int)
 
 
 def open_ids(connection: Connection) -> set[bytes]:
-    """The ids of all open tasks: the owners of the holds that no worker owns."""
+    """The ids of all open tasks, which own the holds that no worker owns."""
     return set(connection.execute(select(_tasks.c.id).where(_IS_OPEN)).scalars())

@@ -10,7 +10,7 @@ from elkapi.storage import schema
 
 _meta = schema.meta
 _NAMES = ("config_version", "routing_version")
-# Every process asks several times a second, so it is text by now: one for both databases.
+# Polled several times a second by every process, so it is precompiled text, the same for both databases.
 _READ = str(
     select(_meta.c.name, _meta.c.value).where(_meta.c.name.in_(_NAMES)).compile(compile_kwargs={"literal_binds": True})
 )
@@ -30,19 +30,20 @@ class Versions(msgspec.Struct, frozen=True):
 
 
 def read(connection: Connection) -> Versions:
-    """The versions that processes compare with what they know."""
+    """The current versions, which processes compare with those they have seen."""
     rows = {name: int(value) for name, value in connection.exec_driver_sql(_READ)}
     return Versions(rows["config_version"], rows["routing_version"])
 
 
 def take_turns(connection: Connection) -> None:
-    """Hold off every other change of the configuration until this transaction ends, so that none comes between what it
-    reads and what it writes. SQLite's BEGIN IMMEDIATE did it already."""
+    """Block every other change of the configuration until this transaction ends, so that what it read stays true. On
+    SQLite, BEGIN IMMEDIATE already has."""
     connection.execute(sql.for_update(select(_meta.c.value).where(_meta.c.name == "config_version")))
 
 
 def bump(connection: Connection, *, routing: bool) -> int:
-    """The new config version. The row stays locked until the commit, so versions rise in the order of commits."""
+    """Raise and return the config version. The row stays locked until the commit, so versions rise in the order of
+    commits."""
     version = int(connection.execute(_BUMP).scalar_one())
     if routing:
         connection.execute(update(_meta).where(_meta.c.name == "routing_version").values(value=str(version)))

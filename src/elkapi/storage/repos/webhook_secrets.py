@@ -1,6 +1,6 @@
-"""The secrets that sign the notices of each key's tasks, sealed under the key's id: made once, shown once, replaced.
+"""The secrets that sign the notices of each key's tasks, sealed under the key's id: created once, shown once, rotated.
 
-After a change the secret before it goes on signing for a while, so that no receiver has to change at the same moment.
+After a rotation the previous secret signs as well for a while, so that receivers need not change at the same moment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _c = _table.c
 
 
 class WebhookSecret(msgspec.Struct, frozen=True):
-    """A key's secret; `shown_ns` is when its owner was told, None while nobody was."""
+    """A key's secret; `shown_ns` is when its owner saw it, None before that."""
 
     key_id: int
     secret: str
@@ -29,13 +29,13 @@ class WebhookSecret(msgspec.Struct, frozen=True):
     previous_until_ns: int | None
 
     def in_force(self, now_ns: int) -> tuple[str, ...]:
-        """What signs now, the newest first."""
+        """The secrets that sign now, newest first."""
         overlaps = (self.previous_until_ns or 0) > now_ns
         return (self.secret, self.previous) if overlaps and self.previous else (self.secret,)
 
 
 def get(connection: Connection, sealer: Sealer, key_id: int) -> WebhookSecret | None:
-    """Raises storage.secrets.SealError for one that was sealed with another installation's key."""
+    """A key's secrets. Raises storage.secrets.SealError if they were sealed with another installation's key."""
     row = connection.execute(select(_table).where(_c.key_id == key_id)).one_or_none()
     if row is None:
         return None
@@ -50,7 +50,7 @@ def get(connection: Connection, sealer: Sealer, key_id: int) -> WebhookSecret | 
 
 
 def ensure(connection: Connection, sealer: Sealer, key_id: int, make: Callable[[], str], now_ns: int) -> WebhookSecret:
-    """A key's secret; one that has none yet gets it now, whoever comes first. Raises storage.secrets.SealError."""
+    """A key's secret, created if it has none. Raises storage.secrets.SealError."""
     if (found := get(connection, sealer, key_id)) is not None:
         return found
     sealed = sealer.seal(make().encode(), _context(key_id, "sealed"))
@@ -61,7 +61,7 @@ def ensure(connection: Connection, sealer: Sealer, key_id: int, make: Callable[[
 
 
 def show(connection: Connection, key_id: int, *, now_ns: int, actor: str) -> None:
-    """Remember that its owner was told."""
+    """Record that its owner saw it."""
     connection.execute(update(_table).where(_c.key_id == key_id).values(shown_ns=now_ns))
     subject = f"key:{key_id}"
     audit.write(connection, now_ns=now_ns, actor=actor, action="webhook.secret.show", subject=subject, detail={})
@@ -77,7 +77,7 @@ def rotate(
     now_ns: int,
     actor: str,
 ) -> None:
-    """Sign with this one from now on; the one before it signs too until then."""
+    """Make this the current secret; the previous one signs as well until then."""
     key_id = before.key_id
     values = {
         "created_ns": now_ns,
