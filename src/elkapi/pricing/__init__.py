@@ -1,1 +1,1 @@
-"""Reply -> usage -> amount: pure arithmetic over integers; the ledger moves the money."""
+"""Reply -> usage -> amount: pure integer arithmetic; the ledger moves the money."""

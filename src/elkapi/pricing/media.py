@@ -1,7 +1,7 @@
-"""What a media task may cost, read from its request, and what it did cost, read from its files; prices stay outside.
+"""What a media task may cost, from its request, and what it did cost, from its files; prices are elsewhere.
 
-The request bounds the units and names the features that choose a price's variant. Nothing is guessed low: a length or
-count that cannot be read is refused, and a feature that the request leaves open is `unfixed`, for which the dearest
+The request bounds the units and names the features that select a price's variant. Nothing is underestimated: a length
+or count that cannot be read is refused, and a feature that the request leaves open is `unfixed`, for which the dearest
 variant is held.
 """
 
@@ -21,7 +21,8 @@ from elkapi.types import TaskAsset, Usage
 SECONDS_MAX = 3600
 COUNT_MAX = 100
 FEATURE_CHARS_MAX = 64
-# A file's length is read to a tenth of a second; this near to what was asked for it is what was asked for.
+# A file's length is read to a tenth of a second; within this distance of the requested length it counts as the
+# requested one.
 STEP_MS = 100
 NEAR_MS = 250
 RESOLUTION = "resolution"
@@ -30,14 +31,14 @@ _ORDER = (*(name for _, name in _SIDES), "4k")
 _NUMBER = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s?")
 _SIZE = re.compile(r"(\d{2,5})[x×*:](\d{2,5})")
 _LINES = re.compile(r"(\d{3,4})p")
-# Below this two numbers are a shape such as 16:9, not pixels.
+# Below this, two numbers are an aspect ratio such as 16:9, not pixels.
 _PIXELS_MIN = 64
 
 
 def bound(meter: Meter, body: Mapping[str, Any]) -> tuple[Usage, dict[str, str]]:
     """The most units that a request can come to, and its features. Raises BadRequest for what cannot be counted.
 
-    Several of a kind count as so many calls. A meter in tokens is bounded by its `tokens_max`.
+    Several results of a kind count as so many calls. A meter in tokens is bounded by its `tokens_max`.
     """
     features = _features(meter, body)
     count = _count(meter, body)
@@ -59,7 +60,7 @@ def _lasting(meter: Meter, ms: int, calls: int) -> Usage:
 
 
 def unfixed(meter: Meter, features: Mapping[str, str]) -> frozenset[str]:
-    """The features that the meter knows and the request left open, for `price.dearest_for`."""
+    """The features of the meter that the request leaves open, for `price.dearest_for`."""
     names = set(meter.features)
     if "size" in names:
         names.add(RESOLUTION)
@@ -69,17 +70,17 @@ def unfixed(meter: Meter, features: Mapping[str, str]) -> frozenset[str]:
 def measured(
     meter: Meter, asked: Usage, features: Mapping[str, str], assets: tuple[TaskAsset, ...]
 ) -> tuple[Usage, dict[str, str]]:
-    """What the billed files of a finished task come to; the caller caps the charge at the hold.
+    """The units of the billed files of a finished task; the caller caps the charge at the hold.
 
-    Providers bill the seconds that were asked for: a length is rounded to 100 ms, and within 250 ms of the asked one it
-    is the asked one. A file of unknown length counts as asked, and so does one that `extends`. A resolution below the
-    asked one is charged as what it is; above it, as asked. Where no file tells anything, `asked` stands; tokens, which
-    the provider should report, are bounded by what the files can have taken.
+    Providers bill the requested seconds: a length is rounded to 100 ms, and within 250 ms of the requested one it
+    counts as that. A file of unknown length counts as requested, and so does one that `extends`. A lower resolution
+    than requested is charged as it is; a higher one as requested. If no file tells anything, `asked` counts; tokens,
+    which the provider should report, are bounded by what the files can have taken.
     """
     kind = "image" if meter.unit == "image" else "audio" if meter.sound else "video"
     files = [asset for asset in assets if asset.kind == kind]
     if not files and kind != "image":
-        # Speech is metered by its seconds too, and that of a film may come as a film.
+        # Speech is metered by its seconds as well, and the speech of a film may come as a film.
         files = [asset for asset in assets if asset.kind in ("audio", "video")]
     if not files:
         return asked, _with_resolution(meter, features, files)
@@ -102,20 +103,20 @@ def measured(
 
 
 def charged_ms(file_ms: int | None, asked_ms: int) -> int:
-    """What of a file's length is paid where `asked_ms` was asked for; see `measured`."""
+    """The part of a file's length that is charged if `asked_ms` was requested; see `measured`."""
     if file_ms is None or abs(file_ms - asked_ms) <= NEAR_MS:
         return asked_ms
     return (file_ms + STEP_MS // 2) // STEP_MS * STEP_MS
 
 
 def resolution_of(width: int, height: int) -> str:
-    """The name of a size by its shorter side: the smallest that holds it, so 1280 x 704 is 720p."""
+    """The resolution name of a size by its shorter side: the smallest that contains it, so 1280 x 704 is 720p."""
     shorter = min(width, height)
     return next((name for side, name in _SIDES if shorter <= side), "4k")
 
 
 def at_least(features: Mapping[str, str], resolution: str | None) -> dict[str, str]:
-    """The features with their resolution raised to this one, where they have a lower one; None raises nothing."""
+    """The features with a lower resolution raised to this one; None raises nothing."""
     known = features.get(RESOLUTION)
     if resolution not in _ORDER or known not in _ORDER or _ORDER.index(resolution) <= _ORDER.index(known):
         return dict(features)
@@ -123,7 +124,7 @@ def at_least(features: Mapping[str, str], resolution: str | None) -> dict[str, s
 
 
 def _with_resolution(meter: Meter, features: Mapping[str, str], files: list[TaskAsset]) -> dict[str, str]:
-    """The features with the files' resolution, where the meter goes by one and theirs is below what is known."""
+    """The features with the files' resolution, if the meter uses one and the files' is below the known one."""
     known = features.get(RESOLUTION)
     found = [resolution_of(file.width, file.height) for file in files if file.width and file.height]
     if not found or not {RESOLUTION, "size"} & meter.features.keys() or (known is not None and known not in _ORDER):
@@ -147,9 +148,9 @@ def _features(meter: Meter, body: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _said(paths: tuple[str, ...], body: Mapping[str, Any]) -> tuple[str, Any]:
-    """(the first of these places that holds something, what it holds), ("", None) where none does.
+    """(the first of these paths that has a value, the value), ("", None) if none has.
 
-    Raises BadRequest where two of them differ: a provider reads one place, so another could be served than is priced.
+    Raises BadRequest if two of them differ: a provider reads one path, so another value could be served than is priced.
     """
     found = {path: value for path in paths if (value := first_of((path,), body)) is not None}
     if len(found) > 1 and len({_word(value, path) for path, value in found.items()}) > 1:
@@ -161,7 +162,8 @@ def _said(paths: tuple[str, ...], body: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _with_asked_resolution(features: dict[str, str]) -> dict[str, str]:
-    """Sizes name a resolution: the feature of that name is normalized, else the first size found becomes it."""
+    """Derive the resolution from sizes: a feature `resolution` is normalized, otherwise the first size found sets
+    it."""
     for name in sorted(features, key=lambda name: name != RESOLUTION):
         if resolution := _resolution(features[name]):
             return {**features, RESOLUTION: features.get(RESOLUTION, resolution) if name != RESOLUTION else resolution}
@@ -180,7 +182,8 @@ def _resolution(word: str) -> str | None:
 
 
 def spelled(feature: str, word: str) -> str:
-    """A word of a price's variant as the feature of a call spells it. Raises BadRequest for what no call can say."""
+    """The word of a price's variant, spelled as a call's feature spells it. Raises BadRequest for what no call can
+    say."""
     word = _word(word, feature)
     return (_resolution(word) or word) if feature == RESOLUTION else word
 

@@ -1,7 +1,7 @@
-"""A whole reply's bytes -> `Usage`, reading only where usage can stand; what an upstream says is checked, not trusted.
+"""A whole reply's bytes -> `Usage`, reading only where usage can be; an upstream's counts are checked, not trusted.
 
-A count that is negative, not an integer, contradicts itself or is above the call's possible maximum is no usage
-(guarantee 21). How each dialect counts is `translate.usage`'s.
+A count that is negative, not an integer, contradictory or above the call's possible maximum is no usage (guarantee 21).
+`translate.usage` defines how each dialect counts.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from elkapi.translate.crossing import with_model_named
 from elkapi.types import Usage
 
 TAIL_BYTES = 2048
-# A provider may put instructions of its own before the caller's (for tools, for a schema), and count them.
+# A provider may prepend instructions of its own (for tools, for a schema), and count them.
 INPUT_SLACK_TOKENS = 8192
 OUTPUT_SLACK_TOKENS = 1024
-# What a bound by constants may be short of: tools and files together come to no more than a few whole contexts.
+# How much a bound by constants may fall short: tools and files together come to at most a few whole contexts.
 OPEN_SLACK_TOKENS = 2_000_000
-# No call runs more searches beyond those that it is held for.
+# The most searches of a call beyond those it is held for.
 SEARCHES_SLACK = 1000
 
 Found = tuple[Usage | None, bool]
@@ -33,12 +33,12 @@ NOTHING: Found = (None, False)
 
 
 class _Meter:
-    """How one wire reports usage: the member, its view, and the view's meaning."""
+    """How one wire reports usage: the member, its view, and the reader of the view."""
 
     def __init__(self, member: str, view: type[Any], read: Callable[[Any], Found]) -> None:
         self.quoted = b'"' + member.encode() + b'"'
         self.opening = self.quoted + b":{"
-        # Runs are taken whole and never given back: a step a character took three times as long.
+        # Possessive runs: without them a step per character took three times as long.
         self.pattern = re.compile(self.quoted + rb"\s*+:\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
         self.view = msgspec.json.Decoder(view)
         self.reply = msgspec.json.Decoder(msgspec.defstruct("Reply", [(member, view | None, None)]))
@@ -49,7 +49,8 @@ class _Meter:
         """The last usage object of a body."""
         tail = len(body) - TAIL_BYTES if len(body) > TAIL_BYTES else 0
         if body[-2:] == b"}}" and (start := body.rfind(self.opening, tail)) >= 0:
-            # Most servers put it last, and a decoder is quicker than a pattern; anything else is not one whole object.
+            # Most servers put it last, and decoding from there is faster than a pattern; anything else is not one whole
+            # object.
             try:
                 return self.read(self.view.decode(body[start + len(self.opening) - 1 : -1]))
             except NOT_JSON:
@@ -58,7 +59,7 @@ class _Meter:
             start = body.rfind(self.quoted, tail)
             if start >= 0 and (hit := self.pattern.match(body, start)) is not None:
                 return self.read(self.view.decode(hit.group(1)))
-            # Some servers put usage first; decoding the whole reply is the rare, slower way to find it.
+            # Some servers put usage first; decoding the whole reply is the rare, slower way.
             view = getattr(self.reply.decode(body), self.member)
         except NOT_JSON:
             return NOTHING
@@ -88,7 +89,7 @@ _METERS = {
 
 
 def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False) -> Found:
-    """(usage, unsplit): what a whole reply reports, in disjoint classes; None when it is missing or impossible.
+    """(usage, unsplit): the usage of a whole reply in disjoint classes; None if it is missing or impossible.
 
     `unsplit`: cache writes came without their lifetimes.
     """
@@ -99,7 +100,8 @@ def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False) -> F
 
 
 def is_possible(usage: Usage, upper: Usage, open_ended: bool = False) -> bool:
-    """Whether a call of at most `upper` can have used this much. `open_ended`: constants bound a part of its input."""
+    """Whether a call of at most `upper` can have used this much. `open_ended`: part of its input is bounded only by
+    constants."""
     if usage.searches > upper.searches + SEARCHES_SLACK:
         return False
     if not upper.output_tokens:
@@ -111,7 +113,7 @@ def is_possible(usage: Usage, upper: Usage, open_ended: bool = False) -> bool:
 
 
 def is_blank(usage: Usage, upper: Usage) -> bool:
-    """Whether it says that a call used nothing: where there was an answer, its upstream does not count."""
+    """Whether the usage is all zero: if there was an answer, its upstream does not count."""
     if usage.input_tokens or usage.output_tokens or not upper.input_tokens:
         return False
     return not (usage.input_total or usage.output_total or usage.searches)
@@ -123,12 +125,13 @@ def is_believable(usage: Usage, upper: Usage, open_ended: bool = False, *, answe
 
 
 def looks_like_json_object(body: bytes) -> bool:
-    """Whether a 200 can be an answer at all: an HTML page or a cut body is not (a cheap look at both ends)."""
+    """Whether the body of a 200 can be an answer, by a cheap look at both ends: an HTML page or a truncated body
+    cannot."""
     return body[:1] == b"{" and body[-1:] == b"}"
 
 
 def is_json(body: bytes) -> bool:
-    """The same by a look at all of it."""
+    """As `looks_like_json_object`, by reading all of it."""
     try:
         _raw.decode(body)
     except NOT_JSON:
@@ -139,10 +142,11 @@ def is_json(body: bytes) -> bool:
 def with_client_model(
     body: bytes, client_model: str, member: str = "model", *, whole: bool = True, nested: bool = False
 ) -> bytes:
-    """The reply with the model's client name where the upstream wrote its own (callers never see the mapping).
+    """The reply with the client's name of the model in place of the upstream's, so that callers never see the mapping.
 
-    Whatever the upstream calls it, a dated name perhaps: mostly the first such member of the reply's two ends is the
-    model. `nested`: its tools may have one too, and only its beginning is sure. `whole` False: it is a part of a reply.
+    Whatever the upstream's name, which may be a dated one, the first `model` member near either end is usually the
+    model. `nested`: its tools may have such a member too, and only the beginning is certain. `whole` False: this is a
+    part of a reply.
     """
     replacement = msgspec.json.encode(client_model)
     if member == "model":
@@ -159,5 +163,5 @@ def with_client_model(
     try:
         span = string_member(body, member)
     except BadRequest:
-        return body  # It stands there twice, and each says another.
+        return body  # The member is there twice, with different values.
     return body if span is None else body[: span[0]] + replacement + body[span[1] :]

@@ -10,7 +10,7 @@ import msgspec
 from elkapi.money import PER_MILLION, RATIO_ONE_MICRO, divide_half_away
 from elkapi.types import Price, Quote, Rates, Usage, Variant
 
-# Token class -> (its rate, the rate it falls back to). What is counted singly or by the second is priced apart.
+# Token class -> (its rate, the rate it falls back to). What is counted per item or per second is priced separately.
 _PER_MILLION = (
     ("input_tokens", "input_nano_per_1m", "input_nano_per_1m"),
     ("cached_tokens", "cached_nano_per_1m", "input_nano_per_1m"),
@@ -24,7 +24,7 @@ _PER_MILLION = (
     ("audio_output_tokens", "audio_output_nano_per_1m", "output_nano_per_1m"),
     ("image_output_tokens", "image_output_nano_per_1m", "output_nano_per_1m"),
 )
-# Class -> (its rate, how many units that rate is for).
+# Class -> (its rate, the number of units that the rate is for).
 _APART = (
     ("searches", "search_nano", 1),
     ("calls", "call_nano", 1),
@@ -42,9 +42,9 @@ _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
 def amount_nano(price: Price, usage: Usage, ratio_micro: int, further_micro: tuple[int, ...] = ()) -> int:
-    """The amount of `usage`, rounded half away from zero once, at the very end. Never negative.
+    """The amount of `usage` in nano-USD, rounded half away from zero once, at the very end. Never negative.
 
-    It is multiplied by the ratios of `further_micro` too, before that.
+    It is also multiplied by the ratios of `further_micro` before rounding.
     """
     rates = rates_for(price, usage.input_total) if price.tiers else price
     millionths = usage.input_tokens * rates.input_nano_per_1m + usage.output_tokens * rates.output_nano_per_1m
@@ -58,13 +58,14 @@ def amount_nano(price: Price, usage: Usage, ratio_micro: int, further_micro: tup
 
 
 def cost_nano(quoted: Quote, usage: Usage, served: Mapping[str, str]) -> int:
-    """What this much costs on a quote's terms, as it was served."""
+    """The cost in nano-USD of this usage on a quote's terms, as it was served."""
     price = priced_for(quoted.price, served, usage.input_total) if served else quoted.price
     return amount_nano(price, usage, quoted.ratio_micro, quoted.further_micro)
 
 
 def _has_more(usage: Usage) -> int:
-    """Whether there are units beside plain input, output and calls; a chain, for every call of text comes through."""
+    """Whether there are units besides plain input, output and calls. A chain of `or`, because every call of text
+    passes here."""
     return (
         usage.cached_tokens
         or usage.reasoning_tokens
@@ -96,15 +97,15 @@ def rates_for(price: Price, input_total: int) -> Rates:
 
 
 def is_of_media(price: Price) -> bool:
-    """Whether only what tasks make has a price in it: a call of text would be free by mistake."""
+    """Whether only results of tasks have a price in it, so that a call of text would be free by mistake."""
     texts = [rate for _, rate, _ in _PER_MILLION] + ["search_nano", "call_nano"]
     return not price.is_zero and not any(getattr(rates, name) for rates in (price, *price.tiers) for name in texts)
 
 
 def priced_for(price: Price, features: Mapping[str, str], input_total: int = 0) -> Price:
-    """The price of a call with these features: the same record, with the first fitting variant's rates as its own.
+    """The price of a call with these features: the record with the rates of the first matching variant.
 
-    Where none fits it is the record with its own rates and tiers.
+    If none matches, it is the record with its own rates and tiers.
     """
     if not price.variants:
         return price
@@ -125,16 +126,16 @@ def _may_fit(variant: Variant, features: Mapping[str, tuple[str, ...]], input_mo
 
 
 def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[str] = ()) -> Price:
-    """The price that no task with these features exceeds, whatever the `unknown` ones turn out to be.
+    """An upper bound of the price of every task with these features, whatever values the `unknown` ones have.
 
-    Where several variants may come to fit, each class costs what it does in the dearest of them.
+    If several variants may match, each class costs what it does in the dearest of them.
     """
     if not price.variants:
         return price
     possible: list[Rates] = []
     for variant in price.variants:
         if variant.above_tokens:
-            continue  # Of calls of text alone.
+            continue  # Only calls of text have tiers.
         open_names = [name for name in variant.when if name in unknown]
         if all(features.get(name) in words for name, words in variant.when.items() if name not in open_names):
             possible.append(variant)
@@ -149,7 +150,7 @@ def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[s
 
 
 def _sound_nano(rates: Rates) -> int:
-    """A second of sound, which costs what one of video does where it has no price of its own."""
+    """The rate of a second of audio, which is that of video if it has no rate of its own."""
     return rates.audio_second_nano or rates.video_second_nano
 
 
@@ -158,13 +159,13 @@ def _own_rates(rates: Rates) -> dict[str, int | None]:
 
 
 def _inherited(rates: Rates) -> dict[str, int]:
-    """Every class's rate, its parent's where it has none of its own."""
+    """The rate of every class; its parent's if it has none of its own."""
     own = {**_own_rates(rates), "audio_second_nano": _sound_nano(rates)}
     return {name: (_rate(rates, name) if value is None else value) for name, value in own.items()}
 
 
 def _rate(rates: Rates, name: str) -> int:
-    """A class's rate for a million, or the one that it inherits."""
+    """A class's rate per million units, or the one that it inherits."""
     nano: int | None = getattr(rates, name)
     return _rate(rates, _PARENTS[name]) if nano is None else nano
 
@@ -182,10 +183,10 @@ def quote(
     further_micro: tuple[int, ...] = (),
     features: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Quote:
-    """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
+    """The most that a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
 
-    `wide` counts the classes in that only some calls can have (audio, images, an hour's cache). `features` are what it
-    may be asked with, each with its words, and may be served or not.
+    `wide` includes the classes that only some calls can have (audio, images, an hour's cache). `features` are those it
+    may be asked with, each with its words; they may or may not be served.
     """
     nano = _bound_nano(price, upper, ratio_micro, wide, further_micro)
     for tier in price.tiers:
@@ -200,7 +201,7 @@ def quote(
 
 
 def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, further_micro: tuple[int, ...]) -> int:
-    # Compared and not given to `max`: every call comes through.
+    # A comparison instead of `max`, because every call passes here.
     dearest_in, dearest_out = rates.input_nano_per_1m, rates.output_nano_per_1m
     if (cached := rates.cached_nano_per_1m) is not None and cached > dearest_in:
         dearest_in = cached
@@ -225,7 +226,7 @@ def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, furthe
 
 
 def arithmetic(price: Price, usage: Usage, ratio_micro: int) -> list[dict[str, int | str]]:
-    """The terms behind a charge, for `GET /v1/requests/{id}`: units x nano per so many units."""
+    """The terms of a charge, for `GET /v1/requests/{id}`: units x nano per so many units."""
     return [
         {"class": name, "units": units, "nano_usd": nano, "per_units": per, "ratio_micro": ratio_micro}
         for name, units, nano, per in _terms(rates_for(price, usage.input_total), usage)

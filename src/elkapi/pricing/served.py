@@ -1,8 +1,8 @@
-"""What chooses the variant of a text call's price: the words it is asked with, and those its answer was served as.
+"""What selects the variant of a text call's price: the words it is asked with, and those its answer was served as.
 
 OpenAI, Google and AWS name a service tier in both, Anthropic its speed and the place of inference (in the answer's
-usage). An upstream may serve another tier than was asked for, so what is charged goes by the answer: where a whole one
-names nothing, the price without variant counts.
+usage). An upstream may serve another tier than the requested one, so the answer decides the charge: if a whole answer
+names none, the price without variant applies.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import msgspec
 from elkapi.errors import NOT_JSON
 from elkapi.types import Channel, Price
 
-# The features that a variant may go by.
+# The features that a variant may depend on.
 FEATURES = ("service_tier", "speed", "inference_geo")
 WORD_CHARS_MAX = 64
 _NAMED = re.compile(rb'"(?:service_?[tT]ier|trafficType|speed|inference_geo)"')
-# Headers that ask for a tier beside the body (Vertex AI's, Bedrock's), and such that tell it (Bedrock's, Gemini's).
+# Headers that request a tier outside the body (Vertex AI's, Bedrock's), and headers that report it (Bedrock's,
+# Gemini's).
 _ASKING = (b"x-vertex-ai-llm-shared-request-type", b"x-amzn-bedrock-service-tier")
 _TELLING = (b"x-amzn-bedrock-service-tier", b"x-gemini-service-tier")
-# Leaves the tier to the upstream, which says so itself before it has chosen one: no word of how a call is served.
+# Leaves the tier to the upstream, which repeats it until it has chosen one: not a word for how a call is served.
 NOT_CHOSEN = "auto"
-# Vertex AI's words for what is paid by use begin so; what follows is the tier.
+# Prefix of Vertex AI's words for pay-as-you-go; the tier follows.
 _BY_USE = "on_demand_"
 
 
 class _Words(msgspec.Struct):
-    """Members that may hold anything: only texts count, and Bedrock's, which stands in an object."""
+    """Members of any type: only strings count, and Bedrock's string inside an object."""
 
     service_tier: object = None
     serviceTier: object = None
@@ -39,14 +40,14 @@ class _Words(msgspec.Struct):
 
 
 class _Answer(_Words):
-    """A whole answer; Anthropic's and Google's words stand in its usage."""
+    """A whole answer; Anthropic's and Google's words are in its usage."""
 
     usage: _Words | None = None
     usageMetadata: _Words | None = None
 
 
 class _Event(_Answer):
-    """An event of a stream: OpenAI's responses and Anthropic's first event have the answer inside."""
+    """A stream event; OpenAI's responses and Anthropic's first event contain the answer."""
 
     response: _Answer | None = None
     message: _Answer | None = None
@@ -57,12 +58,12 @@ _event = msgspec.json.Decoder(_Event)
 
 
 def features_of(price: Price) -> frozenset[str]:
-    """The features that a text call's price goes by; none of most prices."""
+    """The features that a text call's price depends on; none for most prices."""
     return frozenset(name for variant in price.variants for name in variant.when if name in FEATURES)
 
 
 def asked_for(body: bytes, names: Collection[str]) -> dict[str, str]:
-    """The words of these features that a request's body asks with."""
+    """The words of these features in a request's body."""
     try:
         return _words(_asked.decode(body), names)
     except NOT_JSON:
@@ -70,7 +71,7 @@ def asked_for(body: bytes, names: Collection[str]) -> dict[str, str]:
 
 
 def asked_by(channel: Channel, names: Collection[str]) -> dict[str, str]:
-    """The words of these features that a channel puts into every call, or into those that say nothing of them."""
+    """The words of these features that a channel adds to every call, or to calls without them."""
     members = channel.param_default | channel.param_set
     asked = asked_for(msgspec.json.encode(members), names) if members else {}
     headers = {name.lower().encode(): word.encode() for name, word in channel.header_set.items()}
@@ -78,12 +79,12 @@ def asked_by(channel: Channel, names: Collection[str]) -> dict[str, str]:
 
 
 def asked_in(header: Callable[[bytes], bytes | None], names: Collection[str]) -> dict[str, str]:
-    """The words of these features that a call's headers, given by lower-case name, ask with."""
+    """The words of these features in a call's headers, which are keyed by lower-case name."""
     return _headed(header, names, _ASKING)
 
 
 def told_in(header: Callable[[bytes], bytes | None], names: Collection[str]) -> dict[str, str]:
-    """The words of these features that an answer's headers, given by lower-case name, tell."""
+    """The words of these features in an answer's headers, which are keyed by lower-case name."""
     return _headed(header, names, _TELLING)
 
 
@@ -95,7 +96,7 @@ def _headed(header: Callable[[bytes], bytes | None], names: Collection[str], of:
 
 
 def together(asked: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Every word that a call may be asked with, by its feature."""
+    """Every word that a call may be asked with, by feature."""
     words: dict[str, tuple[str, ...]] = {}
     for one in asked:
         for name, word in one.items():
@@ -121,7 +122,7 @@ def served_as(data: bytes, names: Collection[str]) -> dict[str, str]:
 
 
 def word_of(text: str) -> str:
-    """A word as variants name it: in small letters, and Vertex AI's without what says that it is paid by use."""
+    """A word as variants name it: in lower case, and Vertex AI's without its pay-as-you-go prefix."""
     return text.strip().lower().removeprefix(_BY_USE)
 
 

@@ -10,7 +10,7 @@ _O200K = re.compile(r"^(gpt-4o|gpt-4\.1|gpt-4\.5|gpt-5|chatgpt-4o|o[1345](-|$)|c
 
 
 def vocabulary_of(model: str) -> str | None:
-    """The name of the byte-pair vocabulary in the model process, or None when it is not known for certain."""
+    """The name of the byte-pair vocabulary in the model process, or None if it is not known for certain."""
     if model in CL100K_MODELS or _CL100K.match(model):
         return "cl100k_base"
     return "o200k_base" if _O200K.match(model) else None

@@ -1,7 +1,7 @@
-"""Which channel and key answered a session last, so that its prompt cache is met again; a preference, never a duty.
+"""Which channel and key last answered a session, to hit its prompt cache again; a preference, never an obligation.
 
-It is memory of one worker, bounded, and forgotten after a while. The plan heeds it only while that channel and key are
-ready and of the best priority that is (guarantee 61); a failure there forgets it at once (guarantee 62).
+The memory of one worker, bounded, and forgotten after a while. The plan follows it only while that channel and key are
+ready and nothing ready has a higher priority (guarantee 61); a failure there forgets it at once (guarantee 62).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Affinity:
-    """At most SESSIONS_MAX sessions, the longest unused go first."""
+    """At most SESSIONS_MAX sessions; the least recently used are dropped first."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class Affinity:
         return len(self._places)
 
     def place(self, session: bytes) -> Place | None:
-        """Where the session was answered last."""
+        """Where the session was last answered."""
         found = self._places.get(session)
         if found is None:
             return None
@@ -46,14 +46,14 @@ class Affinity:
         return place
 
     def answered(self, session: bytes, channel_id: int, key_id: int) -> None:
-        """Remember who answered."""
+        """Record where the session was answered."""
         self._places[session] = (Place(channel_id, key_id), self._clock.monotonic_s() + TTL_S)
         self._places.move_to_end(session)
         if len(self._places) > SESSIONS_MAX:
             self._places.popitem(last=False)
 
     def failed(self, session: bytes, channel_id: int, key_id: int) -> None:
-        """Forget the session when it was this one that failed it."""
+        """Forget the session if it is this place that failed it."""
         found = self._places.get(session)
         if found is not None and found[0] == Place(channel_id, key_id):
             del self._places[session]

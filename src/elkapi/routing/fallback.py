@@ -16,7 +16,7 @@ import re
 from elkapi.types import FallbackReason, Policy
 
 ANY_MODEL = "*"
-# The words providers refuse an overlong input with: OpenAI and its like, Anthropic, Gemini, Bedrock, xAI; then
+# Phrases by which providers refuse overlong input: OpenAI and compatible servers, Anthropic, Gemini, Bedrock, xAI; then
 # llama.cpp, Moonshot, Zhipu, Ark and Qwen.
 _OVERFLOW = re.compile(
     rb"""(?ix)
@@ -31,7 +31,7 @@ _FILTERED = re.compile(rb'(?i)"code"\s*:\s*"(content_filter|content_policy_viola
 
 
 def others(policy: Policy, model: str) -> tuple[str, ...]:
-    """The models to try after this one, in order; its own row, else the one for any model."""
+    """The models to try after this one, in order: its own row, else the row for any model."""
     rows = policy.fallbacks
     if not rows:
         return ()
@@ -39,18 +39,18 @@ def others(policy: Policy, model: str) -> tuple[str, ...]:
 
 
 def allows(policy: Policy, reason: FallbackReason | None) -> bool:
-    """Whether the policy goes on to another model for this reason."""
+    """Whether the policy falls back to another model for this reason."""
     return reason is not None and (policy.fallback_on is None or reason in policy.fallback_on)
 
 
 def reason_after(told: FallbackReason | None, status: int) -> FallbackReason | None:
-    """Why another model might do better after an error of this status: what the upstream told, else that the channels
-    failed and the call did not."""
+    """The reason to try another model after an error of this status: what the upstream said, otherwise that the
+    channels failed and not the call."""
     return "error" if told is None and (status >= 500 or status == 429) else told
 
 
 def reason_in(status: int, told: bytes) -> FallbackReason | None:
-    """The reason in an upstream's refusal of a call; `told` is its body or its message."""
+    """The fallback reason in an upstream's refusal of a call; `told` is its body or its message."""
     if not 400 <= status < 500:
         return None
     if _OVERFLOW.search(told):

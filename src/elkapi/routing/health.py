@@ -1,4 +1,5 @@
-"""What recent failures say about channels and their keys: cooldowns in this process's memory, with an injected clock.
+"""The health of channels and their keys after recent failures: cooldowns in this process's memory, with an injected
+clock.
 
 Every transport failure counts (guarantee 66); a further failure never shortens a running cooldown (guarantee 67).
 """
@@ -21,7 +22,8 @@ class _State(msgspec.Struct):
 
 
 class Health:
-    """Cooldowns by channel and by channel key; `cooldown_s` doubles with each failure in a row up to the maximum."""
+    """Cooldowns by channel and by channel key. They start at `cooldown_s` and double with each failure in a row, up
+    to the maximum."""
 
     def __init__(self, cooldown_s: float, cooldown_max_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._cooldown_s = cooldown_s
@@ -30,12 +32,12 @@ class Health:
         self._states: dict[Part, _State] = {}
 
     def ready(self, part: Part) -> bool:
-        """Whether a channel or a key is not cooling down."""
+        """Whether a channel or key is not cooling down."""
         state = self._states.get(part)
         return state is None or state.until_s <= self._clock.monotonic_s()
 
     def failed(self, part: Part, at_least_s: float = 0.0) -> None:
-        """Cool the part down, for at least what a Retry-After asked, within the maximum."""
+        """Start a cooldown, at least as long as a Retry-After asked for, within the maximum."""
         if len(self._states) >= PARTS_MAX:
             self._states.pop(next(iter(self._states)))
         state = self._states.setdefault(part, _State())
@@ -45,12 +47,12 @@ class Health:
         state.until_s = max(state.until_s, until_s)
 
     def succeeded(self, channel_id: int, key_id: int) -> None:
-        """End the cooldowns of a channel and its key that answered."""
+        """End the cooldowns of a channel and key that answered."""
         if self._states:
             self._states.pop(("channel", channel_id), None)
             self._states.pop(("key", key_id), None)
 
     def cooling(self) -> dict[Part, float]:
-        """Parts that are cooling down and for how many more seconds."""
+        """The channels and keys that are cooling down, and the seconds left."""
         now_s = self._clock.monotonic_s()
         return {part: state.until_s - now_s for part, state in self._states.items() if state.until_s > now_s}

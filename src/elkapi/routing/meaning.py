@@ -52,19 +52,20 @@ _BEGINNINGS = {
 }
 
 
-# Google sends no Retry-After. Within a message, which may repeat the caller's words, the quotes are escaped.
+# Google sends no Retry-After. Quotes within a message, which may repeat the caller's text, are escaped, so they do not
+# match.
 _RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"([0-9]{1,9}(?:\.[0-9]{1,9})?)s"')
 
 
 def wait_told(retry_after: bytes | None, told: bytes) -> bytes | None:
-    """When a refusal says to ask again: its Retry-After, or what Google's says in its body (`told`)."""
+    """When a refusal says to retry: its Retry-After, or Google's delay in its body (`told`)."""
     if retry_after is None and (found := _RETRY_DELAY.search(told)) is not None:
         return found[1]
     return retry_after
 
 
 def meant(status: int, told: bytes) -> int:
-    """The status that a refusal stands for; `told` is its body."""
+    """The status that a refusal really means; `told` is its body."""
     if status not in (*_BEGINNINGS, 424):
         return status
     try:

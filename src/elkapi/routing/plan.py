@@ -1,6 +1,6 @@
-"""Candidate channels -> ordered attempts: by priority, inside one priority by weighted chance, healthy ones first.
+"""Candidate channels -> ordered attempts: by priority, within one priority by weighted chance, healthy ones first.
 
-Pure but for the randomness and the health it is handed, so one test table covers it.
+Pure except for the injected randomness and health.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Tiers = Sequence[Sequence[Channel]]
 Serves = Callable[[Channel, str], bool]
 _Pair = tuple[Channel, ChannelKey]
 
-# So many are put into a whole order; of more the first are drawn, in so many draws.
+# Up to this many are ordered completely; of more, only the first are drawn, one draw each.
 SHUFFLED_MAX = 64
 DRAWS_MAX = 128
 
@@ -59,12 +59,11 @@ def plan(
     attempts_max: int,
     preferred: Place | None = None,
 ) -> tuple[Attempt, ...]:
-    """At most `attempts_max` attempts, no (channel, key) twice. Empty when no channel serves the model so.
+    """At most `attempts_max` attempts, none with the same (channel, key); empty if no channel serves the model.
 
-    `serves(channel, upstream_model)` says whether a channel can answer this operation. `preferred` goes first when it
-    is ready and nothing that is ready has a higher priority.
-
-    Channels that cool down come last instead of never: a call that has nowhere better to go may as well try them.
+    `serves(channel, upstream_model)` tells whether a channel supports this operation. `preferred` goes first if it is
+    ready and nothing ready has a higher priority. Channels that cool down come last instead of never: a call with no
+    better choice may as well try them.
     """
     if (only := without_choice(tiers, model, serves)) is not None:
         return only
@@ -87,7 +86,7 @@ def plan(
 
 
 def without_choice(tiers: Tiers, model: str, serves: Serves) -> tuple[Attempt, ...] | None:
-    """The plan where there is no channel, or one with one key, whatever its health; None where there is a choice."""
+    """The plan for no channel, or for one channel with one key, whatever its health; None if there is a choice."""
     if not tiers:
         return ()
     if len(tiers) != 1 or len(tiers[0]) != 1 or len(tiers[0][0].keys) != 1:
@@ -100,7 +99,7 @@ def without_choice(tiers: Tiers, model: str, serves: Serves) -> tuple[Attempt, .
 
 
 def upstream_model(channel: Channel, model: str) -> str:
-    """The name a channel's upstream knows a client's model by."""
+    """The upstream's name, on a channel, of a client's model."""
     named = channel.aliases.get(model, model)
     return channel.model_map.get(named, named)
 
@@ -113,8 +112,8 @@ def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attemp
 def _rows(
     tier: Sequence[Channel], model: str, serves: Serves, health: Health, rng: Random, most: int
 ) -> tuple[list[list[_Pair]], list[list[_Pair]]]:
-    """Of each channel of a tier, by weighted chance, its keys that are ready, and those that cool down; no further
-    channel is looked at once so many are ready, and no further key."""
+    """Per channel of a tier, by weighted chance: its ready keys, and those that cool down. Stops once so many are
+    ready."""
     fit: list[list[_Pair]] = []
     resting: list[list[_Pair]] = []
     for channel in _drawn(tier, _weights, rng):
@@ -137,14 +136,14 @@ def _rows(
 
 
 def _by_turns(rows: list[list[_Pair]]) -> Iterator[_Pair]:
-    """Another channel before another key of the same one: a failed channel is the likelier cause."""
+    """Alternate channels before further keys of one: a failed channel is the more likely cause."""
     return (pair for turn in zip_longest(*rows) for pair in turn if pair is not None)
 
 
 def _preferred(
     tiers: Tiers, model: str, serves: Serves, health: Health, ready: list[_Pair], place: Place | None
 ) -> _Pair | None:
-    """The channel and key that answered a session last, where they are ready and as good as the best that is."""
+    """The channel and key that last answered a session, if they are ready and as good as the best that is."""
     if place is None or not ready or not health.ready(("channel", place.channel_id)):
         return None
     priority = ready[0][0].priority
@@ -164,14 +163,14 @@ def _alike(keys: Sequence[ChannelKey]) -> list[int]:
 
 
 def _drawn(items: Sequence[_T], weights_of: Callable[[Sequence[_T]], list[int]], rng: Random) -> Iterable[_T]:
-    """All of them by weighted chance, none twice; weight 0 means "only when nothing else is left"."""
+    """All of them by weighted chance, without replacement; weight 0 means "only if nothing else is left"."""
     if len(items) > SHUFFLED_MAX:
         return _drawn_singly(items, weights_of, rng)
     return items if len(items) < 2 else _shuffled(items, weights_of(items), rng)
 
 
 def _drawn_singly(items: Sequence[_T], weights_of: Callable[[Sequence[_T]], list[int]], rng: Random) -> Iterator[_T]:
-    """Of many only the first are ever asked for, so they are drawn as they are, while most draws bring a new one."""
+    """Of many, only the first are ever needed, so they are drawn one by one; most draws yield a new one."""
     sums = list(accumulate(weights_of(items)))
     taken = set[int]()
     for _ in range(DRAWS_MAX if sums[-1] else 0):

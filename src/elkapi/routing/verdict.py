@@ -37,9 +37,10 @@ BUSY = "channel_busy"
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`cool` says what rests and `at_least_s` for how long; `disable_key` carries the reason to take the key out.
+    """`cool` is what cools down, and `at_least_s` for how long at least; `disable_key` is the reason to disable the
+    key.
 
-    `again` asks for the same channel once more before the next one.
+    `again` tries the same channel once more before the next one.
     """
 
     action: Action
@@ -54,45 +55,44 @@ class Verdict(msgspec.Struct, frozen=True):
 ACCEPT = Verdict("accept", "ok", "complete")
 
 
-# A proxy of the provider's gave up waiting: what a submit asked for may be under way all the same.
+# A proxy of the provider timed out: what a submit requested may still be in progress.
 _UNSURE_STATUSES = frozenset({408, 502, 504})
 
 
 def on_failure(code: str, sent: bool, stale: bool = False, before: Collection[str] = ()) -> Verdict:
-    """A transport failure before any byte reached the client; `code` is the UpstreamFailure's own.
+    """The verdict on a transport failure before any byte reached the client; `code` is the UpstreamFailure's.
 
     A stale pooled connection is nobody's fault, so nothing cools down for it. `before` are the outcomes of the call's
-    earlier attempts: what failed like this already is not tried again.
+    earlier attempts: a failure of the same kind is not retried again.
     """
     fate: Fate = "unknown" if sent else "none"
     return Verdict("next", code, fate, cool=None if stale else "channel", again=stale and code not in before)
 
 
 def on_busy(retry_after_s: float) -> Verdict:
-    """The channel has no room for another call now; it was not asked and is not ill."""
+    """The channel is at its limit; it was not asked and is not unhealthy."""
     return Verdict("next", BUSY, "none", at_least_s=retry_after_s)
 
 
 def on_unreadable(reason: str) -> Verdict:
-    """A success status with a body that cannot be an answer: an HTML page, a cut or an empty body."""
+    """A success status with a body that cannot be an answer: an HTML page, a truncated or an empty body."""
     return Verdict("next", reason, "unknown", cool="channel")
 
 
 def on_no_answer() -> Verdict:
-    """A success in which the model came to no answer: the channel is well, and the next try may do better.
-
-    What was read and thought may be billed.
-    """
+    """A success in which the model gave no answer: the channel is healthy, and the next try may do better. The input
+    and reasoning may be billed."""
     return Verdict("next", "no_answer", "unknown")
 
 
 def is_success(status: int) -> bool:
-    """Whether a reply of this status is accepted when its body can be an answer."""
+    """Whether a reply of this status is accepted if its body can be an answer."""
     return 200 <= status < 300
 
 
 def on_status(status: int, retry_after_s: float = 0.0) -> Verdict:
-    """The verdict on a whole reply's status, after the channel's own status map; it may have asked for a wait."""
+    """The verdict on the status of a whole reply, after the channel's status map; the reply may have asked for a
+    wait."""
     if is_success(status):
         return ACCEPT
     outcome = f"status_{status}"
@@ -111,14 +111,15 @@ def on_status(status: int, retry_after_s: float = 0.0) -> Verdict:
 
 
 def on_submit_status(status: int, retry_after_s: float = 0.0) -> Verdict:
-    """The same of a submit's refusal: after one of unknown fate nobody else is asked."""
+    """The same for a refused submit: after one with an unknown outcome no other provider is asked."""
     if status in _UNSURE_STATUSES:
         return Verdict("fail", f"status_{status}", "unknown", cool="channel")
     return on_status(status, retry_after_s)
 
 
 def parse_retry_after_s(value: bytes | None, now_ns: int) -> float:
-    """Seconds of a Retry-After, as a number or a date, bounded; garbage counts as 0 (the default cooldown)."""
+    """The seconds of a Retry-After given as a number or a date, bounded; an invalid one counts as 0 (the default
+    cooldown)."""
     if not value:
         return 0.0
     try:

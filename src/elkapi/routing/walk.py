@@ -1,4 +1,4 @@
-"""One model's attempts in the order in which they are really made; the relay and the dry run take the same steps."""
+"""One model's attempts in the order in which they are really made; the relay and the dry run share it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from elkapi.types import Attempt
 
 
 class Walk:
-    """`next` until it is None, each time followed by `judged`. At most `attempts_max` upstreams are asked.
+    """Call `next` until it is None, each time followed by `judged`. At most `attempts_max` upstreams are asked.
 
-    `outcomes` are those of the attempts so far, `retry_after_s` the longest wait that one of them asked for.
+    `outcomes` are those of the attempts so far, `retry_after_s` is the longest wait that one of them asked for.
     """
 
     def __init__(self, attempts: Iterable[Attempt], attempts_max: int) -> None:
@@ -23,7 +23,7 @@ class Walk:
         self.retry_after_s = 0.0
 
     def next(self) -> Attempt | None:
-        """The next attempt, never at a channel that failed in this call."""
+        """The next attempt, never at a channel that already failed in this call."""
         while self._waiting and self._left > 0:
             attempt = self._waiting.popleft()
             if attempt.channel.id not in self._rested:
@@ -31,13 +31,13 @@ class Walk:
         return None
 
     def judged(self, attempt: Attempt, verdict: Verdict) -> None:
-        """Take note of what came of it."""
+        """Record the verdict on an attempt."""
         self.outcomes.append(verdict.outcome)
         self.retry_after_s = max(self.retry_after_s, verdict.at_least_s)
         if verdict.again:
             self._waiting.appendleft(attempt)
         elif verdict.outcome != BUSY:
-            # A channel that had no room was not asked.
+            # A channel at its limit was not asked.
             self._left -= 1
         if verdict.action == "fail":
             self._left = 0
