@@ -1,1 +1,1 @@
-"""Long tasks after their submit: reading providers' words, asking again until an end, copying what was made."""
+"""Long tasks after their submit: reading providers' states, polling until the end, copying results."""

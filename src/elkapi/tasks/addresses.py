@@ -1,6 +1,7 @@
-"""Addresses of ours that leave the gateway: files for callers, and where a provider may tell us that a task moved.
+"""The gateway's own addresses that it gives out: of files, for callers, and of callbacks, for providers that report
+progress.
 
-Both are signed, so that who has one can do with it what it is for, and nothing else.
+Both are signed, so that an address allows exactly what it is for.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ SIGNATURE_BYTES = 16
 
 
 class Addresses:
-    """`public_url` is how the world reaches the gateway; without it callers' own words count, and nobody calls us.
-
-    `assets` are the signed addresses of files.
-    """
+    """`public_url` is how the gateway is reached from outside; without it the caller's own origin is used, and
+    providers get no callback address. `assets` makes the signed addresses of files."""
 
     def __init__(self, settings: Settings, sealer: Sealer, clock: Clock) -> None:
         self.public_url = settings.public_url.rstrip("/")
@@ -29,16 +28,16 @@ class Addresses:
         self._clock = clock
 
     def callback(self, task_id: bytes) -> str:
-        """Where a provider says that a task moved; "" while nobody outside could reach us."""
+        """The address at which a provider reports progress; "" if the gateway cannot be reached from outside."""
         return f"{self.public_url}{CALLBACKS}{self._token(task_id)}" if self.public_url else ""
 
     def task_of(self, token: str) -> bytes | None:
-        """The task that a callback is about; None for a token that is not ours."""
+        """The task of a callback; None for an invalid token."""
         try:
             task_id = bytes.fromhex(token[:32])
         except ValueError:
             return None
-        # As bytes: of texts beyond ASCII the comparison wants to know nothing.
+        # As bytes: `compare_digest` rejects strings with non-ASCII characters.
         given = token.encode("utf-8", "surrogatepass")
         return task_id if hmac.compare_digest(self._token(task_id).encode(), given) else None
 

@@ -1,4 +1,4 @@
-"""Asks the provider of a task: by the account that took it, in the family's words."""
+"""Polls the provider of a task through the account that took it, as its family declares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Account = tuple[Channel, ChannelKey]
 
 
 class Way(msgspec.Struct, frozen=True):
-    """The way to providers; `families` are by an operation's id."""
+    """What requests to providers need; `families` are keyed by operation id."""
 
     settings: Settings
     signer: Signer
@@ -39,7 +39,7 @@ _body = msgspec.json.Decoder(Any)
 
 
 def account_of(snapshot: Snapshot, channel_id: int | None, key_id: int | None) -> Account | None:
-    """The account that took the task; a key that was switched off for new calls still answers for old ones."""
+    """The account that took the task; a key that is disabled for new calls still serves old ones."""
     channel = None if channel_id is None else snapshot.channel(channel_id)
     if channel is None:
         return None
@@ -50,10 +50,8 @@ def account_of(snapshot: Snapshot, channel_id: int | None, key_id: int | None) -
 async def asked(
     way: Way, operation: Operation, account: Account, what: str, values: Mapping[str, str]
 ) -> tuple[Any, bytes] | float | None:
-    """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait.
-
-    None is its word that there is no such thing.
-    """
+    """(the provider's answer in the declared shape, its bytes), or how many seconds it asked us to wait. None if the
+    provider says that the task does not exist."""
     channel, key = account
     try:
         request = await request_for(way.signer, way.settings, operation, channel, key, what, values)

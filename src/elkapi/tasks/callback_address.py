@@ -1,6 +1,6 @@
-"""A caller's callback address: whether it may be called at all, and MiniMax's question whether it wants to be.
+"""Checks a caller's callback address, and performs MiniMax's challenge.
 
-The dialer judges every address again when it is called; here the caller is told at once what can never work.
+The dialer checks every address again when it is called; this check tells the caller at once what can never work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANSWER_BYTES_MAX = 64 * 1024
 
 
 def check_callback_url(url: str, *, allow_private: bool = False, param: str = PARAM) -> None:
-    """Raises BadRequest for an address that cannot be called; names are resolved and judged when it is called."""
+    """Raises BadRequest for an address that cannot be called; host names are resolved and checked at the call."""
     if len(url) > URL_CHARACTERS_MAX:
         raise BadRequest(f"`{param}` must be a URL of at most {URL_CHARACTERS_MAX} characters.", param=param)
     if "#" in url:
@@ -36,7 +36,7 @@ def check_callback_url(url: str, *, allow_private: bool = False, param: str = PA
 
 
 def split(url: str, *, allow_private: bool) -> tuple[Origin, bytes]:
-    """Where a callback goes and what is asked there. Raises ValueError."""
+    """The origin and the request target of a callback. Raises ValueError."""
     base, question, query = url.partition("?")
     if not base.startswith(("http://", "https://")):
         raise ValueError("the URL must start with http:// or https://")
@@ -50,7 +50,7 @@ def _is_refused(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:
-        # Old spellings of an IPv4 address, such as 0x7f.1: no name on the public internet ends in a number.
+        # Old spellings of an IPv4 address, such as 0x7f.1: no public host name ends in a number.
         last = host.rsplit(".", 1)[-1].lower()
         return last.isdecimal() or last.startswith("0x")
     return refusal(host) is not None
@@ -62,9 +62,9 @@ def _is_local_name(host: str) -> bool:
 
 
 async def challenge(send: Send, url: str, *, allow_private: bool = False, param: str = PARAM) -> None:
-    """MiniMax's handshake: the receiver repeats what it is asked within three seconds, or the submit is refused.
+    """MiniMax's handshake: the receiver must return the challenge within three seconds, or the submit is refused.
 
-    `url` was checked. Raises BadRequest.
+    `url` is already checked. Raises BadRequest.
     """
     asked = secrets.token_hex(16)
     origin, target = split(url, allow_private=allow_private)

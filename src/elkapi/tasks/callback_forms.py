@@ -1,7 +1,7 @@
-"""What a callback's body says, in the neutral form or in the shape of the provider whose route was called; pure.
+"""The bodies of callbacks, in the neutral form or in the shape of the provider whose route was called; pure.
 
-A provider's shape is made of what its route answers to a query (`TaskView.reply`). Where there is no answer yet, the
-body says the little that is known in its words.
+A provider's shape is built from the answer of its route to a query (`TaskView.reply`). Without an answer yet, the body
+contains what little is known, in the provider's terms.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ MINIMAX: Mapping[State, str] = {
 
 
 def body(form: NoticeForm, view: TaskView, word: str) -> bytes:
-    """The JSON of a callback.
-
-    `word` is its provider's for its state. `view.reply` is what a native query answers, with our addresses.
-    """
+    """The JSON of a callback. `word` is the provider's word for the state; `view.reply` is the answer to a native
+    query, with the gateway's addresses."""
     return _encode(SHAPES[form](view, word))
 
 
@@ -44,7 +42,7 @@ def standard(view: TaskView, word: str) -> dict[str, Any]:
 
 
 def kling(view: TaskView, word: str) -> dict[str, Any]:
-    """The bare task object, without the code and message of an answer."""
+    """The task object alone, without the code and message of an answer."""
     task = _data(_answer(view))
     task.setdefault("task_id", _id(view))
     task["task_status"] = word
@@ -56,7 +54,7 @@ def kling(view: TaskView, word: str) -> dict[str, Any]:
 
 
 def minimax(view: TaskView, word: str) -> dict[str, Any]:
-    """What a query answers, its status in lower case."""
+    """The answer to a query, with its status in lower case."""
     task = {"task_id": _id(view)} | _answer(view)
     task["status"] = MINIMAX.get(view.state, "failed")
     return task
@@ -79,7 +77,7 @@ def luma(view: TaskView, word: str) -> dict[str, Any]:
 
 
 def ark(view: TaskView, word: str) -> dict[str, Any]:
-    """What a query answers; Seedance's."""
+    """The answer to a query; Seedance's."""
     task = {"id": _id(view), "model": view.model, "created_at": view.created_ns // 1_000_000_000} | _answer(view)
     task["status"] = word
     task.setdefault("updated_at", _moved_ns(view) // 1_000_000_000)
@@ -87,7 +85,7 @@ def ark(view: TaskView, word: str) -> dict[str, Any]:
 
 
 def duomi(view: TaskView, word: str) -> dict[str, Any]:
-    """The feed's `data` object; Pika's and Runway's at this maker of resold tasks, whose times are strings."""
+    """The feed's `data` object, for Pika's and Runway's tasks at this reseller, whose times are strings."""
     task = {"task_id": _id(view), "create_time": str(view.created_ns // 1_000_000_000)}
     task |= _data(_answer(view))
     task["state"] = word
@@ -98,7 +96,7 @@ def duomi(view: TaskView, word: str) -> dict[str, Any]:
 
 
 def sora(view: TaskView, word: str) -> dict[str, Any]:
-    """What the reverse query wraps."""
+    """The object inside the answer to the reverse query."""
     wrapped: dict[str, Any] = rendered("sora-wrapped", view)["data"]
     return wrapped
 
@@ -122,7 +120,7 @@ SHAPES: Mapping[NoticeForm, Callable[[TaskView, str], dict[str, Any]]] = {
 
 
 def _moved_ns(view: TaskView) -> int:
-    """When it came to where it stands."""
+    """The time of the last change of state."""
     return view.finished_ns or view.started_ns or view.created_ns
 
 
@@ -131,12 +129,12 @@ def _id(view: TaskView) -> str:
 
 
 def _answer(view: TaskView) -> dict[str, Any]:
-    """The provider's last answer, {} where there is none to go by."""
+    """The provider's last answer, {} if there is none."""
     answer = _decode(view.reply) if view.reply else {}
     return answer if isinstance(answer, dict) else {}
 
 
 def _data(answer: dict[str, Any]) -> dict[str, Any]:
-    """What an answer wraps, or itself where it wraps nothing."""
+    """The object that an answer wraps, or the answer itself if it wraps none."""
     inner = answer.get("data")
     return dict(inner) if isinstance(inner, dict) else answer

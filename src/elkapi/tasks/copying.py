@@ -1,4 +1,4 @@
-"""Copies what a provider made into our store, a few tasks at a time."""
+"""Copies the results of tasks into our store, a few tasks at a time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from elkapi.upstream.gcp import TokenRefused
 from elkapi.upstream.origin import target_of
 
 COPIES_AT_ONCE_MAX = 8
-# Of one channel: a provider whose files hang leaves turns to the others.
+# Per channel: a provider whose files hang leaves slots to others.
 COPIES_PER_CHANNEL_MAX = 6
 
 
 class CopyFailed(Exception):
-    """A file was not copied; `again`: it may be there later. `ours`: the gateway's fault, whose words are not told."""
+    """A file was not copied. `again`: it may be available later. `ours`: the fault is the gateway's, and the message
+    is not shown to callers."""
 
     def __init__(self, message: str, *, again: bool, ours: bool = False) -> None:
         super().__init__(message)
@@ -35,7 +36,7 @@ class CopyFailed(Exception):
 
 
 class Copies:
-    """The copies of one poller; `waiting` are the tasks whose files wait for their turn or are being copied."""
+    """The copies of one poller; `waiting` are the tasks whose files are queued or being copied."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -48,7 +49,7 @@ class Copies:
     async def of(
         self, task: Task, operation: Operation, account: Account, reading: machine.Reading
     ) -> tuple[TaskAsset, ...]:
-        """What was made, copied. Raises CopyFailed."""
+        """Copy the results of a task. Raises CopyFailed."""
         self.waiting += 1
         try:
             async with self._turns_of[account[0].id], self._turns:
@@ -73,7 +74,7 @@ class Copies:
     async def _download(
         self, operation: Operation, account: Account, made: Made, value: str
     ) -> tuple[UpstreamRequest, str]:
-        """(the request for a file, the address that stands in the answer). Raises CopyFailed."""
+        """(the request for a file, the address in the answer). Raises CopyFailed."""
         way, (channel, key) = self._parts.way, account
         address = value
         try:
@@ -94,12 +95,13 @@ class Copies:
 
 
 def download_request(address: str, channel: Channel, headers: list[tuple[bytes, bytes]]) -> UpstreamRequest:
-    """A file's address as a guarded request: a channel's private addresses are only its own. Raises CopyFailed."""
+    """A guarded request for a file; private addresses are allowed only to channels that have them. Raises
+    CopyFailed."""
     try:
         parts = urlsplit(address)
         base = f"{parts.scheme}://{parts.netloc}"
         if channel.base_url.startswith("unix://"):
-            # The sandbox beside us, whatever name it believes to have.
+            # The built-in sandbox, whatever host name its answers contain.
             origin = Origin.parse(channel.base_url)
         else:
             origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)

@@ -1,4 +1,4 @@
-"""The end of a task as one step: what it comes to, what it costs or gives back, and the record of it. Pure."""
+"""The end of a task as one step: its cost, the charge or release, and its record. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CANCELLED_STATUS = 499
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a finished task used, under which price, and what of that its hold covers."""
+    """What a finished task used, its price, and how much of it the hold covers."""
 
     usage: Usage
     price: Price
@@ -30,16 +30,14 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets: tuple[TaskAsset, ...]) -> Cost:
-    """What a task cost: by the usage that its provider reports, where that is possible, else by the files it made.
-
-    The charge is never above the hold.
-    """
+    """The cost of a task: by the usage that its provider reports, if possible, else by its files. The charge is
+    never above the hold."""
     asked = task.asked
     flags: tuple[str, ...] = ()
     assert operation.meter is not None
     usage, features = measured(operation.meter, asked.upper, asked.features, assets)
     said = None if family.hooks.usage is None else family.hooks.usage(asked.body, reply)
-    # As with texts, a reported usage that this task cannot have had is neither charged nor booked as a loss.
+    # As for text, a reported usage that this task cannot have had is neither charged nor booked as a loss.
     if said is not None and is_possible(said, asked.upper):
         usage = said
     elif operation.meter.unit == "token":
@@ -51,12 +49,12 @@ def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets
 
 
 def came_to_nothing(task: Task, cost: Cost) -> bool:
-    """Whether a success was held for and is not charged, although what was made has its price."""
+    """Whether a success with a hold is not charged, although its results have a price."""
     return bool(task.asked.held_nano) and not cost.charge_nano and not cost.price.is_zero
 
 
 def cost_at_once(task: Task) -> Cost:
-    """What a task cost whose submit was answered with all there is: by what was asked for."""
+    """The cost of a task whose submit was answered with the result: by what was requested."""
     asked = task.asked
     price = priced_for(asked.price, asked.features)
     charge = min(amount_nano(price, asked.upper, asked.ratio_micro), asked.held_nano)
@@ -66,7 +64,7 @@ def cost_at_once(task: Task) -> Cost:
 def succeeded(
     task: Task, reply: bytes, assets: tuple[TaskAsset, ...], refs: tuple[str, ...], cost: Cost, now_ns: int
 ) -> TaskStep:
-    """The step to a success: the charge and the answer with its files."""
+    """The step to success: the charge, and the answer with its files."""
     told = msgspec.structs.replace(
         task.told, reply=msgspec.Raw(reply), polled=True, assets=assets, charged_nano=cost.charge_nano
     )
@@ -87,9 +85,9 @@ def ended(
     unknown: bool = False,
     said: str = "",
 ) -> TaskStep:
-    """The step to any other end: free to the caller; what the provider billed all the same is the operator's loss.
+    """The step to any other end: free for the caller; what the provider billed nevertheless is the operator's loss.
 
-    `said` are the words that only the operator may read, where `error` is not all of them.
+    `said` is the message for the operator alone, if `error` does not contain all of it.
     """
     told = msgspec.structs.replace(task.told, error=error, said=said)
     if reply:
@@ -104,7 +102,7 @@ def ended(
 
 
 def cancelled(task: Task, now_ns: int) -> TaskStep:
-    """The step to the end of a task that its provider cancelled when it was asked to: free."""
+    """The step to the end of a task that its provider cancelled on request: free."""
     return ended(task, State.CANCELLED, "cancelled", machine.SILENT_ENDS[State.CANCELLED], b"", now_ns)
 
 
@@ -142,7 +140,7 @@ def _record(task: Task, outcome: str, status: int, cost: Cost, now_ns: int) -> R
         model=row.model,
         group=asked.group,
         created_ns=row.created_ns,
-        # A clock that was set back makes no task end before it began.
+        # A clock that was set back must not make a task end before it started.
         duration_ms=max(now_ns - row.created_ns, 0) / 1e6,
         status=status,
         outcome=outcome,

@@ -1,6 +1,7 @@
-"""What a provider's answer says of a task, by the paths of its declaration; pure, and the only reader of their words.
+"""Interprets a provider's answer about a task by the paths of its declaration; pure, and the only reader of such
+answers.
 
-A failure is known by its state, never by its text (guarantee 71). A word that nobody declared keeps the task running.
+A failure is recognised by its state, never by its text (guarantee 71). An undeclared state keeps the task running.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from elkapi.catalog.task import Made, TaskSpec
 from elkapi.types import State
 
 ERROR_CHARS_MAX = 1000
-# Of a provider's id: an index of PostgreSQL holds 2,704 bytes a row.
+# Longest provider id: an index row of PostgreSQL holds 2,704 bytes.
 ID_BYTES_MAX = 2000
 NO_RESULT = "no_result"
 NOTHING_MADE = "The provider finished the task without a result."
-# What is told of an end that its provider says no more of.
+# The messages of ends for which the provider gives none.
 SILENT_ENDS = {
     State.FAILED: "The provider could not complete the task and gave no reason.",
     State.CANCELLED: "The task was cancelled.",
@@ -29,10 +30,8 @@ SILENT_ENDS = {
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One look at a task. `known`: its state word was declared. `progress` None: nothing was said of it.
-
-    `made` are what was found of its files: the declaration and the address (or the id) that stands there.
-    """
+    """One poll of a task. `known`: its state was declared. `progress` None: the answer has none. `made` are its
+    files: the declaration and the address (or id) found there."""
 
     state: State
     word: str
@@ -45,19 +44,19 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def native_id(spec: TaskSpec, reply: Any) -> str:
-    """The id that a provider's answer to a submit gives the task, "" when there is none that can be kept."""
+    """The id of the task in a provider's answer to a submit; "" if there is none that can be stored."""
     found = first(spec.id, reply)
     is_id = isinstance(found, str | int) and not isinstance(found, bool)
     return str(found) if is_id and _can_be_kept(str(found)) else ""
 
 
 def _can_be_kept(id_: str) -> bool:
-    """PostgreSQL takes no text with a NUL in it."""
+    """Whether the database can store it: PostgreSQL accepts no text with a NUL."""
     return id_.isprintable() and len(id_.encode()) <= ID_BYTES_MAX
 
 
 def read(spec: TaskSpec, reply: Any) -> Reading:
-    """What an answer to a fetch says, after the family's `accept`."""
+    """Interpret the answer to a fetch, after the family's `accept`."""
     word = _word(first(spec.state, reply)) if spec.state else ""
     state = spec.states.get(word)
     known = state is not None
@@ -88,19 +87,19 @@ def _addresses(made: Made, reply: Any) -> list[str]:
 
 
 def _code(value: Any) -> str:
-    """A provider's code of an error, as it is kept beside the task."""
+    """A provider's error code as stored with the task."""
     return "".join(filter(str.isprintable, str(value)[:100]))
 
 
 def _percent(value: Any) -> int | None:
-    """Whole percents of 37, 0.37, "37" and "37%"; None for what is no progress."""
+    """Whole percents of 37, 0.37, "37" and "37%"; None for anything else."""
     if isinstance(value, str):
         text = value.strip().removesuffix("%")
         try:
             number = float(text)
         except ValueError:
             return None
-        # As text it is always percents.
+        # A string is always in percent.
         share = False
     elif isinstance(value, int | float) and not isinstance(value, bool):
         number, share = float(value), isinstance(value, float) and value <= 1
@@ -112,9 +111,8 @@ def _percent(value: Any) -> int | None:
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """An error that a provider reported inside a success: its words, its code, whether another channel may help, and
-    whether that is because this one has too much to do.
-    """
+    """An error that a provider reported inside a success: its message, its code, whether another channel may help,
+    and whether that is because this one is overloaded."""
 
     message: str
     code: str
@@ -123,9 +121,9 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refused | None:
-    """What a family's in-band rule says of an answer, to a fetch of such a task or a submit; None when it is good.
+    """Apply a family's rule for in-band errors to the answer to a fetch or submit; None if there is no error.
 
-    An answer that says neither is no refusal: what it says of a task counts.
+    An answer without the rule's member is no error, unless it answers a fetch and has no state either.
     """
     rule = family.in_band
     if rule is None:
@@ -141,9 +139,9 @@ def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refu
 
 
 def reopened(spec: TaskSpec, reply: Any) -> Any:
-    """An answer to a submit that says it has ended already, as if it waited: without its files, which are not ours yet.
+    """Rewrite a submit's answer that reports the end as one that waits, without its files, which are not copied yet.
 
-    `reply` is decoded, and changed.
+    `reply` is decoded, and modified.
     """
     open_ = [word for word, its in spec.states.items() if word and not its.is_end]
     if open_ and first(spec.state, reply) is not None:

@@ -1,7 +1,7 @@
-"""Sends notices of tasks to their callers, again and again until they are delivered or a day is over.
+"""Sends notices of tasks to their callers and retries until they are delivered or a day is over.
 
-Which are due and whose they are is left to the rows (`storage.repos.notices`), what a try means to `retrying`. A sender
-that dies leaves its notices to the next one, so an event may come twice, always under one id.
+`storage.repos.notices` decides which are due and whose they are, `retrying` what follows from a try. A sender that dies
+leaves its notices to the next one, so an event may arrive twice, always with the same id.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PARALLEL_MAX = 128
 HOST_PARALLEL_MAX = 4
 ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=15.0, first_byte_s=15.0, idle_s=5.0, total_s=20.0)
-# A host that cannot be reached is left alone so long, doubled each time, whatever is due there.
+# The pause for an unreachable host, doubled each time, whatever is due there.
 PAUSE_FIRST_S, PAUSE_S_MAX, PAUSES_MAX = 1.0, 30.0, 1_000
 
 log = logging.getLogger("elkapi.tasks.notify")
 
 
 class Due(msgspec.Struct, frozen=True):
-    """A notice that is this sender's to deliver; `secrets` are those in force for its key."""
+    """A notice that this sender delivers; `secrets` are the current ones of its key."""
 
     id: NoticeId
     host: str
@@ -48,7 +48,7 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    """The rows as the sender needs them; each method may raise Unavailable."""
+    """The sender's access to the rows; each method may raise Unavailable."""
 
     async def is_any_due(self, now_ns: int) -> bool: ...
 
@@ -61,13 +61,13 @@ class Outbox(Protocol):
         paused: Collection[str],
         now_ns: int,
     ) -> list[Due]:
-        """Up to `count` due notices, this sender's for a while."""
+        """Lease up to `count` due notices to this sender."""
 
     async def wait_no_longer(self, now_ns: int) -> None:
-        """Nothing waits until after `now_ns`: the clock that it was to wait by was set back."""
+        """End all waits beyond `now_ns`, because the clock they wait by was set back."""
 
     async def ended(self, notice: NoticeId, told: Try, then: Next, tries: int) -> None:
-        """Keep how a try went and what follows from it."""
+        """Store the result of a try and what follows from it."""
 
 
 class _Pause(msgspec.Struct):
@@ -76,7 +76,7 @@ class _Pause(msgspec.Struct):
 
 
 class Notifier:
-    """One job; `send` is the guarded way out, `share` gives a random number from 0 to 1."""
+    """The delivery job; `send` is the guarded HTTP client, `share` returns a random number from 0 to 1."""
 
     name = "notifier"
     period_s = LOOK_EVERY_S
@@ -104,14 +104,14 @@ class Notifier:
         self._pauses: dict[str, _Pause] = {}
 
     async def run_once(self) -> None:
-        """Deliver until nothing is due and nothing on its way. Raises Unavailable; what is on its way goes on then."""
+        """Deliver until nothing is due or in progress. Raises Unavailable, while deliveries in progress continue."""
         try:
             while True:
                 was_idle = not self._flying
                 await self._start_due()
                 if self._flying:
                     await asyncio.wait(self._flying, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-                elif was_idle:  # Else a place became free while the rows were asked, so they are asked again.
+                elif was_idle:  # Otherwise a slot became free during the query, so query again.
                     return
         except asyncio.CancelledError:
             for task in self._flying:
@@ -148,7 +148,7 @@ class Notifier:
             )
             await self._outbox.ended(due.id, told, then, due.tries + 1)
         except Exception as error:
-            # Not kept: its lease runs out and it is sent again.
+            # Not stored: the lease will expire and the notice is sent again.
             log.warning("notice_not_kept", exc_info=error, extra={"notice": event_id})
             return
         facts = {
@@ -161,7 +161,7 @@ class Notifier:
         log.log(logging.INFO if then.state == "delivered" else logging.WARNING, f"notice_{then.state}", extra=facts)
 
     async def _tried(self, due: Due, event_id: str) -> tuple[Try, float | None]:
-        """How one try went, and what its answer said about the next."""
+        """The result of one try, and what the answer asks of the next."""
         at_ns, started_s = self._clock.now_ns(), self._clock.monotonic_s()
         status, error, answer, wait_s = None, "", b"", None
         try:
@@ -177,7 +177,7 @@ class Notifier:
         return Try(at_ns, duration_ms, status, error, _shown(answer)), wait_s
 
     def _request(self, due: Due, event_id: str, at_s: int) -> UpstreamRequest:
-        """Raises ValueError for an address that cannot be used."""
+        """The request of a notice. Raises ValueError for an unusable address."""
         origin, target = split(due.body.url, allow_private=self._allow_private)
         given = [(name.lower().encode(), value.encode()) for name, value in due.body.headers]
         own = [
@@ -200,7 +200,7 @@ class Notifier:
         return [host for host, pause in self._pauses.items() if pause.until_s > now_s]
 
     def _mark(self, host: str, *, reached: bool) -> None:
-        """Remember which hosts cannot be reached."""
+        """Record which hosts are unreachable."""
         before = self._pauses.pop(host, None)
         if reached:
             return
@@ -212,7 +212,8 @@ class Notifier:
 
 
 async def _beginning(reply: UpstreamReply) -> bytes:
-    """The first bytes of an answer. A delivered notice stays one when the rest of its answer does not come."""
+    """The first bytes of an answer. A delivered notice stays delivered even if the rest of its answer does not
+    arrive."""
     try:
         answer, _ = await reply.read(ANSWER_BYTES_MAX)
     except UpstreamFailure:
@@ -224,5 +225,5 @@ async def _beginning(reply: UpstreamReply) -> bytes:
 
 def _shown(answer: bytes) -> str:
     text = answer[: 4 * ANSWER_CHARACTERS_MAX].decode("utf-8", "replace")[:ANSWER_CHARACTERS_MAX]
-    # PostgreSQL keeps no zero characters in texts.
+    # PostgreSQL stores no NUL characters in text.
     return text.replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""What looking after tasks works with: the database, the ledger, the way to providers, the store of files."""
+"""The dependencies of polling: the database, the ledger, requests to providers, the store of files."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ T = TypeVar("T")
 
 
 class Copier(Protocol):
-    """Takes what a provider made into our store."""
+    """Copies results into our store."""
 
     async def copy(self, task: Task, number: int, made: Made, request: UpstreamRequest, source: str) -> TaskAsset:
         """Raises CopyFailed."""
 
 
 class Storage(Protocol):
-    """The database, off the loop."""
+    """Database access off the event loop."""
 
     async def read(self, ask: Callable[[Connection], T]) -> T: ...
 
     async def look(self, ask: Callable[[Connection], T]) -> T:
-        """For what is asked all the time."""
+        """For frequent polls."""
 
     async def write(self, change: Callable[[Connection], T]) -> T: ...
 
     async def opened(self, task_id: bytes) -> Task | None:
-        """A task as it stands, opened."""
+        """The current task, unsealed."""
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a poller works with. `ended` is told of each end that it made."""
+    """The dependencies of a poller. `ended` is called for each end that it made."""
 
     settings: Settings
     operations: Mapping[str, Operation]

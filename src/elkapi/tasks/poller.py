@@ -1,7 +1,7 @@
-"""Owns every open task until its end: takes those that nobody owns, and has each asked about when it is due.
+"""Owns open tasks until their end: leases those that nobody owns, and polls each when it is due.
 
-A poller owns tasks through the heartbeat of its ledger: when that stops, recovery frees them for another. While a task
-stays as it was nothing is written, and little of it is in memory. What one poll does is left to `polls`.
+A poller owns tasks through the heartbeat of its ledger: when that stops, recovery frees them for another. An unchanged
+task causes no write, and little of it is kept in memory. `polls` does a single poll.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("elkapi.tasks")
 
 
 class Poller:
-    """One of a control process."""
+    """The poller of a control process."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -42,7 +42,7 @@ class Poller:
         self._polling = 0
         self._wake = asyncio.Event()
         self._look_at_s = 0.0
-        # Whether every task that is this poller's by its row is watched.
+        # Whether all tasks that the table assigns to this poller are watched.
         self._all_watched = False
         self._stopped = False
         self._polls = Polls(parts, self._leave_place)
@@ -53,7 +53,7 @@ class Poller:
         return len(self._watched)
 
     async def run(self) -> None:
-        """Poll until `stop`. The ledger must have been started, so that its heartbeat owns what is leased."""
+        """Poll until `stop`. The ledger must be started, since its heartbeat owns what is leased."""
         clock = self._parts.clock
         try:
             while not self._stopped:
@@ -70,12 +70,12 @@ class Poller:
             await cancel_all(self._running)
 
     def stop(self) -> None:
-        """Begin nothing more; `run` then returns."""
+        """Start no further polls, so that `run` returns."""
         self._stopped = True
         self._wake.set()
 
     async def _look(self) -> None:
-        """Take open tasks that nobody owns, and ask at once about those that somebody poked."""
+        """Lease open tasks that nobody owns, and schedule poked ones now."""
         parts = self._parts
         if parts.clock.monotonic_s() < self._look_at_s:
             return
@@ -85,13 +85,14 @@ class Poller:
                 self._all_watched = True
             free, poked = await parts.storage.look(lambda c: rows.any_work(c, parts.owner))
             if free:
-                # When the answer to the commit is lost they may be ours all the same, and free for nobody else.
+                # If the answer to the commit is lost they may be ours nevertheless, and then nobody else can lease
+                # them.
                 self._all_watched = False
                 taken = await parts.storage.write(lambda c: rows.lease(c, parts.owner, LEASE_AT_ONCE))
                 self._all_watched = True
                 self._watch(taken)
                 point("tasks.lease.after")
-                # More than fit at once are taken without a pause.
+                # Further ones are leased without a pause.
                 if len(taken) == LEASE_AT_ONCE:
                     return
             if poked:
@@ -111,13 +112,13 @@ class Poller:
             age_s = max((now_ns - one.created_ns) / 1e9, 0.0)
             wait_s = (every_s or spec.poll.first_s) - age_s
             if wait_s <= 0:
-                # What another poller left behind comes in turn, not all at once.
+                # Tasks of another poller are spread out instead of all polled at once.
                 wait_s = (every_s or spec.poll.every_s) * number / len(found)
             self._schedule(Watched(one, now_s - age_s), now_s + wait_s)
 
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
-        # A file that was not there is asked for in its own time: callbacks may come in any number, its tries may not.
+        # A missing file is retried on its own schedule: callbacks may come in any number, its tries may not.
         if watched is None or watched.copies or watched.queued:
             return
         if watched.running:
@@ -142,7 +143,7 @@ class Poller:
             due_s, task_id = heapq.heappop(due)
             watched = self._watched.get(task_id)
             if watched is None or watched.running or watched.due_s != due_s:
-                continue  # An older entry of a task that was scheduled anew.
+                continue  # An outdated entry of a task that was rescheduled.
             channel_id = watched.owned.channel_id
             if self._of_channel[channel_id] >= per_channel:
                 self._waiting[channel_id].append(task_id)
@@ -153,7 +154,7 @@ class Poller:
     def _begin(self, watched: Watched) -> None:
         now_s = self._parts.clock.monotonic_s()
         self.lag_s = now_s - watched.due_s
-        # The next poll counts from now: polls that were late together spread out instead of being late together again.
+        # The next poll is counted from now, so that polls which were late together spread out.
         watched.due_s = now_s
         watched.queued = False
         watched.running = True
@@ -165,7 +166,7 @@ class Poller:
         one.add_done_callback(self._running.discard)
 
     def _leave_place(self, watched: Watched) -> None:
-        """Let another poll begin, of the same channel first."""
+        """Free the slot for another poll, preferably of the same channel."""
         if watched.place is None:
             return
         (channel_id,), watched.place = watched.place, None
@@ -182,7 +183,7 @@ class Poller:
         self._wake.set()
 
     async def _attended(self, watched: Watched) -> None:
-        """One look at a task, and when the next one is; never raises."""
+        """Poll a task and schedule the next poll; never raises."""
         try:
             again_s = await self._polls.of(watched)
         except Unavailable:
@@ -191,13 +192,13 @@ class Poller:
             log.exception("task_poll_failed", extra={"task": rows.task_id_text(watched.owned.id)})
             watched.failures += 1
             again_s = backoff_s(watched)
-        # Before it is scheduled: an entry that comes due while its task still runs would be dropped.
+        # Before scheduling, since an entry that comes due while its task is being polled is dropped.
         watched.running = False
         self._leave_place(watched)
         if again_s is None:
             self._watched.pop(watched.owned.id, None)
         else:
-            # From when it was begun and not from when its answer came: a slow provider makes no poll rarer.
+            # Counted from the start of the poll, not from its answer, so that a slow provider is not polled less often.
             now_s = self._parts.clock.monotonic_s()
             due_s = (watched.due_s if now_s < watched.due_s + again_s else now_s) + again_s
             poked, watched.poked = watched.poked and not watched.copies, False

@@ -1,8 +1,8 @@
-"""One poll of an open task: asks its provider, copies what was made, and steps it, or says when to ask again.
+"""One poll of an open task: asks its provider, copies results, and writes a step, or says when to poll again.
 
-What an answer means is `machine`'s, what an end comes to `ending`'s; two pollers that believe in the same task cannot
-both step it, since a step names the version. Giving up waiting is no verdict: after `limit_s` the operator is told, and
-the task is asked about rarely.
+`machine` interprets the answer, `ending` computes the end. Two pollers that both believe they own a task cannot both
+step it, since a step names the version. A timeout is no verdict: after `limit_s` the operator is alerted, and the task
+is polled rarely.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from elkapi.testing.crash import point
 from elkapi.translate.task_views import readdressed
 from elkapi.types import State, TaskStep
 
-# The progress of a task whose provider is done, in percent, until it has ended here.
+# The progress in percent of a task that its provider has finished and that has not ended here yet.
 NEARLY = 99
-# So many ended tasks may wait for their copies without keeping their places as polls.
+# How many ended tasks may wait for their copies without keeping their poll slots.
 COPIES_WAITING_MAX = 1000
-# After the first poll in a row that failed, doubled with each further one.
+# The pause after the first failed poll in a row, doubled with each further one.
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 4.0, 60.0
-# A file that could not be fetched is tried again later each time: twelve tries take about half an hour. One that our
-# own store does not take is tried until it does, or until its provider has it no longer.
+# A file that could not be fetched is retried with growing pauses: twelve tries take about half an hour. If our own
+# store fails, the copy is retried until it succeeds or the provider no longer has the file.
 COPY_AGAIN_FIRST_S = 4.0
 COPY_AGAIN_MAX_S = 300.0
 RECALL_EVERY_S = 2.0
-# A submit of unknown outcome is asked about this often before it counts as never begun; where nobody answers, longer.
+# How often a submit of unknown outcome is looked up before it counts as never started; more often if nobody answers.
 RECALLS_MAX = 6
 RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
@@ -56,7 +56,7 @@ log = logging.getLogger("elkapi.tasks")
 
 
 class Watched:
-    """An open task in memory: what is needed to ask about it again, and no more."""
+    """An open task in memory: only what polling needs."""
 
     __slots__ = (
         *("begun_s", "copies", "due_s", "failures", "owned", "place", "poked", "polls", "queued", "running"),
@@ -65,27 +65,24 @@ class Watched:
 
     def __init__(self, owned: Owned, begun_s: float) -> None:
         self.owned = owned
-        # On the monotonic clock: setting the wall clock makes no task older, and no poll later.
+        # On the monotonic clock, so that setting the wall clock makes no task older and no poll later.
         self.begun_s = begun_s
         self.due_s = 0.0
         self.polls = self.failures = 0
-        # Tries to copy its files that failed, and those of them in which its provider did not give one.
+        # Failed tries to copy its files, and those in which the provider did not deliver one.
         self.copies = self.withheld = 0
-        # Due, and waiting for a place of its channel.
+        # Due, and waiting for a slot of its channel.
         self.queued = False
         self.running = False
-        # Somebody wants it asked about while a poll is under way, whose answer may be older than their news: one more
-        # poll follows at once.
+        # It was poked during a poll, whose answer may be older than the news: one more poll follows at once.
         self.poked = False
-        # While it is asked about: the channel one of whose places for polls it takes, in a tuple as it may be None.
+        # During a poll, the channel whose slot it takes, in a tuple as it may be None.
         self.place: tuple[int | None] | None = None
 
 
 class Polls:
-    """What a poller's polls have in common. `leave_place` lets another poll begin in the place of this one.
-
-    `counts` are for metrics: polls, failures, unknown words, copies, ends by state.
-    """
+    """What a poller's polls share. `leave_place` frees the slot of a poll for another one. `counts` are for metrics:
+    polls, failures, undeclared states, copies, ends by state."""
 
     def __init__(self, parts: Parts, leave_place: Callable[[Watched], None]) -> None:
         self._parts = parts
@@ -94,11 +91,11 @@ class Polls:
         self.counts: Counter[str] = Counter()
 
     async def of(self, watched: Watched) -> float | None:
-        """Seconds until the next one, None when the task came to its end. Raises Unavailable."""
+        """Poll the task; returns the seconds until the next poll, None if the task has ended. Raises Unavailable."""
         try:
             return await self._poll(watched)
         except StepRefused:
-            # Each further try asks the provider, and copies what was made, for nothing.
+            # Otherwise each further try would poll the provider and copy the files for nothing.
             await self._alert(STEP_REFUSED, watched, {})
             return OVERDUE_EVERY_S
 
@@ -124,7 +121,7 @@ class Polls:
             if task is None:
                 return None
             if task.told.cancel_asked:
-                # It was, and the word of it did not come back to whoever asked.
+                # It was cancelled, and the confirmation was lost.
                 return await self._end(watched, task, ending.cancelled(task, self._parts.clock.now_ns()))
             answer = 0.0
         if isinstance(answer, float):
@@ -156,7 +153,7 @@ class Polls:
             raw = record.encode(readdressed(msgspec.json.decode(raw), words))
         loss = None
         if watched.copies and reading.error_code == machine.NO_RESULT:
-            # It was made and billed, and its provider kept it for a shorter time than our store was away.
+            # The result was made and billed, but its provider kept it for less time than our store was unavailable.
             loss = ending.cost_of(task, operation, self._parts.way.families[operation.id], reply, ())
         now_ns = self._parts.clock.now_ns()
         step = ending.ended(task, reading.state, code, reading.error, raw, now_ns, loss=loss, said=said)
@@ -171,12 +168,12 @@ class Polls:
         return await self._next_s(watched, spec)
 
     async def _open(self, watched: Watched) -> Task | None:
-        """The whole task; None when it came to its end by somebody else's step."""
+        """The whole task; None if another step ended it."""
         task = await self._parts.storage.opened(watched.owned.id)
         return None if task is None or task.state.is_end else task
 
     async def _moved(self, watched: Watched, state: State, progress: int, raw: bytes) -> bool:
-        """Write a change on the way; False when the task came to its end by somebody else's step."""
+        """Write an intermediate change; False if another step ended the task."""
         owned, now_ns = watched.owned, self._parts.clock.now_ns()
         told, task = None, None
         if state.value != owned.state:
@@ -200,7 +197,7 @@ class Polls:
         return True
 
     async def _refresh(self, watched: Watched) -> bool:
-        """Somebody else made a step: see the task as it is now; False when it ended."""
+        """Reload the task after another's step; False if it ended."""
         row = await self._parts.storage.read(lambda c: rows.read(c, watched.owned.id))
         if row is None or State(row.state).is_end:
             return False
@@ -232,11 +229,12 @@ class Polls:
             return OVERDUE_EVERY_S
         if every_s := self._parts.settings.task_poll_every_s:
             return every_s
-        # The longer it took so far, the less a few seconds matter.
+        # The longer a task has taken, the less a few seconds matter.
         return min(max(poll.every_s, age_s / 20), poll.every_max_s)
 
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
-        """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""
+        """Look up a submit of unknown outcome at the accounts that it may have reached, if they can find it by our
+        id."""
         spec = operation.task
         assert spec is not None
         task = await self._open(watched)
@@ -248,7 +246,7 @@ class Polls:
         for channel_id, key_id in task.asked.places:
             account = account_of(self._parts.snapshot(), channel_id, key_id)
             if account is None:
-                # An account that is gone from here says nothing; the task may be there all the same.
+                # An account that no longer exists here tells nothing; the task may exist there.
                 unanswered = True
                 continue
             values = {"mark": task.asked.mark, "submit": task.asked.path}
@@ -266,13 +264,13 @@ class Polls:
                 )
                 await self._parts.ledger.step(_with_mark_let_go(task, step))
                 return 0.0 if await self._refresh(watched) else None
-        # What is under way may be known only a moment later: so it is asked some times.
+        # A submit in progress may be visible only a moment later, so it is looked up several times.
         if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
             return min((self._parts.settings.task_poll_every_s or RECALL_EVERY_S) * watched.polls, 30.0)
         return await self._never_known(watched, task, NOT_BEGUN, "The provider does not know the task.")
 
     async def _never_known(self, watched: Watched, task: Task, code: str, why: str) -> float | None:
-        """It ends free, and is listed: what the provider billed of it all the same, nobody here can know."""
+        """End the task free and list it: what the provider billed for it cannot be known here."""
         now_ns = self._parts.clock.now_ns()
         step = ending.ended(task, State.FAILED, code, why, b"", now_ns, unknown=True)
         return await self._end(watched, task, _with_mark_let_go(task, step) if code == NOT_BEGUN else step)
@@ -292,7 +290,7 @@ class Polls:
             return None
         family = parts.way.families[operation.id]
         if self._copies.waiting < COPIES_WAITING_MAX:
-            # Big files keep nobody from asking about other tasks.
+            # Large files do not delay polls of other tasks.
             self._leave_place(watched)
         try:
             assets = await self._copies.of(task, operation, account, reading)
@@ -306,7 +304,7 @@ class Polls:
                     await self._alert(NOT_STORED, watched, {"error": str(failure)[:200]})
                 await self._nearly(watched, task)
                 return doubled_s(COPY_AGAIN_FIRST_S, watched.copies, COPY_AGAIN_MAX_S)
-            # It was made and billed, and nobody can have it.
+            # The result was made and billed, and cannot be fetched.
             loss = ending.cost_of(task, operation, family, reply, ())
             why, now_ns = wording.public(str(failure), task, account), parts.clock.now_ns()
             error = f"The result could not be fetched from the provider: {why}"
@@ -315,14 +313,14 @@ class Polls:
             return await self._end(watched, task, step)
         cost = ending.cost_of(task, operation, family, reply, assets)
         if ending.came_to_nothing(task, cost):
-            # Before the end, which is final: a task that was held for and came to nothing is never silent.
+            # Before the end, which is final: a success that was held for and is not charged must always be reported.
             await self._alert(WITHOUT_CHARGE, watched, {"held_nano": task.asked.held_nano})
         return await self._end(
             watched, task, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns())
         )
 
     async def _nearly(self, watched: Watched, task: Task) -> None:
-        """While its files are waited for, a task is told as one that runs and is all but done."""
+        """While its files are copied, the task is shown as running and nearly finished."""
         owned = watched.owned
         if owned.state == State.RUNNING.value and owned.progress == NEARLY:
             return
@@ -333,7 +331,7 @@ class Polls:
         await self._refresh(watched)
 
     async def _alert(self, kind: str, watched: Watched, detail: dict[str, object], subject: str = "") -> None:
-        """Tell the operator, once."""
+        """Alert the operator, once."""
         self.counts[kind] += 1
         name = subject or f"task:{rows.task_id_text(watched.owned.id)}"
         detail = {**detail, "task": rows.task_id_text(watched.owned.id)}
@@ -346,7 +344,7 @@ class Polls:
 
 
 def _with_mark_let_go(task: Task, step: TaskStep) -> TaskStep:
-    """The step that also ends the claim of the caller's own name, if there is one."""
+    """The step, which also ends the claim on the caller's own name if there is one."""
     if not task.asked.own_mark:
         return step
     claim = record.mark_claim(task.row.key_id, task.asked.own_mark, task.row.id)
@@ -354,5 +352,5 @@ def _with_mark_let_go(task: Task, step: TaskStep) -> TaskStep:
 
 
 def backoff_s(watched: Watched) -> float:
-    """How long after a poll that failed the next one is."""
+    """The pause in seconds after a failed poll."""
     return doubled_s(BACKOFF_FIRST_S, watched.failures, BACKOFF_MAX_S)

@@ -1,4 +1,4 @@
-"""What is kept of a task beside its columns, sealed: what was asked, under which price, and what its provider told."""
+"""The sealed parts of a task: the request, the price it was quoted at, and the provider's report."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from elkapi.types import (
     Usage,
 )
 
-# Pictures in Base64 are sent on, not kept: what a request says beside them is short.
+# Longer strings are base64 images, which are sent on but not stored; other strings are short.
 TEXT_CHARS_KEPT_MAX = 4096
 
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A submit as it was quoted: the price stays that of this moment. `accounts` fund it, `held_nano` is reserved.
+    """A submit as it was quoted, whose price stays that of this moment. `accounts` fund it; `held_nano` is reserved.
 
-    `body` is the caller's request without what is too long to keep; `path` the provider's path of the submit, `mark`
-    our own id there, "" where it takes none, `own_mark` the caller's, which only we know. `places` are the channels and
-    keys it may have been put to, in order.
-    `price` is the whole record, of which `features` choose. `origin` is how the caller addressed the gateway.
-    `key_name` and `traceparent` are for the span of the task's end.
+    `body` is the caller's request without what is too long to store; `path` is the provider's path of the submit;
+    `mark` is our id there, "" if it takes none; `own_mark` is the caller's, which only we know. `places` are the
+    channels and keys that it may have been sent to, in order. `price` is the whole record, from which `features`
+    select. `origin` is how the caller addressed the gateway. `key_name` and `traceparent` are for the span of the
+    task's end.
     """
 
     body: Mapping[str, Any]
@@ -56,12 +56,12 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What is known of a task from its provider: the last answer, the attempts of its submit, a failure's words.
+    """The provider's report on a task: the last answer, the attempts of its submit, a failure's message.
 
-    `polled`: the answer is one to a fetch, not to the submit. `upstream_model` is the provider's name for the model.
-    `cancel_asked`: the provider may have been asked to cancel it, so that it is over when nobody there knows it.
-    `said` are the failure's own words but for the provider's key, for the operator, where callers are told others.
-    `charged_nano` is what its caller paid for it.
+    `polled`: the answer is to a fetch, not to the submit. `upstream_model` is the provider's name of the model.
+    `cancel_asked`: the provider may have been asked to cancel it, so it is over if the provider no longer knows it.
+    `said` is the failure's own message without the provider's key, for the operator, if callers see another.
+    `charged_nano` is what the caller paid.
     """
 
     reply: msgspec.Raw = msgspec.Raw(b"")
@@ -81,12 +81,12 @@ encode = msgspec.json.encode
 
 
 def kept_body(value: Any) -> Any:
-    """A decoded request as it is kept: texts too long to be words are cut to their beginning."""
+    """A decoded request for storage: overlong strings are cut to their beginning."""
     return with_texts(value, lambda text: text if len(text) <= TEXT_CHARS_KEPT_MAX else text[:64] + "...")
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A task as it stands, opened."""
+    """The current task, unsealed."""
 
     row: TaskRow
     asked: Asked
@@ -98,19 +98,19 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def order(self) -> HoldOrder:
-        """The hold that its end resolves."""
+        """The hold that the task's end resolves."""
         row, asked = self.row, self.asked
         return HoldOrder(row.id, row.key_id, asked.accounts, asked.held_nano, row.model, asked.price.id)
 
     def step(self, now_ns: int) -> TaskStep:
-        """A step from where it stands, for who says what it changes."""
+        """A step from the current state, to be filled in by the caller."""
         row = self.row
         return TaskStep(
             id=row.id, version=row.version, key_id=row.key_id, state=self.state, progress=row.progress, now_ns=now_ns
         )
 
     def view(self) -> TaskView:
-        """What renderers are given; the addresses of its files are still the provider's."""
+        """The input of renderers; addresses of files are still the provider's."""
         row, named = self.row, self.asked.asked_model or self.row.model
         return TaskView(
             id=task_id_text(row.id),
@@ -136,18 +136,18 @@ class Task(msgspec.Struct, frozen=True):
 
 
 def mark_claim(key_id: int, own_mark: str, task_id: bytes) -> IdempotencyClaim:
-    """The claim of a name of the caller's own while nobody knows whether its task was begun: of two submits that come
-    at once the other finds it taken, whatever it asks."""
+    """The claim on the caller's own name while it is unknown whether the task has started: of two submits at once,
+    the second finds it taken, whatever it contains."""
     return IdempotencyClaim(key_id, "task.mark", own_mark, task_id)
 
 
 def in_callers_words(asked: Asked, reply: bytes) -> bytes:
-    """A provider's answer with the caller's own name of the task in the place of ours."""
+    """A provider's answer with the caller's name of the task in place of ours."""
     return reply.replace(encode(asked.mark), encode(asked.own_mark)) if asked.own_mark else reply
 
 
 def opened(sealer: Sealer, row: TaskRow) -> Task:
-    """Raises storage.secrets.SealError for a row that was sealed with another key."""
+    """Unseal a row. Raises storage.secrets.SealError if it was sealed with another key."""
     asked = _asked.decode(sealer.open(row.asked_sealed, asked_context(row.id)))
     told = Told()
     if row.told_sealed is not None:

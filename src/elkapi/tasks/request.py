@@ -1,4 +1,4 @@
-"""Requests to a task's provider: a declared method and path -> exact bytes for one channel and key, signed by name."""
+"""Requests to a task's provider: a declared method and path -> exact bytes for one channel and key, signed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from elkapi.upstream.jwt import access_token
 
 # {id} is one segment; {+id} keeps its slashes (names of Google's operations).
 _PLACE = re.compile(r"\{(\+?)([a-z_-]+)\}")
-# Longer than anything a provider says of a task.
+# Above the size of any provider's answer about a task.
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
-# The status by which providers say that there is no such task.
+# The status of providers for a task that does not exist.
 ABSENT = 404
 
 
 class Signer:
-    """Credentials by the name of a family's `auth`; `tokens` exchanges Google's keys."""
+    """Signs by the name in a family's `auth`; `tokens` exchanges Google's keys."""
 
     def __init__(self, tokens: TokenSource, clock: Clock) -> None:
         self._tokens = tokens
         self._clock = clock
 
     async def headers(self, channel: Channel, key: ChannelKey, wire_auth: str | None) -> list[tuple[bytes, bytes]]:
-        """Raises ValueError for a key that is none, TokenRefused, UpstreamFailure."""
+        """The headers of a credential. Raises ValueError for a malformed key, TokenRefused, UpstreamFailure."""
         auth = wire_auth or UPSTREAM_FAMILIES[channel.family].auth
         if auth == "jwt":
             return [(b"authorization", b"Bearer " + access_token(key.secret, self._clock.now_ns()).encode())]
@@ -45,17 +45,17 @@ class Signer:
 async def credential(
     signer: Signer, operation: Operation, channel: Channel, key: ChannelKey
 ) -> list[tuple[bytes, bytes]]:
-    """A channel's credential for an address of its provider. Raises ValueError, TokenRefused, UpstreamFailure."""
+    """A channel's credential for a provider's address. Raises ValueError, TokenRefused, UpstreamFailure."""
     found = None if operation.wire is None else endpoint_for(channel.family, operation.wire, False, "")
     return await signer.headers(channel, key, None if found is None else found[1].auth)
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:
-    """A declared path with its places filled in, percent-encoded. Raises KeyError for a place nobody knows."""
+    """A declared path with its placeholders filled in, percent-encoded. Raises KeyError for an unknown placeholder."""
 
     def place(hit: re.Match[str]) -> str:
         name = hit.group(2)
-        # The path of a submit is ours, and as it was declared.
+        # The path of a submit is ours, and inserted as declared.
         return values[name] if name == "submit" else quote(values[name], safe="/:" if hit.group(1) else "")
 
     return _PLACE.sub(place, template)
@@ -75,9 +75,9 @@ async def request_for(
     content_type: bytes = b"application/json",
     more: Mapping[bytes, bytes] | None = None,
 ) -> UpstreamRequest:
-    """`what` is a method and a path below the channel's base, such as `GET {submit}/{id}`.
+    """The request for `what`, a method and a path below the channel's base, such as `GET {submit}/{id}`.
 
-    Raises ValueError (the channel's family does not speak the operation's wire, or its key is none), TokenRefused.
+    Raises ValueError (the channel's family does not speak the operation's wire, or its key is malformed), TokenRefused.
     """
     found = None if operation.wire is None else endpoint_for(channel.family, operation.wire, False, model)
     if found is None:

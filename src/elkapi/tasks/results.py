@@ -39,13 +39,13 @@ from elkapi.upstream.follow import follow
 from elkapi.upstream.reply import UpstreamReply
 
 Reason = Literal["too_large", "wrong_type", "address_refused", "upstream", "store"]
-# Answers that may become better by themselves; a file that is not there yet is usually there a moment later, and a
-# signed address that expired while its copy waited (403 of most stores) is a fresh one in the next answer.
+# Statuses that may be temporary; a file that is not ready is usually there a moment later, and a signed address that
+# expired while its copy waited (403 of most stores) is renewed in the next answer.
 AGAIN_STATUSES = frozenset({403, 404, 408, 409, 423, 425, 429})
 
 
 class NotCopied(CopyFailed):
-    """A file was not copied, and nothing of it is kept; `again`: it may be there later."""
+    """A file was not copied, and nothing of it is stored. `again`: it may be available later."""
 
     def __init__(self, message: str, *, reason: Reason, again: bool) -> None:
         super().__init__(message, again=again, ours=reason == "store")
@@ -53,7 +53,7 @@ class NotCopied(CopyFailed):
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A file in the store, measured."""
+    """A stored file with its measured facts."""
 
     stored: Stored
     facts: Facts
@@ -62,7 +62,8 @@ class Fetched(msgspec.Struct, frozen=True):
 async def fetched(
     client: UpstreamClient, store: AssetStore, location: str, request: UpstreamRequest, bytes_max: int
 ) -> Fetched:
-    """Copy what a GET answers, redirects followed, to `location`. Raises NotCopied; a cancelled copy leaves nothing."""
+    """Copy the answer to a GET, following redirects, to `location`. Raises NotCopied; a cancelled copy leaves
+    nothing."""
     try:
         reply = await client.send(request)
         try:
@@ -85,14 +86,14 @@ async def fetched(
     except TooLarge as failure:
         raise NotCopied(str(failure), reason="too_large", again=False) from None
     except WrongType as failure:
-        # A page in its place is mostly a host that is not ready or not well.
+        # An HTML page instead of the file usually means that the host is not ready.
         raise NotCopied(str(failure), reason="wrong_type", again=True) from None
     except (StoreFailed, FileNotFoundError) as failure:
         raise NotCopied(f"the store did not take it: {failure}", reason="store", again=True) from None
 
 
 async def _body(reply: UpstreamReply, bytes_max: int) -> AsyncIterator[bytes]:
-    """The body of a good answer, all of it. Raises NotCopied, TooLarge, Cut."""
+    """The complete body of a good answer. Raises NotCopied, TooLarge, Cut."""
     if reply.status != 200:
         again = reply.status in AGAIN_STATUSES or reply.status >= 500
         raise NotCopied(f"the provider answered {reply.status}", reason="upstream", again=again)
@@ -109,7 +110,7 @@ async def _body(reply: UpstreamReply, bytes_max: int) -> AsyncIterator[bytes]:
 
 
 async def _facts(store: AssetStore, location: str, stored: Stored) -> Facts:
-    """Measured facts; a file that we cannot read is kept all the same, since its maker says that it is one."""
+    """Measured facts; an unreadable file is stored all the same, since its provider vouches for its kind."""
 
     async def read(start: int, length: int) -> bytes:
         length = min(length, stored.size_bytes - start)
@@ -122,7 +123,7 @@ async def _facts(store: AssetStore, location: str, stored: Stored) -> Facts:
 
 
 class AssetCopier:
-    """parts.Copier over the asset store; its rows are written here, before the task ends."""
+    """parts.Copier for the asset store; it writes the rows, before the task ends."""
 
     def __init__(
         self, installation: Installation, client: UpstreamClient, settings: Settings, clock: Clock = SYSTEM_CLOCK
@@ -134,7 +135,7 @@ class AssetCopier:
         self._store = open_store(settings)
 
     async def copy(self, task: Task, number: int, made: Made, request: UpstreamRequest, source: str) -> TaskAsset:
-        """The file as it stands in the task. Raises NotCopied."""
+        """Copy a file and return it as the task shows it. Raises NotCopied."""
         try:
             if (before := await asyncio.to_thread(self._before, task.row.id, number)) is not None:
                 return before.shown(source)
@@ -185,10 +186,10 @@ class AssetCopier:
 
 
 def asset_id_of(task_id: bytes, number: int) -> bytes:
-    """The id of a task's file, the same for every copy of it; it says nothing of the task's own."""
+    """The id of a task's file, the same for every copy; it does not reveal the task's id."""
     return hashlib.sha256(b"asset\0" + task_id + b"\0%d" % number).digest()[:16]
 
 
 def kind_shown(declared: AssetKind, found: FileKind) -> AssetKind:
-    """What the file is where we can tell, else what its family says."""
+    """The detected kind of the file, else the family's."""
     return declared if found.kind == "file" else found.kind

@@ -1,4 +1,4 @@
-"""What follows from one try to deliver a notice: delivered, again at some time, or given up; pure."""
+"""The consequence of one try to deliver a notice: delivered, retry later, or given up; pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NS = 1_000_000_000
 
 
 class Next(msgspec.Struct, frozen=True):
-    """What becomes of a notice."""
+    """The next state of a notice."""
 
     state: Literal["pending", "delivered", "given_up"]
     due_ns: int
@@ -32,10 +32,10 @@ def after(
     retry_after_s: float | None,
     share: Callable[[], float],
 ) -> Next:
-    """`tries` counts this one; `share` is a random number from 0 to 1. None as status: nobody answered.
+    """What follows from a try; `tries` counts this one, `share` is a random number from 0 to 1.
 
-    2xx is delivered, 410 says that nobody wants it. All else is tried again, later each time, until `until_ns`; a
-    receiver that asks for a longer wait gets one last try at that moment.
+    Status None: nobody answered. 2xx is delivered; 410 means that nobody wants it. Everything else is retried with
+    growing pauses until `until_ns`; a receiver that asks for a longer wait gets one last try at that moment.
     """
     if status is not None and is_success(status):
         return Next("delivered", now_ns)
@@ -47,13 +47,13 @@ def after(
 
 
 def wait_after(tries: int, share: float) -> float:
-    """Seconds after so many tries: doubled each time up to WAIT_S_MAX, of which `share` takes up to a quarter off, so
-    that what failed together does not come back together."""
+    """The pause in seconds after so many tries, doubled each time up to WAIT_S_MAX and reduced by up to a quarter by
+    `share`, so that what failed together does not return together."""
     return doubled_s(FIRST_WAIT_S, tries, WAIT_S_MAX) * (1 - share / 4)
 
 
 def retry_after(value: bytes | None, now_ns: int) -> float | None:
-    """The seconds of a Retry-After header, as a number or a date; None where it says nothing that can be read."""
+    """The seconds of a Retry-After header given as a number or a date; None if it cannot be read."""
     if value is None:
         return None
     text = value.decode("latin-1").strip()

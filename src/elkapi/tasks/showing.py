@@ -1,4 +1,4 @@
-"""Tasks as their callers see them: the provider's own answer with our addresses in it, or one of the neutral forms."""
+"""Tasks as callers see them: the provider's answer with our addresses in it, or one of the neutral forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Address = Callable[[TaskAsset, str], str]
 
 
 def native(task: Task, spec: TaskSpec, family: Family, view: TaskView) -> Any:
-    """The provider's last answer as if it answered now: ours where it and we differ. `view` has our addresses."""
+    """The provider's last answer, updated to our state where they differ. `view` has our addresses."""
     if task.told.reply and (task.told.polled or not spec.blank):
         body: Any = _decode(view.reply)
     else:
@@ -40,12 +40,12 @@ def native(task: Task, spec: TaskSpec, family: Family, view: TaskView) -> Any:
 def _put_state(spec: TaskSpec, view: TaskView, body: Any) -> None:
     """Our state and why it failed, where the answer says otherwise or nothing."""
     word = first(spec.state, body) if spec.state else None
-    # A state that the provider does not spell out (it is made up by `accept`) is not put there either.
+    # A state that the provider does not spell out (`accept` derives it) is not written there either.
     told = word is not None or (view.state.is_end and not spec.done)
     differs = told and spec.states.get(str(word)) is not view.state
     if differs and (ours := word_of(spec, view.state)) is not None:
         put(spec.state, body, ours)
-    # A cancelled task too, where a failure is all that its provider has a word for.
+    # Also for a cancelled task, if the provider has only a word for failure.
     failed = _told_as(spec, view.state) is State.FAILED
     if failed and view.error and spec.error and (differs or first_of(spec.error, body) is None):
         put(spec.error[0], body, view.error)
@@ -54,10 +54,8 @@ def _put_state(spec: TaskSpec, view: TaskView, body: Any) -> None:
 
 
 def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
-    """A provider's answer with our addresses in it and none of its own: a poster that could not be fetched is none.
-
-    The model in it has the name by which its caller knows it, and what it costs is what its caller pays.
-    """
+    """A provider's answer with our addresses and none of its own; a poster that could not be fetched is removed. The
+    model has the caller's name, and the cost is what the caller pays."""
     _put_costs(spec, view, body)
     if view.renamed:
         for path in spec.model:
@@ -73,7 +71,7 @@ def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
 
 
 def _put_costs(spec: TaskSpec, view: TaskView, body: Any) -> None:
-    """What the provider asks for the task is its operator's alone; a part of a credit counts as one."""
+    """Replace the provider's cost, which only the operator may see; fractions of a credit count as one."""
     if spec.estimate and (not view.state.is_end or first(spec.estimate, body) is not None):
         put(spec.estimate, body, view.held_nano / NANO_PER_CENT)
     if spec.cost and view.state.is_end:
@@ -81,7 +79,7 @@ def _put_costs(spec: TaskSpec, view: TaskView, body: Any) -> None:
 
 
 def with_addresses(view: TaskView, address: Callable[[TaskAsset], str]) -> TaskView:
-    """The view with our own addresses of its files."""
+    """The view with our addresses of its files."""
     if not view.assets:
         return view
     assets = tuple(msgspec.structs.replace(asset, url=address(asset)) for asset in view.assets)
@@ -89,21 +87,21 @@ def with_addresses(view: TaskView, address: Callable[[TaskAsset], str]) -> TaskV
 
 
 def spec_of(operations: Mapping[str, Operation], task: Task) -> TaskSpec:
-    """How the provider of a task tells of it."""
+    """The task declaration of an operation."""
     spec = operations[task.row.operation].task
     assert spec is not None
     return spec
 
 
 def _told_as(spec: TaskSpec, state: State) -> State:
-    """The state as which a provider's words can tell it."""
+    """The state that the provider's words can express."""
     if state in (State.CANCELLED, State.EXPIRED) and state not in spec.states.values():
         return State.FAILED
     return state
 
 
 def word_of(spec: TaskSpec, state: State) -> str | None:
-    """The provider's own word for a state; None where it has none, or makes it up out of others."""
+    """The provider's word for a state; None if it has none, or derives it from others."""
     state = _told_as(spec, state)
     return next((word for word, meant in spec.states.items() if meant is state and word), None)
 
@@ -142,8 +140,8 @@ def iso(ns: int) -> str:
 
 
 class Showing:
-    """Renders tasks for callers. `operations` and `families` are by an operation's id; `address` is our signed address
-    of a file, below the origin that the caller used."""
+    """Renders tasks for callers. `operations` and `families` are keyed by operation id; `address` makes our signed
+    address of a file below the origin that the caller used."""
 
     def __init__(self, operations: Mapping[str, Operation], families: Mapping[str, Family], address: Address) -> None:
         self._operations = operations
@@ -151,7 +149,7 @@ class Showing:
         self._address = address
 
     def submitted(self, form: str, task: Task, reply: bytes) -> bytes:
-        """The answer to a submit that was accepted: the provider's own bytes, or the form of its caller."""
+        """The answer to an accepted submit: the provider's bytes, or the caller's form."""
         if form != "native":
             view = self.view(task, task.asked.origin, wrapping=form == "wrapped")
             return msgspec.json.encode(submitted(form, view))
@@ -163,12 +161,13 @@ class Showing:
         return msgspec.json.encode(body if show is None else show(body))
 
     def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:
-        """(status, body) of a task as it stands."""
+        """(status, body) of the current task."""
         spec = spec_of(self._operations, task)
         form = operation.form
         flat_form = self._operations[task.row.operation].flat_form
         if form == "native" and task.row.form == flat_form and operation.listing is None:
-            # Who began it in the gateway's own words on this provider's route is answered in them; lists have one form.
+            # A caller who submitted in the neutral form on this provider's route is answered in it; lists have one
+            # form.
             form = task.row.form
         if form == "native":
             own = f"{origin}{spec.address}"
@@ -180,7 +179,7 @@ class Showing:
         return 200, rendered(form, self.view(task, origin, wrapping=form == "wrapped"))
 
     def view(self, task: Task, origin: str, *, wrapping: bool = False) -> TaskView:
-        """What a renderer is given, with our own addresses of its files; those that wrap a native answer wrap ours."""
+        """The input of renderers, with our addresses of its files, also inside a native answer."""
         view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
         if not wrapping or not view.reply:
             return view
@@ -189,7 +188,7 @@ class Showing:
         return msgspec.structs.replace(view, reply=msgspec.json.encode(body if show is None else show(body)))
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:
-        """(status, body) after a task was cancelled or forgotten; a native DELETE answers as its provider does."""
+        """(status, body) after a task was cancelled or deleted; a native DELETE is answered as its provider does."""
         if operation.form == "native" and operation.method == "DELETE":
             spec = operation.task
             return (204, b"") if spec is None or spec.deleted is None else (200, msgspec.json.encode(spec.deleted))
@@ -201,7 +200,7 @@ class Showing:
         return status, msgspec.json.encode(body)
 
     def headers(self, operation: Operation, task: Task) -> tuple[tuple[bytes, bytes], ...]:
-        """Beside the body: how long OpenAI's helper is to wait between two polls."""
+        """Extra headers: how long OpenAI's helper waits between two polls."""
         if operation.form != "video" or task.state.is_end:
             return ()
         return ((b"openai-poll-after-ms", b"%d" % POLL_AFTER_MS),)

@@ -1,5 +1,7 @@
-"""Standard Webhooks: the secrets of keys and the headers that let a receiver know who sent an event; pure but for the
-randomness of a new secret. Rows of secrets are `storage.repos.webhook_secrets`'.
+"""Standard Webhooks: keys' secrets and the headers that prove who sent an event; pure except for the randomness of a
+new secret.
+
+The rows of secrets are in `storage.repos.webhook_secrets`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ def signature(secret: str, event_id: str, at_s: int, body: bytes) -> str:
 
 
 def headers(secrets: Sequence[str], event_id: str, at_s: int, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The three headers of an event; each secret that is in force signs it."""
+    """The three headers of an event, signed with each current secret."""
     signatures = " ".join(signature(secret, event_id, at_s, body) for secret in secrets)
     return [
         (b"webhook-id", event_id.encode()),

@@ -1,4 +1,4 @@
-"""A task's end -> what a collector is told of it: one span from its submit to its end, in its caller's trace. Pure."""
+"""A task's end -> its span for the collector, from its submit to its end, in its caller's trace. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elkapi.types import Channel, RequestRecord
 def span_of(
     task: Task, record: RequestRecord, channels: Mapping[int, Channel], *, sample_ratio: float, with_errors: bool
 ) -> CallFacts:
-    """What `record`, the end of `task`, is told as."""
+    """The span of `record`, the end of `task`."""
     trace = trace_of(task.row.id, task.asked.traceparent.encode("latin-1", "ignore"))
     return facts_of(
         record,

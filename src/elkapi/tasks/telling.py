@@ -1,4 +1,4 @@
-"""Which events a step of a task makes, and in whose words: each change of state, for the address its caller gave."""
+"""The events of a task's step, and their form: one per change of state, for the address that the caller gave."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from elkapi.tasks.showing import Address, native, with_addresses, word_of
 from elkapi.types import Notice, NoticeForm, TaskStep
 
 _told = msgspec.json.Decoder(record.Told)
-# Forms of ours whose contracts say how they call back.
+# Our own forms with a contract for callbacks.
 _OF_FORMS: Mapping[str, NoticeForm] = {"sora-wrapped": "sora", "task-submit": "guide"}
 _CHANGED = ("native_id", "started_ns", "finished_ns", "error_code")
 
 
 class Teller:
-    """Writes the notices of steps; sending them is `notify`'s.
-
-    `operations` and `families` are by an operation's id, `address` is our address of a file.
-    """
+    """Creates the notices of steps; `notify` sends them. `operations` and `families` are keyed by operation id,
+    `address` makes our address of a file."""
 
     def __init__(
         self,
@@ -39,7 +37,7 @@ class Teller:
         self._address = address
 
     def told(self, task: Task, step: TaskStep) -> TaskStep:
-        """The step with what is to be told of it; `task` is the task before it."""
+        """The step with its notices; `task` is the task before it."""
         if not task.asked.callback_url or step.state is task.state:
             return step
         operation = self._operations[task.row.operation]
@@ -68,7 +66,7 @@ class Teller:
 
 
 def after_step(task: Task, step: TaskStep) -> Task:
-    """The task as the step leaves it."""
+    """The task after the step."""
     changed = {name: value for name in _CHANGED if (value := getattr(step, name)) is not None}
     row: TaskRow = msgspec.structs.replace(
         task.row,

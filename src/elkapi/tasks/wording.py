@@ -1,4 +1,4 @@
-"""A failure's words as its caller may read them: without who the provider is, and what our account there has left."""
+"""A failure's message as callers may read it: without the provider's identity or the state of our account there."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from elkapi.types import Attempt
 
 
 def public(text: str, task: Task, account: Account) -> str:
-    """What may be told of it."""
+    """The message for callers."""
     return redact(text, _attempt(task, account), _model(task))
 
 
 def kept(text: str, task: Task, account: Account) -> str:
-    """What its operator reads: all but the provider's key, which nobody sees."""
+    """The message for the operator: everything but the provider's key."""
     return recorded(text, _attempt(task, account))
 
 
 def unfit(spec: TaskSpec, reply: Any, task: Task, account: Account) -> Mapping[str, str]:
-    """The words of a failure in a decoded answer that nobody is to read as they are, by what is told instead."""
+    """The texts of a failure in a decoded answer that must not be shown as they are, with their replacements."""
     # What is mostly one text, and may be an object or a list of some.
     said = (text for path in spec.error for one in compiled(path)(reply) for text in texts_in(one))
     return {one: told for one in said if (told := public(one, task, account)) != one}
