@@ -114,7 +114,7 @@ def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) 
     counted = [name for name in lines if name.startswith("elkapi_attempts_total")]
     assert 100 < len(counted) < 1000
     assert all(float(lines[name]) == 1 for name in counted)
-    assert "metrics are not counted" in done.stderr
+    assert "cannot record metrics" in done.stderr
     assert float(lines["elkapi_input_tokens_total"]) == 1000
     # Neither is what had room counted again with the next fold.
     assert float(lines['elkapi_alerts_total{kind="known"}']) == 2
