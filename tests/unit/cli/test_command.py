@@ -348,7 +348,7 @@ def test_a_role_that_runs_is_not_started_again_beside_it(elkapi: Elkapi, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("below", "said"), [("a" * 120, "choose a shorter ELKAPI_DATA_DIR"), ("file", "cannot be made")]
+    ("below", "said"), [("a" * 120, "choose a shorter ELKAPI_DATA_DIR"), ("file", "cannot create the data directory")]
 )
 def test_a_data_directory_that_cannot_be_used_is_named(
     elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str, said: str
