@@ -17,16 +17,16 @@ from elkapi.types import State, TaskAsset, TaskView
 
 INDEX = "operations"
 _ABOUT = {
-    Role.SUBMIT: "Begins a task. It holds the most the task may cost; a task that fails is free.",
-    Role.FETCH: "Tells of a task as it stands, from the gateway's own tables. Free.",
-    Role.CANCEL: "Cancels an open task where its provider can, and forgets one that ended. Free.",
+    Role.SUBMIT: "Submits a task and holds the most it may cost. A task that fails is free.",
+    Role.FETCH: "Shows the current state of a task, from the gateway's own tables. Free.",
+    Role.CANCEL: "Cancels an open task if its provider can, and deletes one that ended. Free.",
     Role.LIST: "Lists the key's own tasks. Free.",
 }
-_AT_ONCE = "Is answered at once: no task is begun. What it made is named in later calls."
-_CANCELS_ALONE = "Cancels an open task where its provider can; one that ended is shown as it is. Free."
+_AT_ONCE = "Answers at once, without a task. Later calls refer to its result."
+_CANCELS_ALONE = "Cancels an open task if its provider can, and shows one that ended. Free."
 # Forms that are no JSON object of a task's.
 _IN_WORDS = {
-    "neutral-events": "The answer is a stream of events; each has the task as `GET /v1/tasks/{id}` shows it.",
+    "neutral-events": "The answer is a stream of events, each with the task as `GET /v1/tasks/{id}` shows it.",
     "video-content": "The answer is the file.",
 }
 _BEGUN = TaskView(
@@ -75,7 +75,7 @@ def index_markdown() -> str:
         f"| [`{one.id}`]({INDEX}/{one.id}) | `{one.method}` | `{one.path}` | {one.unit} |"
         for one in task_operations().values()
     ]
-    head = "# Operations of tasks\n\nEvery route that begins, follows, lists or cancels a task; each has a page.\n\n"
+    head = "# Operations of tasks\n\nEvery route that submits, follows, lists or cancels a task, each with a page.\n\n"
     return head + "| operation | method | path | unit |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
@@ -86,7 +86,7 @@ def markdown(operation: Operation) -> str:
         lines += ["Also at " + ", ".join(f"`{path}`" for path in operation.aliases) + ".", ""]
     if operation.also:
         names = ", ".join(f"`{id_}`" for id_, _ in operation.also)
-        lines += [f"`elkapi operations` lists it as {names} too.", ""]
+        lines += [f"`elkapi operations` also lists it as {names}.", ""]
     if operation.role is Role.SUBMIT:
         lines += _submit(operation)
     lines += ["## Call it", "", "```sh", _sample(operation), "```", ""]
@@ -107,31 +107,31 @@ def _submit(operation: Operation) -> list[str]:
     assert meter is not None
     assert task is not None
     where = {
-        "body": f"the member `{source.name}`",
+        "body": f"the field `{source.name}`",
         "path": "the path",
-        "body_or_path": f"the member `{source.name}`, or the path",
-        "source": "the task that it goes on from",
+        "body_or_path": f"the field `{source.name}`, or the path",
+        "source": "the model of the task that it continues",
         "none": "its own",
-        "any": "any of the key's of this provider",
+        "any": "any model of this provider that the key may use",
     }[source.where]
     rows = [
         ("model", where + (f"; {_default(source)}" if source.default else "")),
         ("body", "multipart/form-data or JSON" if operation.body is Body.FORM else "JSON"),
-        ("price", "free" if operation.unit == "free" else f"by the {operation.unit}"),
+        ("price", "free" if operation.unit == "free" else f"per {operation.unit}"),
     ]
     if meter.seconds:
         length = ", ".join(f"`{path}`" for path in meter.seconds)
-        rows.append(("length", f"{length}; {meter.seconds_default:g} s when it says none"))
+        rows.append(("length", f"{length}; {meter.seconds_default:g} s by default"))
     rows += [(f"feature `{name}`", _found_at(paths)) for name, paths in meter.features.items()]
     if task.callback:
-        rows.append(("callback", f"`{task.callback}`, in the {task.notice} form"))
+        rows.append(("callback", f"`{task.callback}`, in the {task.notice} format"))
     if operation.neutral:
-        rows.append(("served by", "any provider of videos: " + ", ".join(VIDEO_MAPS)))
+        rows.append(("served by", "any video provider: " + ", ".join(VIDEO_MAPS)))
     return ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows), ""]
 
 
 def _default(source: ModelSource) -> str:
-    return f"`{source.default}`" if source.where == "none" else f"`{source.default}` when it names none"
+    return f"`{source.default}`" if source.where == "none" else f"`{source.default}` by default"
 
 
 def _found_at(paths: tuple[str, ...]) -> str:
@@ -139,7 +139,7 @@ def _found_at(paths: tuple[str, ...]) -> str:
     members = " or ".join(f"`{path}`" for path in paths if not path.startswith("="))
     default = next((f"`{path[1:]}`" for path in paths if path.startswith("=")), "")
     if members and default:
-        return f"{members}; {default} when it says none"
+        return f"{members}; {default} by default"
     return members or f"always {default}"
 
 
@@ -151,13 +151,13 @@ def _answer(operation: Operation) -> list[str]:
         return _forgotten(operation)
     if form != "native":
         return _in_form(role, form)
-    own = "The answer is the provider's own, with this gateway's addresses of the files in it."
+    own = "The answer is the provider's own, with file addresses at this gateway."
     if task.at_once:
         return ["The answer is the provider's own.", ""]
     if role is Role.LIST:
-        own = "Each task in the list is told as its provider tells it."
+        own = "Each task in the list is in its provider's own format."
     words = ", ".join(f"`{word}` ({state.value})" for word, state in _words(task.states).items())
-    state = f"It ended once `{task.done}` is true." if task.done else f"State at `{task.state}`: {words}."
+    state = f"It has ended once `{task.done}` is true." if task.done else f"State at `{task.state}`: {words}."
     return [own, "", state, ""]
 
 
@@ -174,7 +174,7 @@ def _in_form(role: Role, form: str) -> list[str]:
         return _shown("The answer:", submitted(form, _BEGUN))
     if role is Role.CANCEL:
         return _shown("The answer:", rendered(form, _CANCELLED))
-    title = "A task in the list:" if role is Role.LIST else "The answer, once it succeeded:"
+    title = "A task in the list:" if role is Role.LIST else "The answer once the task has succeeded:"
     return _shown(title, rendered(form, _MADE))
 
 

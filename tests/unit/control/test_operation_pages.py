@@ -53,21 +53,21 @@ def test_the_index_names_them_all_and_nothing_else_is_made_up(library: Library, 
     ("name", "said"),
     [
         # The provider's default is told as one, and not in the notation of the catalog.
-        ("kling.text-to-video", "| feature `mode` | `mode` or `input.mode`; `std` when it says none |"),
+        ("kling.text-to-video", "| feature `mode` | `mode` or `input.mode`; `std` by default |"),
         ("luma.video-modify", "| feature `resolution` | always `720p` |"),
         # What is answered at once begins no task, and what is free is not sold by the call.
-        ("runway.upload", "Is answered at once: no task is begun."),
+        ("runway.upload", "Answers at once, without a task."),
         ("runway.upload", "| price | free |"),
         ("kling.identify-face", "| model | its own; `kling-identify-face` |"),
         # Where a path has no place for the id it is asked for by its name.
         ("minimax.file", "/minimax/v1/files/retrieve?file_id=${file_id}"),
         ("minimax.query", "/minimax/v1/query/video_generation?task_id=${task_id}"),
         ("veo.query", "/v1/video/query?id=${id}"),
-        ("veo.operation", "It ended once `done` is true."),
+        ("veo.operation", "It has ended once `done` is true."),
         # How the gateway's own forms look.
         ("tasks.get", '"object": "task"'),
         ("seedance.unified-query", '"status": "completed"'),
-        ("tasks.cancel", "one that ended is shown as it is"),
+        ("tasks.cancel", "and shows one that ended"),
         ("tasks.delete", '"object": "task.deleted"'),
         ("sora.content", "The answer is the file."),
         ("runway.task-delete", "The answer is 204, without a body."),
