@@ -117,8 +117,8 @@ def console_page() -> str:
     )
     body = f"""
       <h1>The web console is not in this release</h1>
-      <p class="lead">It comes with a later one. Until then, use the <code>elkapi</code> command on the gateway's machine; changes
-      take effect in every process within a second.</p>
+      <p class="lead">It comes with a later one. Until then, use the <code>elkapi</code> command on the gateway's
+      machine; changes take effect in every process within a second.</p>
       <div class="scroll" tabindex="0"><table><thead><tr><th>Command</th><th>What it does</th></tr></thead>
       <tbody>{rows}</tbody></table></div>
       <p>Every listing command takes <code>--json</code>. See

@@ -145,7 +145,7 @@ async def test_the_chat_model_is_shown_where_there_is_one(site: Site) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example:8000") as client:
         page = (await client.get("/")).text
         assert "<code>a-&lt;chat&gt;-model</code>" in page
-        assert "an embedding model and a small chat model of its own" in page
+        assert "comes with an embedding model and a small chat model" in page
         assert (await client.get("/api/status")).json()["data"]["local_chat_model"] == "a-<chat>-model"
 
 
