@@ -163,7 +163,7 @@ def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> 
 async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, *, repeatable: bool) -> None:
     """Raises BadRequest for a name of the caller's own that is none, or already that of a task; providers want it once.
 
-    `repeatable`: a submit under an idempotency key may come again, so its claim is to be asked first (`Submit.reserve`).
+    `repeatable`: a submit under an idempotency key may come again, so its claim is asked first (`Submit.reserve`).
     """
     param = asked.task.mark
     mark = asked.body.get(param)

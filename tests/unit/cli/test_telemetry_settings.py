@@ -16,7 +16,7 @@ def test_doctor_masks_headers_and_passwords_of_the_collector(elkapi: Elkapi, mon
     done = elkapi("doctor")
     shown = elkapi("doctor", "--json")
     assert PLANTED not in done.out + done.err + shown.out + shown.err
-    assert "calls are told to https://me:***@collector.example.com/otel?***, without content" in done.out
+    assert "calls are exported to https://me:***@collector.example.com/otel?***, without content" in done.out
     monkeypatch.setenv("ELKAPI_OTLP_ENDPOINT", "collector:4317")
     assert "an http:// or https:// address is needed" in elkapi("doctor").out
 
@@ -42,7 +42,7 @@ def test_content_is_switched_off_by_a_word(value: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTLP_CONTENT", "maybe", "ELKAPI_OTLP_CONTENT='maybe' is neither true nor false"),
+        ("OTLP_CONTENT", "maybe", "ELKAPI_OTLP_CONTENT='maybe' must be true or false"),
         ("OTLP_SAMPLE_RATIO", "1.5", "otlp_sample_ratio is 1.5; it must be at most 1"),
         ("OTLP_SAMPLE_RATIO", "-1", "otlp_sample_ratio is -1.0; it must not be negative"),
     ],
