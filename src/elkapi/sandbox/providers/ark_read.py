@@ -39,7 +39,6 @@ class ArkAsked(msgspec.Struct, frozen=True, kw_only=True):
     """One task with the values it will really use. `frames` is its length, `rate` the nano-USD of a token."""
 
     model: str
-    prompt: str
     resolution: str
     ratio: str
     frames: int
@@ -101,7 +100,6 @@ def read(body: bytes) -> ArkAsked:
     seed = _whole(values, "seed", -1, SEED_MAX, -1)
     return ArkAsked(
         model=name,
-        prompt=content.text,
         resolution=resolution,
         ratio="16:9" if ratio == "adaptive" else ratio,
         frames=frames,

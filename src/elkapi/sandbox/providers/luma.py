@@ -37,9 +37,8 @@ CONCEPTS = ("dolly_zoom", "handheld", "orbit_left")
 
 
 class LumaAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation that is asked for. `kind` is the word that its `request` echoes, `echo` all of it."""
+    """One generation that is asked for. `echo` is what its `request` echoes."""
 
-    kind: str
     model: str
     nano_usd: int
     echo: dict[str, Any]
@@ -165,7 +164,6 @@ def _video(body: bytes) -> LumaAsked:
         raise _refuse("loop", "must be a boolean")
     width, height = _size(ratio, HEIGHTS[resolution])
     return LumaAsked(
-        kind="video",
         model=model,
         nano_usd=RATES[model] * seconds * HEIGHTS[resolution] // (5 * HEIGHTS["720p"]),
         echo={**given, "generation_type": "video", "model": model},
@@ -188,7 +186,6 @@ def _image(body: bytes) -> LumaAsked:
             bodies.address(reference.get("url"), name, _refuse)
     echo = {**given, "generation_type": "image"}
     return LumaAsked(
-        kind="image",
         model=model,
         nano_usd=PICTURES[model],
         echo=echo,
@@ -217,7 +214,6 @@ def _of_media(body: bytes, kind: str, models: tuple[str, ...]) -> LumaAsked:
     width, height = _size(ratio, HEIGHTS["720p"])
     picture = kind == "reframe_image"
     return LumaAsked(
-        kind=kind,
         model=model,
         nano_usd=PICTURES[model] if picture else RATES[model],
         echo=given,
@@ -240,7 +236,6 @@ def _after(body: bytes, source: LumaAsked, kind: str, nano_usd: int) -> LumaAske
         bodies.text(given, "prompt", PROMPT_CHARS_MAX, _refuse, required=True)
     return msgspec.structs.replace(
         source,
-        kind=kind,
         nano_usd=nano_usd,
         echo={**given, "generation_type": kind},
         width=source.width * height // source.height // 2 * 2,

@@ -46,7 +46,6 @@ class MinimaxAsked(msgspec.Struct, frozen=True, kw_only=True):
     """One video that is asked for, and its price."""
 
     model: str
-    prompt: str
     seconds: int
     resolution: str
     callback_url: str | None
@@ -70,7 +69,6 @@ def read(body: bytes) -> MinimaxAsked:
     seconds, resolution = given.get("duration", 6), given.get("resolution", "768P" if model in HAILUO else "720P")
     return MinimaxAsked(
         model=model,
-        prompt=prompt,
         seconds=seconds,
         resolution=resolution,
         callback_url=_callback(given),

@@ -43,7 +43,6 @@ _NAME = re.compile(r"veo-(?P<version>[23]\.[0-9])(?P<fast>-fast|-lite)?-generate
 class VeoAsked(msgspec.Struct, frozen=True, kw_only=True):
     """One prediction: how many videos of which length and size, and what a second of one costs."""
 
-    prompt: str
     samples: int
     seconds: int
     width: int
@@ -63,7 +62,7 @@ def read(body: bytes, model: str, *, vertex: bool = False) -> VeoAsked:
         raise invalid("The request must have exactly one instance.")
     instance = _known(instances[0], "instances", VERTEX_INSTANCE if vertex else INSTANCE)
     parameters = _known(given.get("parameters"), "parameters", VERTEX_PARAMETERS if vertex else PARAMETERS)
-    prompt = _instance_checked(instance)
+    _instance_checked(instance)
     resolution = _choice(parameters, "resolution", ("720p", "1080p", "4k"), "720p")
     ratio = _choice(parameters, "aspectRatio", ("16:9", "9:16"), "16:9")
     _choice(parameters, "personGeneration", PEOPLE, None)
@@ -73,7 +72,6 @@ def read(body: bytes, model: str, *, vertex: bool = False) -> VeoAsked:
         raise invalid(f"`{resolution}` videos are only supported with a duration of 8 seconds by Veo 3 models.")
     width, height = SIZES[resolution, ratio]
     return VeoAsked(
-        prompt=prompt,
         samples=_whole(parameters, "sampleCount", tuple(range(1, SAMPLES_MAX + 1)), 1),
         seconds=seconds,
         width=width,
@@ -104,8 +102,8 @@ def _known(value: object, path: str, known: set[str]) -> dict[str, Any]:
     return found
 
 
-def _instance_checked(instance: dict[str, Any]) -> str:
-    """The prompt of an instance, "" when a picture or a video stands alone. Raises Problem."""
+def _instance_checked(instance: dict[str, Any]) -> None:
+    """Refuse an instance with neither prompt nor picture nor video, or with pictures that are none."""
     prompt = instance.get("prompt") or ""
     if not isinstance(prompt, str):
         raise invalid("Unable to process input: `prompt` must be a string.")
@@ -124,7 +122,6 @@ def _instance_checked(instance: dict[str, Any]) -> str:
         if str(found.get("referenceType", "")).lower() not in ("asset", "style"):
             raise invalid("`referenceType` must be asset or style.")
         _medium_checked(found.get("image"), "referenceImages.image")
-    return prompt
 
 
 def _medium_checked(value: object, path: str) -> None:
