@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.providers.bodies import decoded_base64
 from elkapi.sandbox.sealing import is_sealed
 from elkapi.sandbox.talk import IMAGE_TOKENS, Call, Result, Tool, Turn, words
 
@@ -298,11 +297,7 @@ def _source(value: object, path: str, types: tuple[str, ...]) -> str:
         raise fail(path, "Input tag found using 'type' does not match: 'base64', 'url', 'file'")
     if source.get("media_type") not in types:
         raise fail(f"{path}.base64.media_type", f"Input should be {', '.join(map(repr, types))}")
-    try:
-        data = base64.b64decode(source.get("data") or "", validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        data = b""
-    if not data:
+    if not decoded_base64(source.get("data")):
         raise fail(f"{path}.base64", "invalid base64 data")
     return str(source["media_type"])
 

@@ -11,7 +11,7 @@ import msgspec
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers import ark_models
 from elkapi.sandbox.providers.ark_models import RATIOS, RESOLUTIONS, Model
-from elkapi.sandbox.providers.bodies import object_of
+from elkapi.sandbox.providers.bodies import is_address, object_of
 from elkapi.sandbox.strict import strictly
 
 SECONDS_DEFAULT = 5
@@ -165,7 +165,7 @@ def _read_item(item: object, at: str, content: _Content) -> None:
 
 
 def _address_checked(url: object, at: str) -> None:
-    if not isinstance(url, str) or not url.startswith(("https://", "http://", "data:", "asset://")):
+    if not is_address(url, ("https://", "http://", "data:", "asset://")):
         raise invalid(at, "it must be an address, an asset or base64 data with its type")
 
 
@@ -248,6 +248,6 @@ def _whole(values: Mapping[str, Any], name: str, low: int, high: int, default: i
 
 def _callback(values: Mapping[str, Any]) -> str | None:
     url = values.get("callback_url")
-    if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
+    if url is not None and not is_address(url):
         raise invalid("callback_url", "it must be an address")
     return url

@@ -1,9 +1,10 @@
-"""Readers of JSON bodies that providers of tasks share; how a refusal is worded is the provider's."""
+"""Readers of JSON bodies that providers share; how a refusal is worded is the provider's."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -55,8 +56,21 @@ def whole(given: Mapping[str, Any], name: str, low: int, high: int, refuse: Refu
     return value
 
 
+def is_address(value: object, schemes: tuple[str, ...] = ("https://", "http://")) -> TypeGuard[str]:
+    """Whether a member is an address of one of some schemes."""
+    return isinstance(value, str) and value.startswith(schemes)
+
+
+def decoded_base64(value: object) -> bytes | None:
+    """What a member holds in base64; None when it is none."""
+    try:
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
 def address(value: object, name: str, refuse: Refuse, schemes: tuple[str, ...] = ("https://", "http://")) -> str:
     """An address of one of some schemes. Raises Problem."""
-    if not isinstance(value, str) or not value.startswith(schemes):
+    if not is_address(value, schemes):
         raise refuse(name, f"must be an address that begins with {' or '.join(schemes)}")
     return value

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from elkapi.sandbox.messages import Problem
-from elkapi.sandbox.providers.bodies import object_of
+from elkapi.sandbox.providers.bodies import decoded_base64, is_address, object_of
 from elkapi.sandbox.strict import strictly
 
 PROMPT_CHARS_MAX = 2_500
@@ -70,7 +68,7 @@ def read(body: bytes, reader: Callable[[Fields], KlingAsked]) -> KlingAsked:
     """Read a body with the reader of its operation. Raises Problem."""
     given = object_of(body, lambda name, why: invalid(f"{name} {why}"))
     url = given.get("callback_url")
-    if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
+    if url is not None and not is_address(url):
         raise invalid("callback_url is invalid")
     external = given.get("external_task_id", "")
     if not isinstance(external, str):
@@ -146,7 +144,7 @@ def faces(given: Fields) -> KlingAsked:
     video_id, url = given.get("video_id"), given.get("video_url")
     if (video_id is None) == (url is None):
         raise invalid("one of video_id and video_url is needed")
-    if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
+    if url is not None and not is_address(url):
         raise invalid("video_url is invalid")
     if video_id is not None and not isinstance(video_id, str):
         raise invalid("video_id is invalid")
@@ -284,9 +282,5 @@ def _count(given: Fields) -> int:
 
 def _picture(picture: object, name: str) -> None:
     """Refuse what is neither an address nor plain base64; Kling takes no `data:` before it."""
-    if isinstance(picture, str) and picture.startswith(("https://", "http://")):
-        return
-    try:
-        base64.b64decode(picture if isinstance(picture, str) and picture else "!", validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid(f"{name} is neither an address nor valid base64") from None
+    if not is_address(picture) and not decoded_base64(picture):
+        raise invalid(f"{name} is neither an address nor valid base64")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +10,7 @@ import msgspec
 
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.pictures import png_size
-from elkapi.sandbox.providers.bodies import object_of
+from elkapi.sandbox.providers.bodies import decoded_base64, is_address, object_of
 from elkapi.sandbox.strict import strictly
 
 BAD_PARAMETERS = "2013"
@@ -119,15 +117,14 @@ def _picture_checked(picture: object, name: str) -> None:
     """Refuse what is neither an address nor a data URL; a PNG with too short a side is refused too."""
     if not isinstance(picture, str):
         raise invalid(f"{name} must be a text")
-    if picture.startswith(("https://", "http://")):
+    if is_address(picture):
         return
     found = _DATA_URL.fullmatch(picture)
     if found is None:
         raise invalid(f"{name} must be an address or a data URL of a JPEG, PNG or WebP")
-    try:
-        content = base64.b64decode(found[1], validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid(f"{name} holds no valid base64") from None
+    content = decoded_base64(found[1])
+    if content is None:
+        raise invalid(f"{name} holds no valid base64")
     size = png_size(content)
     if len(content) >= PICTURE_BYTES_MAX:
         raise invalid(f"{name} must be smaller than 20MB")
@@ -139,7 +136,7 @@ def _picture_checked(picture: object, name: str) -> None:
 
 def _callback(given: Mapping[str, Any]) -> str | None:
     url = given.get("callback_url")
-    if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
+    if url is not None and not is_address(url):
         raise invalid("callback_url must be an address")
     return url
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,6 +10,7 @@ import msgspec
 
 from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.providers.bodies import decoded_base64, is_address
 from elkapi.sandbox.providers.openai_models import THINKS_TOKENS, UNKNOWN_PREFIX, thinks_tokens
 from elkapi.sandbox.talk import Ask, Call, Result, Tool, Turn
 
@@ -130,7 +129,7 @@ def sampling_checked(body: Mapping[str, Any]) -> None:
 
 def image_source(url: object, param: str) -> str:
     """What an image part shows: its URL, or the type and size of a data URL. Raises Problem for anything else."""
-    if isinstance(url, str) and url.startswith(("https://", "http://")):
+    if is_address(url):
         return url
     head, comma, data = (url if isinstance(url, str) else "").partition(",")
     kind = re.fullmatch(r"data:(image/(?:png|jpeg|gif|webp));base64", head)
@@ -141,10 +140,10 @@ def image_source(url: object, param: str) -> str:
 
 def decoded_bytes(data: object, param: str) -> int:
     """How many bytes some base64 holds. Raises Problem when it is none."""
-    try:
-        return len(base64.b64decode(data if isinstance(data, str) else "!", validate=True))
-    except (binascii.Error, ValueError):
-        raise invalid("This part holds no valid base64.", param) from None
+    content = decoded_base64(data)
+    if content is None:
+        raise invalid("This part holds no valid base64.", param)
+    return len(content)
 
 
 class Content(msgspec.Struct):

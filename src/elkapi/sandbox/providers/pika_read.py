@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from elkapi.sandbox.messages import Problem
-from elkapi.sandbox.providers.bodies import object_of
+from elkapi.sandbox.providers.bodies import decoded_base64, is_address, object_of
 from elkapi.sandbox.strict import strictly
 
 SECONDS = 5
@@ -100,13 +98,9 @@ def _number(given: Mapping[str, Any], name: str, low: float, high: float, defaul
 
 
 def _medium_checked(value: object, name: str) -> None:
-    if isinstance(value, str) and value.startswith(("https://", "http://")):
-        return
     text = value if isinstance(value, str) else ""
-    try:
-        base64.b64decode(text.partition("base64,")[2] or text or "!", validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid(f"{name} must be an address or base64, and not empty") from None
+    if not is_address(text) and not decoded_base64(text.partition("base64,")[2] or text):
+        raise invalid(f"{name} must be an address or base64, and not empty")
 
 
 def _wrong(name: str, why: str) -> Problem:

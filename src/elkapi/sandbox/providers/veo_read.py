@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from typing import Any
 
 import msgspec
 
+from elkapi.sandbox.providers.bodies import decoded_base64
 from elkapi.sandbox.providers.gemini_models import no_such_model
 from elkapi.sandbox.providers.gemini_read import fields_of, json_object
 from elkapi.sandbox.providers.gemini_schema import invalid
@@ -134,10 +133,8 @@ def _medium_checked(value: object, path: str) -> None:
         return
     if not isinstance(found.get("mimeType", found.get("encoding")), str):
         raise invalid(f"Unable to process input: `{path}` needs a `mimeType`.")
-    try:
-        base64.b64decode(data if isinstance(data, str) else "!", validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid(f"Unable to process input: `{path}` holds no valid base64.") from None
+    if decoded_base64(data) is None:
+        raise invalid(f"Unable to process input: `{path}` holds no valid base64.")
 
 
 def _choice(parameters: dict[str, Any], name: str, words: tuple[str, ...], default: str | None) -> str:
