@@ -42,11 +42,7 @@ def json_schema(schema: object, path: str) -> dict[str, Any]:
         if name not in WORDS:
             raise unknown_name(written, path)
         if name == "type":
-            if isinstance(value, int) and 0 < value < len(NUMBERED):
-                value = NUMBERED[value]
-            if not isinstance(value, str) or value.upper() not in TYPES:
-                raise invalid(f"Invalid value at '{path}.type' (type.googleapis.com/google.ai.Type), \"{value}\"")
-            result["type"] = value.lower()
+            result["type"] = _type(value, path)
         elif name == "properties" and isinstance(value, dict):
             result["properties"] = {
                 key: json_schema(entry, f"{path}.properties[{key}]") for key, entry in value.items()
@@ -59,16 +55,7 @@ def json_schema(schema: object, path: str) -> dict[str, Any]:
             result[name] = int(value)  # 64-bit numbers travel as text.
         else:
             result[name] = value
-    kind, values = result.get("type"), result.get("enum")
-    if kind == "array" and "items" not in result:
-        raise invalid(f"* GenerateContentRequest.{path}.items: missing field.")
-    if values is not None:
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise invalid(f"Invalid value at '{path}.enum' (TYPE_STRING)")
-        if kind != "string":
-            raise invalid(f"* GenerateContentRequest.{path}.enum: only allowed for STRING type")
-    for name in set(result.get("required") or ()) - set(result.get("properties") or ()):
-        raise invalid(f"* GenerateContentRequest.{path}.required[0]: property is not defined: {name}")
+    _check(result, path)
     return result
 
 
@@ -92,3 +79,26 @@ def object_schema(schema: object, path: str) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise invalid(f"Invalid value at '{path}': a schema must be an object.")
     return schema
+
+
+def _type(value: object, path: str) -> str:
+    """A type of JSON Schema, of Gemini's word or number for it. Raises Problem."""
+    if isinstance(value, int) and 0 < value < len(NUMBERED):
+        value = NUMBERED[value]
+    if not isinstance(value, str) or value.upper() not in TYPES:
+        raise invalid(f"Invalid value at '{path}.type' (type.googleapis.com/google.ai.Type), \"{value}\"")
+    return value.lower()
+
+
+def _check(schema: dict[str, Any], path: str) -> None:
+    """Refuse members of one schema that do not go together. Raises Problem."""
+    kind, values = schema.get("type"), schema.get("enum")
+    if kind == "array" and "items" not in schema:
+        raise invalid(f"* GenerateContentRequest.{path}.items: missing field.")
+    if values is not None:
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise invalid(f"Invalid value at '{path}.enum' (TYPE_STRING)")
+        if kind != "string":
+            raise invalid(f"* GenerateContentRequest.{path}.enum: only allowed for STRING type")
+    for name in set(schema.get("required") or ()) - set(schema.get("properties") or ()):
+        raise invalid(f"* GenerateContentRequest.{path}.required[0]: property is not defined: {name}")
