@@ -1,7 +1,7 @@
-"""One client connection: framing, limits, time-outs, keep-alive, pipelining order and backpressure.
+"""One client connection: framing, limits, timeouts, keep-alive, pipelining order and backpressure.
 
 An asyncio Protocol around llhttp (httptools). The parser's callbacks fill `Exchange`s, which are answered strictly in
-order; the meaning of a request is left to the server's handler. Why not uvicorn: docs/adr/0005-http-edge.md.
+order; the server's handler interprets the request. Why not uvicorn: docs/adr/0005-http-edge.md.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 BODY_BYTES_PER_S_MIN = 65_536
 LINGER_S = 2.0
-# A client that takes no byte of its answer for this long is gone, whatever its connection says: it would keep the
-# answer's memory, and the hold of a call whose answer is still coming, for as long as it likes.
+# A client that reads nothing of its answer for this long counts as gone, even if its connection is open: otherwise it
+# could keep the answer's memory, and the hold of a call whose answer is still arriving, indefinitely.
 WRITE_STALL_S = 60.0
 UPGRADES_PER_READ_MAX = 4
 FRAGMENT = 0x23  # The sign `#`; as a number, since a look for bytes is dearer (see catalog.jsonedit).
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
 DRAIN_IDLE_S = 1.0
-# How long an idle connection that was to be closed stays open for bytes of its client that the loop has yet to read.
+# How long an idle connection that should be closed stays open for client bytes that the loop has not read yet.
 UNREAD_S = 0.5
 
 
@@ -52,22 +52,22 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.client_ip = ""
-        # The exchange that is answered, those that are to be after it, and the one whose body is still coming.
+        # The exchange that is being answered, the next ones, and the one whose body is still arriving.
         self.current: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
         self.incoming: Exchange | None = None
-        self.now_s = time.monotonic()  # when the last bytes came
+        self.now_s = time.monotonic()  # when the last bytes arrived
         self.deadline_s = self.now_s + self.settings.keepalive_idle_s
         self.header_bytes = 0
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.writable: asyncio.Future[None] | None = None  # there while the client is slow; done when it is not
+        self.writable: asyncio.Future[None] | None = None  # set while the client is slow; done when it is not
         self.unsent_bytes = 0
         self.unsent_until_s = inf
         self.closing = False
         self.lost = False
         self.upgrading = False
-        self.held = b""  # written to the client at the end of this turn of the loop
+        self.held = b""  # written to the client at the end of this loop iteration
         # One task answers all exchanges of the connection: `begun` is the one to answer next, without one it waits on
         # `rest`.
         self.begun: Exchange | None = None
@@ -116,8 +116,8 @@ class Connection(asyncio.Protocol):
             if rest is not None:
                 self._feed(rest)
             if self.header_bytes > self.settings.header_bytes_max:
-                # A line that never ends reaches no callback, so what the parser swallows is counted here: a head, or
-                # what a chunked body has beside its bytes (sizes, extensions, trailers).
+                # An endless line reaches no callback, so the bytes that the parser consumes are counted here: a head,
+                # or the overhead of a chunked body (sizes, extensions, trailers).
                 raise _headers_too_large()
         except GatewayError as error:
             self._refuse(error)
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         raise BadRequest("Too many protocol upgrades in one read; send fewer requests with an Upgrade header.")
 
     def _without_upgrade(self, data: bytes, stopped: httptools.HttpParserUpgrade) -> bytes:
-        """The same request as plain HTTP, for a parser of its own, with the rest of what came."""
+        """The same request as plain HTTP, for a separate parser, with the rest of the received data."""
         head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
         return head + data[stopped.args[0] :]
@@ -158,28 +158,29 @@ class Connection(asyncio.Protocol):
         self.unsent_until_s = time.monotonic() + WRITE_STALL_S
 
     def check_writing(self) -> None:
-        """WRITE_STALL_S have passed over unsent bytes: a client that took none of them since is given up."""
+        """WRITE_STALL_S have passed with unsent bytes: give up a client that has read none of them."""
         if self._unsent() < self.unsent_bytes:
             self._watch_writing()
         else:
             self.transport.abort()
 
     def _unsent(self) -> int:
-        """Bytes of answers that the client has not taken yet, those in the kernel's hands included."""
+        """Bytes of answers that the client has not taken yet, including those in the kernel's buffer."""
         queued = bytearray(4)
-        with contextlib.suppress(OSError, ValueError):  # Closed meanwhile, or a system that does not say.
+        # The socket was closed meanwhile, or the system does not support it.
+        with contextlib.suppress(OSError, ValueError):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
         return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def write(self, data: bytes) -> None:
-        """Write now, after what is held."""
+        """Write now, after any held bytes."""
         if self.held:
             data, self.held = self.held + data, b""
-        if not self.lost:  # uvloop raises for a connection that is gone.
+        if not self.lost:  # uvloop raises for a closed connection.
             self.transport.write(data)
 
     def write_soon(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, with what other connections write; at once where none does."""
+        """Write at the end of this loop iteration, together with other connections; at once if there are none."""
         if self.held:
             self.held += data
         elif not self.lost and (self.server.under_way > 1 or self.server.burst.holders):
@@ -189,13 +190,13 @@ class Connection(asyncio.Protocol):
             self.write(data)
 
     def send_held(self) -> None:
-        """Write what is held: called at the end of the turn, when `write` may have sent it already."""
+        """Write held bytes; called at the end of the loop iteration, when `write` may have sent them already."""
         if self.held:
             data, self.held = self.held, b""
             self.transport.write(data)
 
     def _close(self) -> None:
-        """Close once everything is sent; the transport itself would wait for that for ever."""
+        """Close once everything is sent, for which the transport itself would wait indefinitely."""
         if self.lost:
             return
         self.send_held()
@@ -217,7 +218,7 @@ class Connection(asyncio.Protocol):
             raise BadRequest("The URL must not contain a fragment (`#`).")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What follows a body is no header (RFC 9110, 6.5.1): nothing that decides by them would have waited for it.
+        # Fields after a body are no headers (RFC 9110, 6.5.1): nothing that depends on them would have waited for them.
         if self.incoming is None:
             self.headers.append((name.lower(), value))
 
@@ -244,7 +245,7 @@ class Connection(asyncio.Protocol):
             if b"expect" in fields:
                 self._invite(exchange)
         else:
-            # One request ahead is enough: its memory is bounded by not reading on until its turn has come.
+            # One request ahead is enough: its memory is bounded by not reading on until its turn.
             self.waiting.append(exchange)
             self.deadline_s = inf
             self.transport.pause_reading()
@@ -256,7 +257,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.upgrading and self.incoming is None:
-            return  # The same request comes again, without its Upgrade and with its body.
+            return  # The same request is parsed again, without its Upgrade and with its body.
         exchange, self.incoming = self.incoming, None
         self.header_bytes = 0
         self.deadline_s = inf
@@ -266,7 +267,7 @@ class Connection(asyncio.Protocol):
                 self._next()
 
     def _allow_body(self, now_s: float, length: int) -> None:
-        """A body has the time that its size takes, from when it is this request's turn."""
+        """Set the body's deadline by its size, from the moment it is this request's turn."""
         self.deadline_s = now_s + self.settings.body_read_s + length / BODY_BYTES_PER_S_MIN
 
     # Order of exchanges
@@ -280,12 +281,12 @@ class Connection(asyncio.Protocol):
         exchange.task = self.worker
 
     def _invite(self, exchange: Exchange) -> None:
-        """Ask for a body that its client may keep back until it is wanted (Expect)."""
+        """Ask for a body that the client may hold back until then (Expect)."""
         if exchange.fields[b"expect"].lower() == b"100-continue" and not exchange.plain:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _work(self) -> None:
-        """Answer one exchange after the other: waking a task costs a third of making one for each."""
+        """Answer one exchange after the other: waking a task costs a third of creating one for each."""
         while not self.closing:
             if (exchange := self.begun) is not None:
                 self.begun = None
@@ -293,7 +294,7 @@ class Connection(asyncio.Protocol):
                 try:
                     await exchange.run()
                 except Exception:
-                    self._close()  # Nobody would answer what comes next.
+                    self._close()  # Nobody would answer the next requests.
                     raise
                 finally:
                     self.server.under_way -= 1
@@ -306,7 +307,7 @@ class Connection(asyncio.Protocol):
             self.rest.set_result(None)
 
     def answered(self, exchange: Exchange) -> None:
-        """The reply is out; the next request waits for the rest of this one's body, which is read and dropped."""
+        """The reply is complete; the next request waits for the rest of this one's body, which is read and dropped."""
         if exchange.body_complete:
             self._next()
         else:
@@ -328,53 +329,55 @@ class Connection(asyncio.Protocol):
             if not self.waiting:
                 self.transport.resume_reading()
         elif self.incoming is None:
-            # A reply that began before the drain did not say that it was the last one.
+            # A reply that began before the drain did not announce that it is the last.
             idle_s = DRAIN_IDLE_S if self.server.draining else self.settings.keepalive_idle_s
             self.deadline_s = time.monotonic() + idle_s
 
     def close_soon(self) -> None:
-        """A drain began: close when idle, once the client had DRAIN_IDLE_S to ask once more."""
+        """A drain began: close when idle, after the client had DRAIN_IDLE_S for one more request."""
         if self.current is None and self.incoming is None:
             self.deadline_s = min(self.deadline_s, time.monotonic() + DRAIN_IDLE_S)
 
     def overdue(self) -> None:
-        """The sweep found the deadline passed: a slow head or body is told so, an idle connection just closes."""
+        """The deadline has passed: answer a slow head or body with an error, just close an idle connection."""
         self.deadline_s = inf
         if self.incoming and not self.incoming.answered:
             self.incoming.fail(RequestTimeout("The request body did not arrive in time."))
         elif self.incoming is None and self.current is None and self.header_bytes and not self.closing:
             self._refuse(RequestTimeout("The request head did not arrive in time."))
         elif self.current is None and not self.closing and self._is_unread():
-            # It asked meanwhile: a loop that lags answers before it closes.
+            # The client has sent a request meanwhile: a lagging loop answers before it closes.
             self.deadline_s = time.monotonic() + UNREAD_S
         else:
             self._close()
 
     def _is_unread(self) -> bool:
-        """Whether the kernel holds bytes of the client's that the loop has not come to yet."""
+        """Whether the kernel holds bytes of the client that the loop has not read yet."""
         return bool(poll_for(self.transport.get_extra_info("socket")).poll(0))
 
     def abort(self) -> None:
-        """Break off what is under way here; an answer that is out only has to be sent. The call learns of it at once:
-        one that goes on in this very turn would answer nobody."""
+        """Abort the exchange in progress; a complete answer only has to be sent.
+
+        The call is told at once, since one that continues in this loop iteration would answer nobody.
+        """
         self.send_held()
         if self.current:
             self.current.client_left()
         self.transport.abort()
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer an error and close: after broken framing nothing later on this connection can be trusted."""
+        """Answer with an error and close: after broken framing nothing later on this connection can be trusted."""
         if self.current and not self.current.answered:
             self.current.close_after = True
             if self.incoming is self.current:
                 self.current.fail(error)
                 return
-            # The request under way was whole: it is answered first, and the broken rest is dropped.
+            # The request in progress was complete: it is answered first, and the broken rest is dropped.
             self.transport.pause_reading()
             return
         self.closing = True
         if self.current:
-            # Its answer is out; a second one would be read as the answer to the next request.
+            # Its answer was sent; a second one would be taken for the answer to the next request.
             self._close()
             return
         status, headers, body = self.server.rejected(error, new_id())

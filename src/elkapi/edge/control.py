@@ -1,4 +1,4 @@
-"""The workers' way to the control process: its pages are relayed over its unix socket, as bytes, never imported."""
+"""Relays the control process's pages over its unix socket, as bytes; nothing of it is imported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NOT_RELAYED_BACK = _HOP_BY_HOP | {b"date", b"server"}
 
 
 async def relay_to_control(plane: DataPlane, call: Call, proxies: TrustedProxies) -> None:
-    """Pass one call on to the control process and its reply back. Raises Unavailable when it is not there.
+    """Relay one call to the control process and its reply back. Raises Unavailable if it is not running.
 
-    A body that stands beside a GET is not waited for, nor passed on: who asks needs no key, so it is not collected.
+    A body of a GET is neither read nor relayed: these callers need no key, so nothing of theirs is collected.
     """
     headers = [(name, value) for name, value in call.headers if name not in _NOT_RELAYED]
     headers += [

@@ -1,4 +1,4 @@
-"""CORS for browser clients: preflights are answered before authentication, every reply says who may read it."""
+"""CORS for browser clients: preflights are answered before authentication, and every reply says who may read it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cors:
         self._open = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED))
 
     def headers(self, call: Call) -> Headers:
-        """What a reply carries; nothing for calls that do not come from a browser page."""
+        """The CORS headers of a reply; none for calls that do not come from a web page."""
         origin = call.header(b"origin")
         if origin is None:
             return []
@@ -36,9 +36,9 @@ class Cors:
         ]
 
     def preflight(self, call: Call) -> Headers:
-        """The answer to OPTIONS: the asked-for headers are allowed, since SDKs add their own.
+        """The answer to OPTIONS: the requested headers are allowed, since SDKs add their own.
 
-        Who may ask stands among the headers common to every reply.
+        The allowed origin is among the headers common to all replies.
         """
         asked = call.header(b"access-control-request-headers") or b"authorization, content-type"
         return [

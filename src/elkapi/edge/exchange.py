@@ -1,6 +1,6 @@
-"""One request and its reply on a client's connection: the body as it comes, the bytes of the answer, in order.
+"""One request and its reply on a client's connection: the body as it arrives, the bytes of the answer, in order.
 
-It is `relay.call.Reply` for the handler; whose turn it is and what the parser says are left to `connection`.
+It implements `relay.call.Reply`; `connection` handles the order of requests and the parser's callbacks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from elkapi.edge.connection import Connection
 
 NO_CONTENT, NOT_MODIFIED = 204, 304
-# A body sent in very small chunks would take many times its size in pieces; this many are joined to one.
+# A body sent in very small chunks would take many times its size in pieces; this many are joined into one.
 PIECES_MAX = 65_536
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -30,7 +30,7 @@ def _status_line(status: int) -> bytes:
 
 
 def header_lines(headers: Headers) -> bytes:
-    """Headers as they stand in a head."""
+    """The header lines of a head."""
     return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
 
 
@@ -75,7 +75,7 @@ class Exchange:
         self.fields = fields
         self.method = _METHODS.get(method) or method.decode("ascii", "replace")
         self.head_only = method == b"HEAD"
-        # HTTP/1.0 knows no chunks, and may wait for the end of the connection whatever it asked for.
+        # HTTP/1.0 has no chunks, and a client may wait for the end of the connection whatever it requested.
         self.plain = parser.get_http_version() < "1.1"
         self.close_after = self.plain or not parser.should_keep_alive()
         self.call_id = new_id()
@@ -90,7 +90,7 @@ class Exchange:
     # The request
 
     def add(self, chunk: bytes) -> None:
-        """A piece of the request's body came; one above `body_bytes_max` ends the reading with BodyTooLarge."""
+        """Add a piece of the request's body; exceeding `body_bytes_max` fails the reading with BodyTooLarge."""
         if self.answered or self.error:
             return
         self._size += len(chunk)
@@ -103,13 +103,13 @@ class Exchange:
             self._chunks = [b"".join(self._chunks)]
 
     def complete(self) -> None:
-        """All of the request's body came."""
+        """The request's body is complete."""
         self.body_complete = True
         if self._body and not self._body.done():
             self._body.set_result(self._joined())
 
     def fail(self, error: GatewayError | ClientGone) -> None:
-        """The body will not come; whoever waits for it learns why."""
+        """The body will not be complete; its readers get the error."""
         self.error = error
         self.close_after = True
         self._chunks.clear()
@@ -117,7 +117,7 @@ class Exchange:
             self._body.set_exception(error)
 
     def client_left(self) -> None:
-        """The connection is lost, or about to be: whoever reads or answers is stopped, once."""
+        """The connection is lost, or about to be: stop the body's reader and the handler, once."""
         if isinstance(self.error, ClientGone):
             return
         self.fail(ClientGone())
@@ -140,11 +140,11 @@ class Exchange:
         return await self._body
 
     async def run(self) -> None:
-        """Have the server's handler answer; a reply that is not complete afterwards ends with the connection."""
+        """Run the server's handler; a reply that is incomplete afterwards ends with the connection."""
         connection = self.connection
         path, _, query = self.url.decode("latin-1").partition("?")
         if path[:1] != "/":
-            # The absolute form names an authority; only its path means anything here (never route on Host).
+            # The absolute form names an authority; only its path is used (never route on Host).
             path = "/" + path.partition("://")[2].partition("/")[2]
         call = Call(
             self.call_id,
@@ -170,7 +170,7 @@ class Exchange:
     # The reply
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        # RFC 9110: a 204 has no body and names no length, a 304 none but that of the answer it stands for.
+        # RFC 9110: a 204 has no body and no length, a 304 only the length of the answer it stands for.
         framing = b"" if status in (NO_CONTENT, NOT_MODIFIED) else b"content-length: %d\r\n" % len(body)
         text = self._head(status, headers, framing)
         self.connection.write_soon(text if self.head_only else text + body)
@@ -212,7 +212,7 @@ class Exchange:
         self._done()
 
     def _framed(self, chunk: bytes) -> bytes:
-        """A piece of a started reply; where its length was said, or to HTTP/1.0, it goes as it is."""
+        """Frame a piece of a started reply; with a known length, or for HTTP/1.0, it is sent as it is."""
         return chunk if self.plain else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
     def abort(self) -> None:

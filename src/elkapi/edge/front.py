@@ -1,6 +1,6 @@
 """The outermost layer of the data plane: request id, CORS, the gateway's own pages, errors in the caller's dialect.
 
-An exception nobody named is a bug: the caller gets a plain 500 with the request id and the log gets the trace.
+An unexpected exception is a bug: the caller gets a plain 500 with the request id, and the log gets the trace.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from elkapi.relay.serve import serve
 from elkapi.storage.apikey import hinted
 from elkapi.tasks.addresses import CALLBACKS
 
-# Everything below these is relayed to the control process, but for `_ARK_PATH`.
+# Prefixes relayed to the control process, except `_ARK_PATH`.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
-# Where Volcengine's own clients ask for tasks: the data plane answers.
+# The task routes of Volcengine's own clients, which the data plane answers.
 _ARK_PATH = "/api/v3/"
-# No key is asked for below these.
+# Prefixes that need no key.
 _KEYLESS_PREFIXES = (*CONTROL_PREFIXES, CALLBACKS)
 CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
 _ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages", "/v1/v1/messages")
-# Native routes of tasks answer errors as their provider does, the neutral and wrapped ones in both shapes in use.
+# Native routes of tasks answer errors as their provider does, neutral and wrapped ones in both common shapes.
 _TASK_PATHS: tuple[tuple[str, Dialect], ...] = (
     ("/kling/", "kling"),
     ("/runwayml/", "runway"),
@@ -51,12 +51,12 @@ TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
 def _is_anthropic(call: Call) -> bool:
-    """Whether the caller reads Anthropic's form, which is chosen by its own routes, its prefix or its header."""
+    """Whether the caller expects Anthropic's format, by its own routes, its prefix or its header."""
     return call.path.startswith(_ANTHROPIC_PATHS) or call.header(b"anthropic-version") is not None
 
 
 def dialect_of(call: Call) -> Dialect:
-    """Whose error shape the caller reads."""
+    """The dialect of errors that the caller expects."""
     path = call.path
     if _is_anthropic(call):
         return "anthropic"
@@ -65,12 +65,12 @@ def dialect_of(call: Call) -> Dialect:
     for prefix, dialect in _TASK_PATHS:
         if path.startswith(prefix):
             return dialect
-    # Google's verbs also stand below /v1/models, which nobody else posts to.
+    # Google's verbs are also used below /v1/models, which nobody else posts to.
     return "gemini" if call.method == "POST" and path.startswith("/v1/models/") else "openai"
 
 
 class Front:
-    """The handler of a worker's server. `ready` says why the worker cannot serve yet, or None."""
+    """The handler of a worker's server. `ready` returns why the worker cannot serve yet, or None."""
 
     def __init__(self, plane: DataPlane, ready: Callable[[], str | None]) -> None:
         self._plane = plane
@@ -87,7 +87,7 @@ class Front:
     async def __call__(self, call: Call) -> None:
         call.reply.common = b"x-request-id: " + call.text_id + b"\r\nx-oneapi-request-id: " + call.text_id + b"\r\n"
         if _is_anthropic(call):
-            # Where Anthropic's SDKs look for it.
+            # The header that Anthropic's SDKs read.
             call.reply.common += b"request-id: %b\r\n" % call.text_id
         if cors := self._cors.headers(call):
             call.reply.common += header_lines(cors)
@@ -97,7 +97,7 @@ class Front:
             self._log(call, error.status, error.code)
             self._answer(call, error)
         except Failed as failed:
-            # Its record is kept and logged already, with the attempts.
+            # Its record is already stored and logged, with the attempts.
             if failed.farewell:
                 call.reply.finish(failed.farewell)
             else:
@@ -126,8 +126,8 @@ class Front:
             if path.startswith(CALLBACKS):
                 return called_back(self._plane, call)
             if call.method not in CONTROL_METHODS:
-                # Nothing there takes a body, so nobody without a key may make us collect one. Of /api the catalog knows
-                # which addresses there are (an Ollama client's are not): the rest is no page at all.
+                # These pages take no body, so nobody without a key can make us collect one. Below /api the catalog
+                # decides which addresses exist (an Ollama client's do not).
                 if path.startswith("/api/"):
                     with suppress(MethodNotAllowed):
                         self._plane.catalog.match(call.method, path)
@@ -140,7 +140,7 @@ class Front:
 
     def _answer(self, call: Call, error: GatewayError) -> None:
         if call.reply.started:
-            # A started reply is broken off rather than ended as if it were whole.
+            # A started reply is aborted, so that it does not look complete.
             call.reply.abort()
             return
         status, headers, body = render_error(error, call.id, dialect_of(call))
@@ -169,7 +169,7 @@ class Front:
         call.reply.send(200 if reason is None else 503, TEXT, b"ready\n" if reason is None else reason.encode() + b"\n")
 
     async def _metrics(self, call: Call) -> None:
-        """Everything for who presents `metrics_token`; channels, tokens and money are nobody else's business."""
+        """All metrics if the caller presents `metrics_token`; otherwise none of channels, tokens and money."""
         token = self._plane.settings.metrics_token.encode()
         said = call.header(b"authorization") if token else None
         if said is not None and not hmac.compare_digest(said, b"Bearer " + token):

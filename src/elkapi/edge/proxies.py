@@ -1,4 +1,4 @@
-"""Whose forwarded headers count: only those of proxies that the operator named in `trusted_proxies`."""
+"""Forwarded headers, trusted only from the proxies in `trusted_proxies`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class TrustedProxies:
         self._networks: list[Network] = [ipaddress.ip_network(entry, strict=False) for entry in entries]
 
     def client_ip(self, call: Call) -> str:
-        """The nearest address that is not a trusted proxy: what a caller writes in front of it proves nothing."""
+        """The nearest address that is not a trusted proxy: addresses before it come from the caller and prove
+        nothing."""
         if not self._networks or not self._trusts(call.client_ip):
             return call.client_ip
         named = b",".join(value for name, value in call.headers if name == b"x-forwarded-for")
@@ -29,12 +30,12 @@ class TrustedProxies:
         return hops[0] if hops else call.client_ip
 
     def scheme(self, call: Call) -> bytes:
-        """https when a trusted proxy says that the caller came by it."""
+        """https if a trusted proxy reports that the caller used it."""
         said = call.header(b"x-forwarded-proto") if self._networks and self._trusts(call.client_ip) else None
         return b"https" if said == b"https" else b"http"
 
     def origin(self, call: Call) -> str:
-        """The gateway as this caller named it, `https://host:port`; "" for a Host header that is no host."""
+        """The gateway's origin as this caller addressed it, `https://host:port`; "" for an invalid Host header."""
         host = (call.header(b"host") or b"").decode("latin-1")
         return f"{self.scheme(call).decode()}://{host}" if _HOST.fullmatch(host) else ""
 
@@ -42,7 +43,7 @@ class TrustedProxies:
         if not _is_address(address):
             return False
         parsed = ipaddress.ip_address(address)
-        # A socket that listens on `::` has its IPv4 callers as `::ffff:192.0.2.1`.
+        # A socket that listens on `::` sees IPv4 callers as `::ffff:192.0.2.1`.
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._networks)
 

@@ -16,8 +16,8 @@ JSON = (b"content-type", b"application/json")
 
 # A status of Anthropic's own, which its clients repeat with patience (platform.md, "HTTP status table").
 ANTHROPIC_OVERLOADED = 529
-# The words by which clients know that they must shorten the conversation (Claude Code, LangChain, LiteLLM), each with
-# what is as good: a message that has none of them begins with the first.
+# Phrases by which clients know that they must shorten the conversation (Claude Code, LangChain, LiteLLM), each with
+# equivalents: a message without any of them is prefixed with the first.
 _OVERFLOW_WORDS: dict[str, tuple[str, ...]] = {
     "openai": (
         "Input tokens exceed the configured limit",
@@ -31,7 +31,7 @@ _OVERFLOW_WORDS: dict[str, tuple[str, ...]] = {
         "exceeds the maximum number of tokens allowed",
     ),
 }
-# Codes of Anthropic's own that its SDKs act upon.
+# Anthropic's codes that its SDKs act upon.
 _ANTHROPIC_CODES = frozenset({"thread_unsupported_request"})
 _GOOGLE_STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -48,7 +48,7 @@ _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 def _worded(error: GatewayError, message: str, dialect: str) -> str:
-    """The message, in the dialect's own words where the input is longer than the model's window."""
+    """The message; if the input is too long, with the phrase that the dialect's clients look for."""
     words = _OVERFLOW_WORDS[dialect]
     if error.code != OVERFLOW or any(known.lower() in message.lower() for known in words):
         return message
@@ -63,7 +63,7 @@ def _openai(error: GatewayError, message: str, request_id: str) -> dict[str, obj
 def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
     kind = error_type(error.status)
     if error.status == 503 and not error.retryable:
-        # Claude Code repeats "overloaded" whatever x-should-retry says, and tells its user that the API is at capacity.
+        # Claude Code retries "overloaded" whatever x-should-retry says, and tells its user that the API is at capacity.
         kind = "not_found_error" if error.code == "model_not_found" else "api_error"
     body: dict[str, object] = {"type": kind, "message": _worded(error, message, "anthropic")}
     if error.code in _ANTHROPIC_CODES:
@@ -72,7 +72,7 @@ def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
 
 
 def _gemini(error: GatewayError, message: str, request_id: str) -> object:
-    # Gemini CLI repeats a 503 for minutes whatever x-should-retry says, unless the body says 404 as Google's own does.
+    # Gemini CLI retries a 503 for minutes whatever x-should-retry says, unless the body says 404 as Google's does.
     code = 404 if error.code == "model_not_found" else error.status
     status = _GOOGLE_STATUSES.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
     body: dict[str, object] = {"code": code, "message": _worded(error, message, "gemini"), "status": status}
@@ -83,13 +83,13 @@ def _gemini(error: GatewayError, message: str, request_id: str) -> object:
 
 
 def _task(error: GatewayError, message: str, request_id: str) -> object:
-    """Both shapes that clients of these routes know: the task routes' own, and OpenAI's."""
+    """Both shapes that clients of these routes expect: the task routes' own, and OpenAI's."""
     body: dict[str, object] = {"code": error.code, "message": message, "data": None}
     return {**body, **_openai(error, message, request_id)}
 
 
 _KLING_CODES = {401: 1002, 403: 1103, 404: 1203, 405: 1202, 429: 1302, 500: 5000, 503: 5001, 504: 5002}
-# A 403 is one of two things there: the balance is too low, or the key may not do this.
+# A 403 has two meanings here: the balance is too low, or the key lacks the permission.
 _MINIMAX_BALANCE = 1008
 _MINIMAX_CODES = {401: 1004, 403: 1004, 404: 2013, 429: 1002, 500: 1000, 503: 1000, 504: 1001}
 
@@ -146,11 +146,11 @@ _BODIES: dict[Dialect, Callable[[GatewayError, str, str], object]] = {
 
 
 def render_error(error: GatewayError, request_id: bytes, dialect: Dialect = "openai") -> Rendered:
-    """The answer to a caller; the request id stands in the message and where the dialect wants it."""
+    """The error response; the request id is in the message and where the dialect puts it."""
     text = request_id_text(request_id)
     body = msgspec.json.encode(_BODIES[dialect](error, f"{error.message} (request id: {text})", text))
     headers = [JSON, *error.headers]
-    # Not for 5xx alone: Claude Code repeats a 401 for minutes unless it is told not to.
+    # Not only for 5xx: Claude Code retries a 401 for minutes unless told not to.
     if not error.retryable:
         headers.append((b"x-should-retry", b"false"))
     overloaded = dialect == "anthropic" and isinstance(error, UpstreamOverloaded)
@@ -164,6 +164,6 @@ def request_id_headers(request_id: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def rejected(error: GatewayError, request_id: bytes) -> Rendered:
-    """An error that the server found before there was a call."""
+    """The response to an error that the server found before there was a call."""
     status, headers, body = render_error(error, request_id)
     return status, [*request_id_headers(request_id), *headers], body

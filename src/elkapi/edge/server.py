@@ -1,6 +1,6 @@
-"""The HTTP/1.1 server of one listening socket: its connections, the sweep of their deadlines, the drain.
+"""The HTTP/1.1 server of one listening socket: its connections, the check of their deadlines, the drain.
 
-`connection` reads and orders requests, `exchange` answers one; every meaning is left to the handler.
+`connection` reads and orders requests, `exchange` answers one; the handler interprets them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger("elkapi.edge")
 
 SWEEP_EVERY_S = 0.5
 ACCEPT_TOLD_EVERY_S = 60.0
-# What a call that a drain cut off gets to give its hold back.
+# The time that a call cut off by a drain has to release its hold.
 CUT_WAIT_S = 3.0
 
 
 class Server:
-    """All connections of one listening socket. `rejected` renders an error found before there is a call."""
+    """The connections of one listening socket. `rejected` renders an error found before there is a call."""
 
     def __init__(self, handler: Handler, rejected: Rejected, settings: Settings) -> None:
         self.handler = handler
@@ -44,7 +44,7 @@ class Server:
         self.date = b""
         self.descriptors_max = descriptors_for_clients()
         self.burst = Burst()
-        self.under_way = 0  # Exchanges that are being answered.
+        self.under_way = 0  # Exchanges in progress.
         self._socket: socket.socket | None = None
         self._callers = select.poll()
         self._listener: asyncio.Server | None = None
@@ -53,21 +53,21 @@ class Server:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def start(self, sock: socket.socket) -> None:
-        """Accept on an already listening socket, which is closed when no more are accepted."""
+        """Accept on an already listening socket, which is closed at the end of accepting."""
         self._tick()
         self._socket = sock
         self._callers.register(sock, select.POLLIN)
         await self._listen()
 
     async def _listen(self, taken: socket.socket | None = None) -> None:
-        """Let the loop accept, beside one that was `taken` from the listening socket without it."""
+        """Let the loop accept, and adopt a socket `taken` from the listening socket outside of it."""
         loop = asyncio.get_running_loop()
-        # Where there is no descriptor for it, the next sweep tries again.
+        # If no descriptor is left, the next sweep tries again.
         with contextlib.suppress(OSError):
             if taken is not None:
                 await loop.connect_accepted_socket(self._connection, taken)
             if self._listener is None and self._socket is not None:
-                # The loop closes what it listens on.
+                # A duplicate, because the loop closes the socket it listens on.
                 self._listener = await loop.create_server(self._connection, sock=self._socket.dup(), backlog=2048)
         if self.draining:
             self._stop_listening()
@@ -81,7 +81,7 @@ class Server:
             self._listener = None
 
     def stop_accepting(self) -> None:
-        """Leave the listening socket to others; each connection may finish, or ask once more within DRAIN_IDLE_S."""
+        """Stop accepting; each connection may finish, or send one more request within DRAIN_IDLE_S."""
         self.draining = True
         self._stop_listening()
         if self._socket is not None:
@@ -91,9 +91,10 @@ class Server:
             connection.close_soon()
 
     async def drain(self, seconds: float, cutting: Callable[[], object] | None = None) -> int:
-        """Finish what is under way, then close; returns how many connections had to be cut, after `cutting` is told.
+        """Finish exchanges in progress, then close; returns how many connections had to be cut, after calling
+        `cutting`.
 
-        A call whose caller has left is under way until its money is settled, which needs the ledger.
+        A call whose caller has left stays in progress until its money is settled, which needs the ledger.
         """
         self.stop_accepting()
         await _until(lambda: not self.connections and not self.under_way, seconds)
@@ -102,15 +103,16 @@ class Server:
             cutting()
         for connection in list(self.connections):
             connection.abort()
-        # Each learns of its end on the loop.
+        # Each is told on the loop.
         await _until(lambda: not self.under_way, CUT_WAIT_S)
         if self._sweep:
             self._sweep.cancel()
         return cut
 
     def _tick(self) -> None:
-        """Refresh the Date header, see what may be open and close what overstayed: one timer for all connections."""
-        # First of all: without it nobody's deadline holds, whatever becomes of one connection below.
+        """Refresh the Date header, check whether to accept, and close overdue connections: one timer for all
+        connections."""
+        # First, because without it no deadline is enforced, whatever happens to a connection below.
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)
         self.descriptors_max = descriptors_for_clients()
         self.date = b"date: " + email.utils.formatdate(usegmt=True).encode() + b"\r\n"
@@ -122,8 +124,8 @@ class Server:
             connection.check_writing()
 
     def _see_accepting(self) -> None:
-        """Stop listening while nobody can be accepted, for want of a descriptor or of memory: the loop would try again
-        at once for as long as somebody waits, and tell nobody."""
+        """Stop listening while nobody can be accepted for lack of descriptors or memory: the loop would retry at
+        once as long as somebody waits, and report nothing."""
         if self._socket is None or (self._listening is not None and not self._listening.done()):
             return
         taken = None
@@ -132,7 +134,7 @@ class Server:
                 taken, _ = self._socket.accept()
                 taken.setblocking(False)
         except (BlockingIOError, ConnectionAbortedError):
-            pass  # Somebody else took it, or it left.
+            pass  # Another process accepted it, or it left.
         except OSError as error:
             self._stop_listening()
             self._tell_accepting(error)

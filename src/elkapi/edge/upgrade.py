@@ -1,7 +1,7 @@
-"""A request's head without its wish for another protocol; pure, it leaves parsing to `connection`.
+"""Removes the Upgrade from a request's head; pure, parsing is in `connection`.
 
-An Upgrade that is not spoken may be ignored (RFC 9110, 7.8), and must be: Java's own client offers HTTP/2 with every
-request it sends in the clear. The parser, though, drops the body of such a request, so it is given the head again.
+An unsupported Upgrade may be ignored (RFC 9110, 7.8), and must be: Java's client offers HTTP/2 with every plain-text
+request. The parser, however, drops the body of such a request, so it is given the head again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _WISHES = frozenset({b"upgrade", b"http2-settings"})
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
-    """The bytes of the head as it would be without Upgrade. `headers` have lower-case names."""
+    """The bytes of the head without Upgrade. `headers` have lower-case names."""
     lines = [b"%b %b HTTP/%b\r\n" % (method, target, version.encode())]
     for name, value in headers:
         if name in _WISHES:

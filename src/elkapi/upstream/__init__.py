@@ -1,4 +1,4 @@
-"""The way out: connections to upstreams, guarded, pooled and bounded; what is sent and charged is left to `relay`."""
+"""Connections to upstreams: guarded, pooled and bounded; `relay` decides what is sent and charged."""
 
 from elkapi.upstream.answer import Answer, Send, answer_to
 from elkapi.upstream.client import UpstreamClient

@@ -1,4 +1,4 @@
-"""Asks something in passing: a whole answer of bounded length. What callers are answered with is pumped by `relay`."""
+"""Small requests with a whole answer of bounded length; `relay` streams the answers for callers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Send = Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`complete` False: it was longer than anybody wanted, and its rest was not waited for."""
+    """`complete` False: the body exceeded the limit, and the rest was not read."""
 
     status: int
     body: bytes
@@ -23,10 +23,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def answer_to(send: Send, request: UpstreamRequest, bytes_max: int) -> Answer:
-    """The answer, at most `bytes_max` of its body, out of gzip too. Raises UpstreamFailure.
-
-    Its connection is free again or closed.
-    """
+    """Send a request and return the answer with at most `bytes_max` of its body, gunzipped. Raises UpstreamFailure.
+    The connection is then free or closed."""
     reply = await send(request)
     try:
         body, complete = await reply.read(bytes_max)

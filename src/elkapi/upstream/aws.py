@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 import msgspec
 
 ALGORITHM = "AWS4-HMAC-SHA256"
-# What is signed here: calls of Bedrock, with JSON bodies.
+# Only calls to Bedrock with JSON bodies are signed here.
 SERVICE, CONTENT_TYPE = "bedrock", "application/json"
 Header = tuple[bytes, bytes]
 
@@ -28,7 +28,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Credentials:
-        """Reads `ID:SECRET` or `ID:SECRET:TOKEN`. Raises ValueError."""
+        """Parse `ID:SECRET` or `ID:SECRET:TOKEN`. Raises ValueError."""
         parts = text.split(":", 2)
         if len(parts) < 2 or not all(parts):
             raise ValueError("an AWS key is written ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]")

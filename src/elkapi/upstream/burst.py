@@ -1,9 +1,9 @@
-"""Small writes of one turn of the loop, sent back to back at its end; what is written is the connections' business.
+"""Sends the small writes of one loop iteration back to back at its end; connections decide what is written.
 
-A peer that waits is woken by a write, and waking one costs the sender more than the write itself (on a virtual machine
-an interrupt of another core). Whoever is still awake from the write before costs nothing more, so the messages that one
-commit of the ledger lets go leave together. A message that is alone leaves at once: another turn of the loop would only
-cost. docs/adr/0023-writes-leave-together.md has the figures.
+A write wakes a waiting peer, and waking one costs the sender more than the write itself (on a virtual machine, an
+interrupt of another core). A peer that is still awake from the previous write costs nothing more, so the messages
+released by one commit of the ledger leave together. A single message leaves at once, since another loop iteration would
+only cost. docs/adr/0023-writes-leave-together.md has the figures.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Protocol
 
 
 class Holder(Protocol):
-    """A connection that holds a message back until `send_held`, which may find that nothing is held any more.
+    """A connection that holds a message back until `send_held`, which may find nothing held any more.
 
-    What its peer sent or closed before that has been read by then.
+    Whatever its peer sent or closed before that has been read by then.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -24,7 +24,7 @@ class Holder(Protocol):
 
 
 class Burst:
-    """The connections of one event loop that hold a message back until the end of this turn."""
+    """The connections of one event loop that hold a message back until the end of the iteration."""
 
     __slots__ = ("holders",)
 
@@ -32,13 +32,15 @@ class Burst:
         self.holders: list[Holder] = []
 
     def add(self, holder: Holder) -> None:
-        """`holder.send_held` is called once the callbacks that are due now have run, and sockets have been read."""
+        """Call `holder.send_held` after the callbacks that are due now have run and sockets have been read."""
         if not self.holders:
             loop = holder.loop
             if isinstance(loop, asyncio.BaseEventLoop):
-                loop.call_soon(loop.call_soon, self._send)  # Reads what came after the callbacks that wait already.
+                # asyncio reads sockets after the callbacks that are already scheduled.
+                loop.call_soon(loop.call_soon, self._send)
             else:
-                loop.call_soon(self._send)  # uvloop reads before them.
+                # uvloop reads sockets before them.
+                loop.call_soon(self._send)
         self.holders.append(holder)
 
     def _send(self) -> None:
@@ -47,5 +49,5 @@ class Burst:
             try:
                 holder.send_held()
             except Exception as error:
-                # The messages of the others wait behind this one, and nobody would come back for them.
+                # The others' messages wait behind this one, and nobody else would send them.
                 holder.loop.call_exception_handler({"message": "a held message was not sent", "exception": error})

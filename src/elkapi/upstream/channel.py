@@ -1,4 +1,4 @@
-"""What all requests to a channel have alike: where they go, its rules for their headers, how long they may take."""
+"""What all requests to a channel share: the address, the rules for headers, the deadlines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from elkapi.upstream.origin import Deadlines, Origin, split_base_url
 
 
 def place(channel: Channel, path: str) -> tuple[Origin, bytes]:
-    """(origin, target) of a path below the channel's base. Raises ValueError for a base or proxy that is no address."""
+    """(origin, target) of a path below the channel's base. Raises ValueError for an invalid base URL or proxy."""
     origin = Origin.parse(
         channel.base_url, allow_private=channel.allow_private, proxy_url=channel.proxy_url, http2=channel.http2
     )
@@ -19,7 +19,7 @@ def place(channel: Channel, path: str) -> tuple[Origin, bytes]:
 
 
 def header_rules(channel: Channel) -> tuple[frozenset[bytes], dict[bytes, bytes]]:
-    """(the headers that the channel removes, those that it sets), names in lower case; both win over ours."""
+    """(the headers that the channel removes, those that it sets), names in lower case; both override ours."""
     removed = frozenset(name.lower().encode() for name in channel.header_remove)
     return removed, {name.lower().encode(): text.encode() for name, text in channel.header_set.items()}
 
@@ -31,7 +31,8 @@ def ruled(channel: Channel, ours: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def deadlines_of(channel: Channel, settings: Settings, *, is_text: bool = False, stream: bool = False) -> Deadlines:
-    """The channel's own limits, else the settings'. A text may think long; a render is not waited for on the line."""
+    """The channel's deadlines, else those of the settings. Text may take long to start; a render is not awaited on
+    the connection."""
     limits = channel.limits
     header_s, idle_s, total_s = settings.header_s, settings.idle_s, settings.total_s
     if is_text:

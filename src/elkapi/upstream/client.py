@@ -25,12 +25,12 @@ from elkapi.upstream.timers import LoopTimers, Timers
 from elkapi.upstream.wire import CHUNKED, encode_head
 
 CLOSE_WAIT_S = 2.0
-# An origin that is no longer used leaves an empty bucket behind; past this many they are swept.
+# Unused origins leave empty buckets behind; beyond this many they are removed.
 EMPTY_BUCKETS_MAX = 256
 
 
 class Transport(Protocol):
-    """Another way to send, for origins our own connection does not serve."""
+    """Another transport, for origins that our own connection does not serve."""
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply: ...
 
@@ -38,10 +38,10 @@ class Transport(Protocol):
 
 
 class UpstreamClient:
-    """Pooled client of one event loop; one per worker. Every method belongs to that loop's thread.
+    """The pooled client of one event loop, one per worker. Call every method on that loop's thread.
 
-    `resolver` maps (host, port) to addresses. `tls` makes a client context (default: system certificates).
-    `clock` gives the time and the wake-ups, so that tests can move it.
+    `resolver` maps (host, port) to addresses. `tls` makes a client context (default: system certificates). `clock`
+    provides the time and timers, so that tests can control it.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class UpstreamClient:
         self._closed = False
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
-        """Returns when the reply's head is complete. Raises UpstreamFailure, or what the body iterator raised.
+        """Send a request; returns when the reply's head is complete. Raises UpstreamFailure, or what the body iterator
+        raised.
 
         A pooled connection that the peer closed before we wrote is replaced silently; nothing else is ever repeated.
         Cancelling this call closes the connection.
@@ -80,7 +81,7 @@ class UpstreamClient:
             if framing < 0:
                 raise RequestRefused("body_bytes is negative", phase="request", sent=False)
         bucket = self._buckets.get(origin) or self._new_bucket(origin)
-        # Checked before a connection is taken: a refused request costs the upstream nothing.
+        # Checked before a connection is acquired, so that a refused request costs the upstream nothing.
         head = encode_head(request.method, request.target, bucket.authority, request.headers, framing, request.shared)
         deadlines = request.deadlines
         started_s = self._timers.monotonic_s()
@@ -103,7 +104,7 @@ class UpstreamClient:
                 reply.cancel()
                 if not isinstance(error, SendFailed) or error.sent or not error.stale:
                     raise
-                bucket.stale_total += 1  # Closed before the held request left.
+                bucket.stale_total += 1  # The connection closed before the held request left.
             else:
                 return reply
 
@@ -129,7 +130,7 @@ class UpstreamClient:
         return self._proxied
 
     def stats(self) -> dict[str, int]:
-        """How many connections and waiting calls there are, and since the start (the `_total`s), for who looks in."""
+        """Counts for metrics: current (`open`, `idle`, `dialing`, `waiting`) and since the start (the `_total`s)."""
         buckets = self._buckets.values()
         return {
             "open": sum(len(bucket.open) for bucket in buckets),
@@ -141,14 +142,14 @@ class UpstreamClient:
         }
 
     async def aclose(self) -> None:
-        """Closes every connection; exchanges under way end with Cut. Idempotent."""
+        """Close every connection; exchanges in progress end with Cut. Idempotent."""
         self._closed = True
         for bucket in self._buckets.values():
             bucket.close()
         for transport in (self._proxied, self._http2):
             if transport is not None:
                 await transport.aclose()
-        # Transports report their end from the loop; give them the turns they need, bounded.
+        # Transports report their end from the loop; give them the iterations they need, bounded.
         give_up_s = asyncio.get_running_loop().time() + CLOSE_WAIT_S
         while any(bucket.open for bucket in self._buckets.values()):
             if asyncio.get_running_loop().time() > give_up_s:

@@ -34,12 +34,12 @@ from elkapi.upstream.timers import TimerHandle, Timers
 from elkapi.upstream.wire import CHUNKED
 
 SEND, HEADER, FIRST_BYTE, BODY = "send", "header", "first_byte", "body"
-# Up to this size a copy is cheaper than a second buffer in the transport.
+# Up to this size, copying is cheaper than a second buffer in the transport.
 JOINED_WRITE_BYTES_MAX = 256 * 1024
 
 
 def poll_for(sock: socket.socket) -> select.poll:
-    """Asks whether a read would return at once, at a third of what a refused MSG_PEEK costs."""
+    """Poll whether a read would return at once, at a third of the cost of a failing MSG_PEEK."""
     readable = select.poll()
     readable.register(sock, select.POLLIN)
     return readable
@@ -56,7 +56,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """See the module. Made by the pool, which calls `start` or `start_stream` on one that is `usable()`."""
+    """See the module. The pool creates it, and calls `start` or `start_stream` only if it is `usable()`."""
 
     def __init__(self, owner: Owner, limits: ClientLimits, timers: Timers, sock: socket.socket) -> None:
         self._owner = owner
@@ -90,10 +90,10 @@ class Connection(asyncio.Protocol):
         return not self._closed and self._transport is not None and not self._transport.is_closing()
 
     def usable(self, *, held: bool) -> bool:
-        """Whether a pooled connection may be written to: open, and the kernel holds neither a FIN nor stray bytes.
+        """Whether a pooled connection can be written to: open, and the kernel holds neither a FIN nor stray bytes.
 
-        The look into the kernel is what makes it provable that a peer closed before we wrote; the loop may not have
-        been told yet. It will have been told before a request that is `held` leaves.
+        Only the check of the kernel proves that a peer closed before we wrote, since the loop may not know yet. It will
+        know before a `held` request leaves.
         """
         transport = self._transport
         if self._closed or transport is None or transport.is_closing():
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
     def start(
         self, reply: SocketReply, head: bytes, body: bytes, deadlines: Deadlines, total_at_s: float, *, held: bool
     ) -> None:
-        """Writes a whole request, at once or (`held`) together with others at the end of this turn of the loop."""
+        """Write a whole request, at once or (`held`) together with others at the end of this loop iteration."""
         transport = self._begin(reply, deadlines, total_at_s)
         if held:
             self._held = head + body
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
             self._enter(HEADER, deadlines.header_s)
 
     def send_held(self) -> None:
-        """The end of the turn that `start` was called in."""
+        """Called at the end of the loop iteration of `start`."""
         held, self._held = self._held, b""
         if held and self._transport is not None and not self._closed:
             self._transport.write(held)
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         deadlines: Deadlines,
         total_at_s: float,
     ) -> None:
-        """Writes the head now and the body from a task of its own, so that an early reply is seen."""
+        """Write the head now and the body in a separate task, so that an early reply is seen."""
         transport = self._begin(reply, deadlines, total_at_s)
         self._enter(SEND, inf)
         transport.write(head)
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         return self._transport
 
     def park(self, until_s: float) -> None:
-        """Waits in the pool; closes itself at `until_s`."""
+        """Wait in the pool; close at `until_s`."""
         self._deadline_at_s = until_s
         self._total_at_s = inf
         if until_s < self._timer_at_s or self._timer is None:
@@ -162,8 +162,8 @@ class Connection(asyncio.Protocol):
 
     def resume_reply(self, reply: SocketReply) -> None:
         if self._read_paused:
-            # Not in this turn of the loop: uvloop reads a socket up to 32 times before it looks at the next, so a peer
-            # that is faster than its reader would leave no time for the others.
+            # Not in this iteration: uvloop reads a socket up to 32 times before it turns to the next, so a peer faster
+            # than its reader would starve the others.
             self.loop.call_soon(self._resume, reply)
 
     def _resume(self, reply: SocketReply) -> None:
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Lets go of the socket now. An exchange under way is the caller's to end first."""
+        """Close the socket now. The caller must end an exchange in progress first."""
         if not self._closed:
             self._closed = True
             self._held = b""
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
             self._arm(when_s)
 
     def _arm(self, when_s: float) -> None:
-        """Wake up then; called only when nothing else wakes the connection before, which callers see for themselves."""
+        """Set the timer; callers check that nothing else wakes the connection earlier."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at_s = when_s
@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
         elif now_s < self._deadline_at_s:
             self._arm(min(self._deadline_at_s, self._total_at_s))
         elif self._reply is None:
-            self.close()  # Parked long enough.
+            self.close()  # The time in the pool is over.
         elif self._phase == SEND and self._write_moved():
             self._watch_writing()
         else:
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self._reply is not None and self._phase == SEND:
-            # With a pump it is the caller's turn to be slow, which no deadline of the upstream's measures.
+            # With a body iterator the caller may be slow, which no deadline of the upstream measures.
             phase, seconds = (HEADER, self._deadlines.header_s) if self._pump is None else (SEND, inf)
             self._enter(phase, seconds)
 
@@ -302,17 +302,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._closed:
-            self._transport.abort()  # Given up while the handshake was under way.
+            self._transport.abort()  # Abandoned during the handshake.
             return
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes_max)
 
     def data_received(self, data: bytes) -> None:
         reply, inbound = self._reply, self._inbound
         if reply is None:
-            self.close()  # Bytes nobody asked for, such as a 408 on an idle connection.
+            self.close()  # Unsolicited bytes, such as a 408 on an idle connection.
             return
         if self._held:
-            self._ended(None)  # The same while our request has not left: no answer to it.
+            self._ended(None)  # Also before our request has left: they cannot answer it.
             return
         try:
             inbound.feed(data)
@@ -336,8 +336,7 @@ class Connection(asyncio.Protocol):
         elif self._phase in (SEND, HEADER):
             self._enter(FIRST_BYTE, self._deadlines.first_byte_s)
         if self._pump is not None and reply.status >= 300:
-            # An early refusal: the rest of the body is of no use to anyone. Without its end on the wire the
-            # connection is of no use either.
+            # An early refusal: the rest of the body is useless, and without its end the connection cannot be reused.
             self._pump.cancel()
             self._pump = None
             self._half_sent = True
@@ -398,7 +397,7 @@ class Connection(asyncio.Protocol):
         self._owner.released(self)
 
     def end_badly(self, failure: BaseException) -> None:
-        """Closes, and gives `failure` to whoever reads the exchange under way."""
+        """Close, and raise `failure` to the reader of the exchange in progress."""
         reply = self._reply
         self._reply = None
         self._inbound.end()

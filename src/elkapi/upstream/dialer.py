@@ -1,7 +1,7 @@
-"""From an origin to a connected socket: resolve, judge every address, dial only what was judged; TLS is `pool`'s.
+"""From an origin to a connected socket: resolve, check every address, dial only checked ones; TLS is in `pool`.
 
-The guard sits here, below every route, so nothing that opens a connection can forget it. The name is resolved once a
-connect and the very addresses that were judged are dialed: a second, different DNS answer is never asked for.
+The guard is here, below every route, so nothing that opens a connection can bypass it. The name is resolved once per
+connect, and the very addresses that were checked are dialed: there is no second DNS answer that could differ.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ ADDRESSES_TRIED_MAX = 8
 
 
 async def system_resolver(host: str, port: int) -> list[str]:
-    """The system's own resolver, on the loop's thread pool."""
+    """The system's resolver, on the loop's thread pool."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 async def permitted_addresses(resolve: Resolver, host: str, port: int, *, allow_private: bool) -> list[str]:
-    """The host's addresses that the guard lets through, at most `ADDRESSES_TRIED_MAX`.
+    """The host's addresses that the guard permits, at most `ADDRESSES_TRIED_MAX`.
 
-    Raises ConnectFailed when the name does not resolve and AddressRefused when no address is permitted.
+    Raises ConnectFailed if the name does not resolve, AddressRefused if no address is permitted.
     """
     try:
         found = await resolve(host, port)
@@ -57,10 +57,10 @@ async def permitted_addresses(resolve: Resolver, host: str, port: int, *, allow_
 
 
 async def dial(origin: Origin, resolve: Resolver, timers: Timers, deadline_s: float) -> socket.socket:
-    """A connected, non-blocking socket to the origin's own host (never to its proxy).
+    """A connected, non-blocking socket to the origin's host (never to its proxy). `deadline_s` is a time of `timers`.
 
-    `deadline_s` is a moment of `timers`. Addresses are tried in order; each gets an equal share of the time left, so
-    one that swallows packets does not use up the others' turn. Raises ConnectFailed, ConnectTimeout, AddressRefused.
+    Addresses are tried in order, each with an equal share of the remaining time, so that one that drops packets does
+    not use up the others'. Raises ConnectFailed, ConnectTimeout, AddressRefused.
     """
     if origin.unix_path is not None:
         return await _connect(socket.AF_UNIX, origin.unix_path, origin.unix_path, timers, deadline_s)
@@ -91,7 +91,7 @@ async def _connect(
 ) -> socket.socket:
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:  # Out of descriptors, or a family this machine does not have.
+    except OSError as error:  # No descriptors left, or an address family that this machine lacks.
         raise ConnectFailed(f"no socket for {label}: {error}", phase="connect", sent=False) from error
     try:
         sock.setblocking(False)

@@ -1,4 +1,4 @@
-"""A body that came compressed although every call asks for it plain."""
+"""Decodes bodies that arrive compressed although every request asks for identity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from elkapi.upstream.reply import UpstreamReply
 
 
 def plain(reply: UpstreamReply, body: bytes, whole: bool, bytes_max: int) -> bytes:
-    """What was read of a reply, out of gzip or zlib, bounded; empty when such a body is not there `whole`."""
+    """The decoded bytes of a gzip or zlib body, bounded; empty if such a body is not `whole`."""
     encoding = (reply.header(b"content-encoding") or b"").lower()
     if encoding in (b"", b"identity"):
         return body

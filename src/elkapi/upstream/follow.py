@@ -1,6 +1,6 @@
-"""Redirects, for the few calls that may follow one (fetching a result file); ordinary relaying never does.
+"""Redirects, for the few requests that may follow one (fetching a result file); relaying never does.
 
-Each hop is an ordinary `UpstreamClient.send`: the guard judges the address that is dialed, not the URL that was given.
+Each hop is an ordinary `UpstreamClient.send`: the guard checks the address that is dialed, not the URL.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from elkapi.upstream.origin import Origin, UpstreamRequest, target_of
 from elkapi.upstream.reply import UpstreamReply
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# What may accompany a request to a host the operator did not name. Everything else could be a credential: providers
-# invent header names for their keys, so a list of names to drop would always be one name short.
+# The headers allowed to a host that the operator did not name. Any other could be a credential: providers invent header
+# names for their keys, so a list of names to drop would never be complete.
 HARMLESS_HEADERS = frozenset({b"accept", b"accept-encoding", b"accept-language", b"range", b"user-agent"})
 
 
 async def follow(
     client: UpstreamClient, reply: UpstreamReply, request: UpstreamRequest, hops_max: int = 3
 ) -> UpstreamReply:
-    """The reply at the end of at most `hops_max` redirects of a GET or HEAD; closes the replies in between.
+    """The reply after at most `hops_max` redirects of a GET or HEAD; closes the replies in between.
 
-    A hop to another origin keeps only harmless headers and loses `allow_private` and the proxy's trust with it; a hop
-    from https to http, to an unreadable place, or one too many raises ProtocolViolation. Other methods are returned
-    as they are: repeating a body elsewhere is not this client's decision.
+    A hop to another origin keeps only harmless headers and loses `allow_private` and the trust in the proxy. A hop from
+    https to http, to an invalid location, or beyond the limit raises ProtocolViolation. Other methods are returned
+    unfollowed: this client does not decide to send a body elsewhere.
     """
     hops = 0
     while reply.status in REDIRECTS and request.method in (b"GET", b"HEAD"):
@@ -44,7 +44,7 @@ async def follow(
 
 
 def next_hop(request: UpstreamRequest, location: bytes) -> UpstreamRequest:
-    """The request a redirect asks for. Raises ProtocolViolation when it may not be followed."""
+    """The request of the next hop. Raises ProtocolViolation if it must not be followed."""
     old = request.origin
     try:
         here = f"{'http' if old.scheme == 'unix' else old.scheme}://{old.authority}{request.target.decode('ascii')}"

@@ -24,7 +24,7 @@ from elkapi.upstream.origin import Deadlines, Origin, UpstreamRequest
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASSERTION_LIFE_S = 3600
-# A token is renewed this long before it ends, so that a call under way does not lose it.
+# A token is renewed this long before it expires, so that a call in progress keeps it.
 RENEW_BEFORE_S = 120
 TOKENS_KEPT_MAX = 10_000
 ANSWER_BYTES_MAX = 64 * 1024
@@ -32,7 +32,7 @@ DEADLINES = Deadlines(connect_s=5.0, header_s=10.0, first_byte_s=10.0, idle_s=5.
 
 
 class TokenRefused(Exception):
-    """The token endpoint did not give a token; the message holds no secret."""
+    """The token endpoint issued no token; the message contains no secret."""
 
 
 class _Account(msgspec.Struct):
@@ -51,7 +51,7 @@ _token = msgspec.json.Decoder(_Token)
 
 
 def assertion(account_json: str, audience: str, now_s: int) -> str:
-    """The signed JWT for one exchange. Raises ValueError for what is no service account key."""
+    """The signed JWT for one exchange. Raises ValueError for anything but a service account key."""
     try:
         account = _account.decode(account_json)
         key = load_pem_private_key(account.private_key.encode(), None)
@@ -71,7 +71,7 @@ def assertion(account_json: str, audience: str, now_s: int) -> str:
 
 
 class TokenSource:
-    """Tokens by channel key; calls that need the same one at once share one exchange, and its failure."""
+    """Tokens by channel key; concurrent calls that need the same one share one exchange, and its failure."""
 
     def __init__(self, send: Send, clock: Clock) -> None:
         self._send = send
@@ -80,7 +80,8 @@ class TokenSource:
         self._under_way: dict[tuple[int, str], asyncio.Task[str]] = {}
 
     async def token(self, key_id: int, account_json: str, token_url: str, allow_private: bool) -> str:
-        """A token that is good for a while. Raises TokenRefused, UpstreamFailure, ValueError (no such key)."""
+        """A token that stays valid for a while. Raises TokenRefused, UpstreamFailure, ValueError (not a service
+        account key)."""
         name = (key_id, account_json)
         kept = self._kept.get(name)
         if kept is not None and kept[1] > self._clock.monotonic_s():
@@ -90,13 +91,13 @@ class TokenSource:
             renewing = asyncio.create_task(self._renewed(name, token_url, allow_private))
             self._under_way[name] = renewing
             renewing.add_done_callback(lambda done: self._ended(name, done))
-        # Whoever leaves takes it from nobody else.
+        # Shielded: a cancelled call does not cancel it for the others.
         return await asyncio.shield(renewing)
 
     def _ended(self, name: tuple[int, str], done: asyncio.Task[str]) -> None:
         del self._under_way[name]
         if not done.cancelled():
-            done.exception()  # Seen here too, should nobody wait for it any more.
+            done.exception()  # Retrieved here as well, in case nobody waits for it any more.
 
     async def _renewed(self, name: tuple[int, str], token_url: str, allow_private: bool) -> str:
         text, life_s = await self._exchange(name[1], token_url, allow_private)
@@ -119,7 +120,7 @@ class TokenSource:
         try:
             answer = await answer_to(self._send, request, ANSWER_BYTES_MAX)
         except UpstreamFailure as failure:
-            # What left is no call yet, so another attempt does nothing twice.
+            # The call itself has not been sent, so another attempt does nothing twice.
             failure.sent = False
             raise
         if answer.status != 200 or not answer.complete:

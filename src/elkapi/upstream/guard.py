@@ -1,14 +1,14 @@
-"""Which IP addresses an upstream may have; pure, knows nothing of names or sockets, which are left to `dialer`.
+"""Which IP addresses an upstream may have; pure, without names or sockets, which are in `dialer`.
 
-An address is judged by its class, never by how it was spelled, so `0`, `0x7f.1`, `::ffff:127.0.0.1` and a name that
-resolves to any of them are all the same thing here. IPv6 forms that carry an IPv4 address are judged by that one.
+An address is judged by its class, never by its spelling: `0`, `0x7f.1`, `::ffff:127.0.0.1` and a name that resolves to
+any of them are equal here. IPv6 forms that contain an IPv4 address are judged by that one.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-# The first match names the reason, so narrow entries stand before wide ones.
+# The first match gives the reason, so narrow entries come before wide ones.
 _IPV4_REFUSED: tuple[tuple[IPv4Network, str], ...] = tuple(
     (IPv4Network(network), reason)
     for network, reason in (
@@ -68,9 +68,9 @@ _ISATAP_MARKS = (0x0000_5EFE, 0x0200_5EFE)
 
 
 def refusal(address: str) -> str | None:
-    """Why this address may not be dialed, as one word, or None when it is an ordinary public address.
+    """Why this address must not be dialed, as one word; None for an ordinary public address.
 
-    Anything that does not read as an IP address is refused as `malformed`.
+    Anything that is not an IP address is `malformed`.
     """
     try:
         parsed = ip_address(address)
@@ -108,7 +108,7 @@ def _embedded_v4(address: IPv6Address) -> list[IPv4Address]:
     if address in _SIX_TO_FOUR:
         return [IPv4Address((value >> 80) & 0xFFFF_FFFF)]
     if address in _TEREDO:
-        # The client's address is stored inverted; the server's stands behind the prefix.
+        # The client's address is stored inverted; the server's follows the prefix.
         return [IPv4Address((value >> 64) & 0xFFFF_FFFF), IPv4Address(~value & 0xFFFF_FFFF)]
     if (value >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS:
         return [low]

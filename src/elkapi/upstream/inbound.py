@@ -51,20 +51,22 @@ class Inbound:
         self._reply = reply
 
     def end(self) -> None:
-        """Lets go of the reply, which lives as long as its reader likes."""
+        """Release the reply, which lives as long as its reader."""
         self._reply = None
 
     def close(self) -> None:
-        """The parser holds our bound methods: without this the pair waits for the cycle collector."""
+        """Break the reference cycle: the parser holds our bound methods, so the pair would wait for the cycle
+        collector."""
         self._parser = None
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether the end of the connection, now, is the proper end of the body."""
+        """Whether the body ends properly if the connection ends now."""
         return self.head_done and self._framing == UNTIL_CLOSE
 
     def feed(self, data: bytes) -> None:
-        """Raises ProtocolViolation for an untrustworthy reply; stray bytes after a whole one only end reuse."""
+        """Parse bytes. Raises ProtocolViolation for an untrustworthy reply; stray bytes after a complete one only
+        prevent reuse."""
         assert self._parser is not None
         had_head = self.head_done
         self.answered = True
@@ -109,8 +111,8 @@ class Inbound:
         assert parser is not None
         status = parser.get_status_code()
         headers = self._headers
-        # Looked at here and not field by field: one segment holds no more than one read of the loop's anyway. Nothing
-        # needs to be added up while all that came is shorter, unless an interim head was before it.
+        # Checked here and not per field: one segment contains at most one read of the loop anyway. The sum is needed
+        # only if everything received exceeds the limit, or an interim head came before.
         if self._fed_bytes > self._limits.header_bytes_max or status < 200 or self._field_bytes:
             self._field_bytes += sum([len(name) + len(value) + 4 for name, value in headers])
         self._header_count += len(headers)
@@ -134,7 +136,7 @@ class Inbound:
             return
         self.head_done = True
         self._framing = framing
-        # The parser cannot be told that this was a HEAD, so its state is of no use afterwards.
+        # The parser cannot be told that this was a HEAD, so its state is unusable afterwards.
         self.keep_alive = not reply.is_head and parser.should_keep_alive()
         self.message_done = reply.is_head
         reply.give_head(status, headers, fields)

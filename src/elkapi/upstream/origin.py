@@ -1,4 +1,4 @@
-"""What a call to an upstream is made of: where it goes, how long it may take, what is asked; `client` sends it."""
+"""The parts of a call to an upstream: origin, deadlines, request; `client` sends it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from urllib.parse import SplitResult, quote, urlsplit
 import msgspec
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "unix": 0}
-# What a target may hold as it is; the percent sign too, since what holds one is encoded already.
+# Characters that a target keeps as they are; `%` too, since a target that contains one is already encoded.
 _TARGET_SIGNS = "!\"$%&'()*+,/:;<=>?@[\\]^`{|}"
 PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 
 class Origin(msgspec.Struct, frozen=True, cache_hash=True):
-    """One upstream host as the pool sees it; two calls may share a connection only when all of this is equal.
+    """One upstream host, as the key of the pool: two calls share a connection only if all of this is equal.
 
     `allow_private` lifts the address guard for this origin (the target, and the proxy in front of it).
     """
@@ -36,9 +36,9 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
         proxy_url: str | None = None,
         http2: bool = False,
     ) -> Origin:
-        """Reads `https://host[:port][/any/path]` or `unix:///path.sock`; the path of an http(s) URL is not kept.
+        """Parse `https://host[:port][/any/path]` or `unix:///path.sock`; the path of an http(s) URL is dropped.
 
-        Raises ValueError for another scheme, user information, a query, a fragment, or a host or port that is not one.
+        Raises ValueError for another scheme, user information, a query, a fragment, or an invalid host or port.
         """
         if proxy_url is not None:
             check_proxy_url(proxy_url)
@@ -49,7 +49,7 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
 
     @property
     def authority(self) -> str:
-        """The value of the Host header: the port only where it is not the scheme's own."""
+        """The value of the Host header, with the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -59,17 +59,17 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 def split_base_url(base_url: str) -> str:
-    """The path of a base URL without its last slash, "" for none: what stands before every target of this channel."""
+    """The path of a base URL without its trailing slash, "" for none: the prefix of every target of this channel."""
     return "" if base_url.startswith("unix://") else urlsplit(base_url).path.rstrip("/")
 
 
 def target_of(url: SplitResult) -> bytes:
-    """What is asked at somebody's URL; a space or a sign that is not ASCII is percent-encoded, as browsers do."""
+    """The target of any URL; spaces and non-ASCII characters are percent-encoded, as browsers do."""
     return quote((url.path or "/") + (f"?{url.query}" if url.query else ""), safe=_TARGET_SIGNS).encode()
 
 
 def check_proxy_url(proxy_url: str) -> None:
-    """Raises ValueError unless it reads `scheme://[user:password@]host[:port]` with a scheme we can speak."""
+    """Raises ValueError unless it is `scheme://[user:password@]host[:port]` with a supported scheme."""
     _host_and_port(proxy_url, PROXY_SCHEMES, user_allowed=True)
 
 
@@ -95,7 +95,7 @@ def _host_and_port(url: str, schemes: frozenset[str], *, user_allowed: bool = Fa
     host = (parts.hostname or "").rstrip(".")
     if not host or "%" in host:
         raise ValueError("the URL must contain a valid host name")
-    port = parts.port  # Raises ValueError by itself for anything outside 0..65535.
+    port = parts.port  # Itself raises ValueError outside 0..65535.
     if port == 0:
         raise ValueError("port 0 cannot be connected to")
     fallback = DEFAULT_PORTS.get(parts.scheme, 1080)
@@ -138,15 +138,19 @@ class UpstreamRequest(msgspec.Struct):
 
 
 class ClientLimits(msgspec.Struct, frozen=True):
-    """Every bound of one client (one worker process)."""
+    """The limits of one client (one worker process)."""
 
     connections_per_origin_max: int = 512
     idle_connections_per_origin_max: int = 128
     waiters_per_origin_max: int = 1024
     idle_keep_s: float = 30.0
-    connection_life_s_max: float = 600.0  # New connections follow DNS; a pooled one would otherwise live for ever.
+    connection_life_s_max: float = (
+        600.0  # New connections follow DNS changes; a pooled one would otherwise live for ever.
+    )
     header_bytes_max: int = 64 * 1024
     header_count_max: int = 128
     interim_replies_max: int = 16
-    reply_buffer_bytes_max: int = 128 * 1024  # Above this reading pauses until the turn after they were taken.
+    reply_buffer_bytes_max: int = (
+        128 * 1024
+    )  # Above this, reading pauses until the loop iteration after they were consumed.
     write_buffer_bytes_max: int = 64 * 1024

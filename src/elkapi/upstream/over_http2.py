@@ -1,7 +1,8 @@
-"""Calls to upstreams that speak only HTTP/2, by httpcore (the engine inside httpx), behind the client's own interface.
+"""Calls to upstreams that speak only HTTP/2, through httpcore (the engine of httpx), behind the client's own interface.
 
-Needs the optional extra `http2`. Name resolution and the guard are ours: httpcore is given a network backend that dials
-only judged addresses. `header_s` covers sending the request too; idle time while sending is httpcore's write timeout.
+Requires the optional extra `http2`. Name resolution and the guard are ours: httpcore gets a network backend that dials
+only checked addresses. `header_s` covers sending the request as well; idle time while sending is httpcore's write
+timeout.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from elkapi.upstream.reply import UpstreamReply
 from elkapi.upstream.timers import Expired
 from elkapi.upstream.wire import BODILESS_METHODS, callers_headers, check_method, check_target
 
-# httpcore imports h2 only when the first connection is made, which is too late to say what is missing.
+# httpcore imports h2 only at its first connection, too late for a clear message.
 if find_spec("httpcore") is None or find_spec("h2") is None:
     raise TransportMissing(
         "this channel asks for HTTP/2, which is not installed: pip install 'elkapi[http2]'", phase="request", sent=False
@@ -48,35 +49,35 @@ from h2.errors import ErrorCodes
 from h2.events import StreamReset
 
 _HEADERS_FRAME = b"\x01"
-# Steps of a request, as httpcore names them.
+# httpcore's names of the steps of a request.
 _DIALING, _SENDING = "connection.connect_tcp.started", "http2.send_request_headers.started"
-# How httpcore says that a connection ended without an answer; for it that is a violation like any other.
+# httpcore's message for a connection that ended without an answer, which it reports as a protocol violation.
 _ENDED_UNANSWERED = "Server disconnected"
-# The poll flag of a connection that its peer has closed, where the platform has one; it shows although the loop has
-# read the end already.
+# The poll flag of a connection that its peer has closed, where the platform has one; it is set even if the loop has
+# already read the end.
 _ENDED = getattr(select, "POLLRDHUP", 0)
-# A peer that lets a request go unanswered, and says nothing else for so long, is asked no more over this connection.
+# A connection whose peer left a request unanswered and stayed silent for this long gets no further requests.
 SILENT_S = 5.0
-# While others wait on a connection, nobody can tell a peer that is slow from one that is gone; the kernel can, by what
-# it acknowledges, but would take a quarter of an hour.
+# While others wait on a connection, a slow peer cannot be told from a dead one; the kernel can, by its
+# acknowledgements, but takes a quarter of an hour by default.
 UNACKNOWLEDGED_MS_MAX = 60_000
 _USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class _PeerLeft(httpcore.WriteError):
-    """The peer had closed an idle connection, or fallen silent on it, before a request was written to it."""
+    """The peer had closed an idle connection, or fallen silent on it, before a request was written."""
 
 
 class _Wary(httpcore.AsyncNetworkStream):
-    """Begins no request on a connection that its peer has closed, or on which everybody gave up waiting for its word:
-    httpcore looks only whether one is too old."""
+    """Starts no request on a connection that its peer has closed, or that everybody gave up waiting on; httpcore
+    checks only the age."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, monotonic_s: Callable[[], float]) -> None:
         self._inner = inner
         self._monotonic_s = monotonic_s
         self._reads = 0
         self._was_read = False
-        # Since when the peer has said nothing, although it was asked.
+        # Since when the peer has been silent although a request is open.
         self._silent_since_s = inf
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as above.
@@ -92,7 +93,7 @@ class _Wary(httpcore.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above.
         if buffer[3:4] == _HEADERS_FRAME:
             now_s = self._monotonic_s()
-            # While another request reads from this connection, that read learns of its end, or goes on waiting.
+            # While another request reads from this connection, that read notices its end, or keeps waiting.
             if not self._reads:
                 if self._was_read and self._is_ended():
                     raise _PeerLeft("the peer had closed the connection")
@@ -117,7 +118,7 @@ class _Wary(httpcore.AsyncNetworkStream):
 
     def _is_ended(self) -> bool:
         ended, sock = select.poll(), self._inner.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0:  # The loop has heard of a reset, and closed it.
+        if sock is None or sock.fileno() < 0:  # The loop has noticed a reset and closed it.
             return True
         ended.register(sock, _ENDED)
         return bool(ended.poll(0))
@@ -180,7 +181,7 @@ class Http2Transport:
                 )
                 break
             except _PeerLeft:
-                continue  # Nothing of it left; that connection is not given out again.
+                continue  # Nothing was sent; that connection is not used again.
             except Expired:
                 kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout
                 raise kind("no reply head in time", phase="header", sent=_SENDING in seen) from None
@@ -214,8 +215,8 @@ class Http2Transport:
             request.method,
             httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.target),
             headers=[(b"host", origin.authority.encode("ascii")), *headers],
-            # Bytes as they are: httpcore sends them once more where a peer that ends its connection (GOAWAY) says that
-            # it did nothing with the request.
+            # As bytes, which httpcore can resend if a peer that ends its connection (GOAWAY) reports that it did not
+            # process the request.
             content=request.body if isinstance(request.body, bytes) else _Once(request.body),
             extensions={
                 "timeout": {
@@ -234,7 +235,7 @@ class Http2Transport:
         if pool is None:
             limits = self._dialing.limits
             pool = self._pools[allow_private] = httpcore.AsyncConnectionPool(
-                # A context of its own: httpcore writes its ALPN list into the one it is given.
+                # A separate context, because httpcore writes its ALPN list into it.
                 ssl_context=self._dialing.tls.fresh(),
                 http1=False,
                 http2=True,
@@ -249,7 +250,7 @@ class Http2Transport:
         return pool
 
     async def aclose(self) -> None:
-        """Closes every pool."""
+        """Close every pool."""
         pools = list(self._pools.values())
         self._pools.clear()
         for pool in pools:
@@ -257,7 +258,7 @@ class Http2Transport:
 
 
 class _Once:
-    """A body that can be read once."""
+    """A body that can be read only once."""
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
@@ -287,7 +288,7 @@ def _translated(error: Exception, phase: str) -> UpstreamFailure:
         return SendFailed(detail, phase="send", sent=True)
     reset = error.args[0] if error.args else None
     if phase == "header" and isinstance(reset, StreamReset) and reset.error_code == ErrorCodes.REFUSED_STREAM:
-        # RFC 9113, 8.7: nothing was done with it.
+        # RFC 9113, 8.7: the request was not processed.
         return SendFailed("the peer refused the stream unseen", phase=phase, sent=False)
     if isinstance(error, httpcore.ProtocolError) and phase == "header" and str(error) != _ENDED_UNANSWERED:
         return ProtocolViolation(detail, phase=phase, sent=True)

@@ -1,4 +1,4 @@
-"""A reply pulled from somebody else's client, held to our five deadlines; for the transports that are not our own."""
+"""A reply pulled from another client library, held to our five deadlines; for the transports that are not our own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Translate = Callable[[Exception, str], UpstreamFailure]
 
 
 class PulledReply(UpstreamReply):
-    """Backpressure is the foreign client's: it reads from its socket only as far as its own small buffer."""
+    """Backpressure is the library's: it reads from its socket only as far as its small buffer."""
 
     __slots__ = (
         "_close",
@@ -98,7 +98,7 @@ class PulledReply(UpstreamReply):
 
     def cancel(self) -> None:
         if self._given_up():
-            # Their clients close asynchronously; the task is held by the loop until it has run.
+            # The libraries close asynchronously; the loop keeps the task until it has run.
             task = asyncio.ensure_future(self._closed_quietly())
             _closing.add(task)
             task.add_done_callback(_closing.discard)
@@ -108,14 +108,14 @@ class PulledReply(UpstreamReply):
             await self._closed_quietly()
 
     def _given_up(self) -> bool:
-        """Mark the reply as broken off by its reader, which is no proper end; False when it was over already."""
+        """Mark the reply as abandoned by its reader, which is no proper end; False if it was already over."""
         if self._over:
             return False
         self._over, self._failure = True, Cut("closed by the reader", phase=self._phase, sent=True)
         return True
 
     async def _closed_quietly(self) -> None:
-        # The connection is given up either way, and the first failure is the news.
+        # The connection is closed either way, and the first failure is the one to report.
         with contextlib.suppress(Exception):
             await self._close()
 
@@ -124,8 +124,11 @@ _closing: set[asyncio.Future[None]] = set()
 
 
 async def begun(timers: Timers, when_s: float, ask: Callable[[], Awaitable[T]], close: Callable[[T], object]) -> T:
-    """The foreign client's reply, by `when_s` (else Expired). One that comes as its caller leaves, or as its time ends,
-    is closed: nobody will read it, and their pools would count it for ever."""
+    """The library's reply, by `when_s` (else Expired).
+
+    A reply that arrives as its caller leaves, or as its time ends, is closed: nobody will read it, and the library's
+    pool would count it for ever.
+    """
     came: list[T] = []
 
     async def asked() -> T:

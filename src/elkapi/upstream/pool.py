@@ -1,4 +1,4 @@
-"""Keep-alive connections by origin: who gets which, when one more is opened, who waits; bytes are `connection`'s."""
+"""Keep-alive connections by origin: who gets which, when another is opened, who waits; bytes are in `connection`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from elkapi.upstream.errors import ClientClosed, ConnectFailed, ConnectTimeout, 
 from elkapi.upstream.origin import ClientLimits, Origin
 from elkapi.upstream.timers import Expired, Timers, run_until
 
-# A TLS peer that does not answer our close is not waited for: nothing of ours is in flight by then.
+# A TLS peer that does not answer our close is not awaited: nothing of ours is in flight by then.
 TLS_SHUTDOWN_S = 1.0
 
 
 class TlsContexts:
-    """Client contexts, made on first use: loading the system's certificates takes tens of milliseconds.
+    """Client contexts, created on first use, since loading the system's certificates takes tens of milliseconds.
 
-    `make` replaces the system's certificates, say by an operator's own authority.
+    `make` replaces the system's certificates, for example by an operator's own authority.
     """
 
     def __init__(self, make: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
@@ -37,12 +37,12 @@ class TlsContexts:
         return self._shared
 
     def fresh(self) -> ssl.SSLContext:
-        """A context of the caller's own, without ALPN."""
+        """A separate context, without ALPN."""
         return self._make()
 
 
 class Dialing:
-    """What opening a connection needs, shared by all buckets of one client."""
+    """What opening a connection requires, shared by all buckets of one client."""
 
     def __init__(self, limits: ClientLimits, timers: Timers, resolve: Resolver, tls: TlsContexts) -> None:
         self.limits = limits
@@ -53,7 +53,7 @@ class Dialing:
 
 
 class Bucket:
-    """All connections to one origin. `open` counts them wherever they are; `idle` is used newest first."""
+    """All connections to one origin. `open` counts every one of them; `idle` is used newest first."""
 
     def __init__(self, origin: Origin, dialing: Dialing) -> None:
         self.origin = origin
@@ -72,11 +72,12 @@ class Bucket:
 
     @property
     def busy(self) -> int:
-        """How many connections carry an exchange."""
+        """The number of connections with an exchange in progress."""
         return len(self.open) - len(self.idle)
 
     def take_idle(self, *, held: bool) -> Connection | None:
-        """A connection that can be written to; dead ones met on the way are closed. `held`: see `Connection.usable`."""
+        """An idle connection that can be written to; dead ones found on the way are closed. `held`: see
+        `Connection.usable`."""
         while self.idle:
             connection = self.idle.pop()
             if connection.usable(held=held):
@@ -86,9 +87,9 @@ class Bucket:
         return None
 
     async def acquire(self, deadline_s: float) -> Connection:
-        """The slow path: opens a connection, or waits until one is released or a slot is free.
+        """The slow path: open a connection, or wait until one is released or a slot is free.
 
-        Raises PoolFull, PoolTimeout and whatever opening raises; `deadline_s` is a moment of the client's timers.
+        Raises PoolFull, PoolTimeout and whatever opening raises; `deadline_s` is a time of the client's timers.
         """
         while True:
             if len(self.open) + self.dials < self._limits.connections_per_origin_max:
@@ -96,7 +97,7 @@ class Bucket:
                 return await self._open(deadline_s)
             given = await self._wait(deadline_s)
             if given is None:
-                return await self._open(deadline_s)  # The slot came with the wake-up, counted in `dials`.
+                return await self._open(deadline_s)  # The slot came with the wake-up, already counted in `dials`.
             if given.usable(held=False):
                 return given
             given.close()
@@ -127,7 +128,7 @@ class Bucket:
             self._wake_one()
 
     async def _open(self, deadline_s: float) -> Connection:
-        """Expects its slot to be counted in `dials` already."""
+        """Open a connection; its slot is already counted in `dials`."""
         connection: Connection | None = None
         try:
             sock = await dial(self.origin, self._dialing.resolve, self._timers, deadline_s)
@@ -139,7 +140,8 @@ class Bucket:
             if connection is not None and connection.is_open():
                 self.open.add(connection)
             else:
-                # One that ended before this task woke up has told so already, and would never leave the set.
+                # A connection that ended before this task woke up has already reported it, and would never leave the
+                # set.
                 self._wake_one()
         return connection
 
@@ -183,7 +185,7 @@ class Bucket:
     # --- Owner
 
     def released(self, connection: Connection) -> None:
-        """A connection came back and may be used again."""
+        """A connection is free and reusable."""
         now_s = self._timers.monotonic_s()
         too_old = now_s - connection.opened_at_s > self._limits.connection_life_s_max
         if self.closed or too_old or len(self.idle) >= self._limits.idle_connections_per_origin_max:
@@ -198,7 +200,7 @@ class Bucket:
         self.idle.append(connection)
 
     def lost(self, connection: Connection) -> None:
-        """A connection is gone for good; its slot is free."""
+        """A connection is closed; its slot is free."""
         if connection in self.open:
             self.open.remove(connection)
             if connection in self.idle:

@@ -1,4 +1,4 @@
-"""What the caller holds while a reply arrives: the head, then the body as it comes; the socket is `connection`'s."""
+"""A reply as the caller reads it: the head, then the body as it arrives; the socket is in `connection`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from elkapi.upstream.errors import Cut
 
 Headers = list[tuple[bytes, bytes]]
 Fields = dict[bytes, bytes]
-# Whether more is wanted; an awaitable says yes, after it.
+# Whether more is wanted; an awaitable means yes, after it is done.
 More = bool | Awaitable[None]
 Take = Callable[[bytes], More]
 
@@ -18,11 +18,10 @@ Take = Callable[[bytes], More]
 class UpstreamReply:
     """A reply whose head is complete; its body is read once, in order.
 
-    `headers` have lower-case names and keep order and repeats; `fields` are the same by name, of a repeated one the
-    first value. `reused` tells whether the connection was a pooled one.
-    Iterating gives non-empty chunks as they come. Any wait raises the UpstreamFailure that ended the reply, after the
-    bytes that came before it were given out. A reply that is not read to its end must be closed with `cancel()` or
-    `aclose()`.
+    `headers` have lower-case names and keep order and repeats; `fields` are the same by name, with the first value of a
+    repeated one. `reused` tells whether the connection was pooled. Iterating gives non-empty chunks as they arrive. Any
+    wait raises the UpstreamFailure that ended the reply, after the bytes before it were returned. A reply that is not
+    read to its end must be closed with `cancel()` or `aclose()`.
     """
 
     __slots__ = ("_rest", "fields", "headers", "reused", "status")
@@ -35,7 +34,7 @@ class UpstreamReply:
         self._rest = b""
 
     def header(self, *names: bytes) -> bytes | None:
-        """The first value of the first of these headers that is there; names in lower case."""
+        """The first value of the first of these headers that is present; names in lower case."""
         fields = self.fields
         for name in names:
             if (value := fields.get(name)) is not None:
@@ -59,9 +58,9 @@ class UpstreamReply:
         return await self._pull()
 
     async def pour(self, take: Take) -> None:
-        """Give every further chunk to `take` as it comes, until it wants no more or the body ends properly.
+        """Pass every further chunk to `take` as it arrives, until it wants no more or the body ends properly.
 
-        What it raises is raised here, as is what any other wait raises.
+        Raises what `take` raises, and what any other wait raises.
         """
         while chunk := await self.next_chunk():
             more = take(chunk)
@@ -73,7 +72,7 @@ class UpstreamReply:
     async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
         """(bytes, complete): the rest of the body, at most `limit_bytes` of it.
 
-        `complete` is False when the body goes on; what follows can still be read. Nothing read is lost.
+        If `complete` is False the body continues and can still be read; nothing read is lost.
         """
         parts: list[bytes] = []
         size = 0
@@ -90,16 +89,16 @@ class UpstreamReply:
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Closes the connection now unless the reply is complete; idempotent, never blocks."""
+        """Close the connection now unless the reply is complete; idempotent, never blocks."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """The same as `cancel`, for `async with` habits and for transports that wait for the peer."""
+        """The same as `cancel`, for use as a context and for transports that wait for the peer."""
         self.cancel()
 
 
 class Wire(Protocol):
-    """The connection, as its reply sees it."""
+    """The reply's interface to its connection."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -111,7 +110,7 @@ class Wire(Protocol):
 class SocketReply(UpstreamReply):
     """A reply of our own HTTP/1.1 connection, which calls `give_*`, `wake` and `end*`; none of those blocks.
 
-    Bytes are kept in a list and handed out joined: a slow reader then makes few large writes instead of many small.
+    Bytes are collected and returned joined, so a slow reader makes few large writes instead of many small ones.
     """
 
     __slots__ = (
@@ -127,7 +126,7 @@ class SocketReply(UpstreamReply):
     )
 
     def __init__(self, wire: Wire, is_head: bool) -> None:
-        self.status = 0  # Not by super(): this runs for every call.
+        self.status = 0  # Not through super(), because this runs for every call.
         self.headers = []
         self.fields = {}
         self.reused = False
@@ -143,7 +142,7 @@ class SocketReply(UpstreamReply):
         self.is_head = is_head
 
     async def head(self) -> None:
-        """Returns when status and headers are there; raises the failure that came instead."""
+        """Return when status and headers have arrived; raises the failure that came instead."""
         if self.status == 0 and self._failure is None:
             await self._wait()
         if self.status == 0 and self._failure is not None:
@@ -152,13 +151,13 @@ class SocketReply(UpstreamReply):
     async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
         if not self._ended or self._rest or self.buffered_bytes > limit_bytes:
             return await super().read(limit_bytes)
-        # The common case: all of it is here already.
+        # The common case: everything is here already.
         chunks, self._chunks = self._chunks, []
         self.buffered_bytes = 0
         return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True
 
     async def pour(self, take: Take) -> None:
-        """As above; while `take` keeps up it is called where the bytes arrive, without a turn of the loop for each."""
+        """As above. While `take` keeps up it is called where the bytes arrive, without a loop iteration for each."""
         while True:
             if self._rest or self._chunks or self._failure is not None or self._ended:
                 chunk = await self.next_chunk()
@@ -189,27 +188,27 @@ class SocketReply(UpstreamReply):
         return self._joined()
 
     def _joined(self) -> bytes:
-        """What has come so far, taken out."""
+        """Take out everything received so far."""
         chunks = self._chunks
         self._chunks = []
         self.buffered_bytes = 0
-        # Asked also while nothing is paused: one call that compares a flag.
+        # Called even while nothing is paused: it only compares a flag.
         self._wire.resume_reply(self)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _wait(self) -> asyncio.Future[None]:
-        """A plain function on purpose: each coroutine between a caller and its future costs on every resumption."""
+        """Not a coroutine, because each coroutine between a caller and its future costs time on every resumption."""
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("two readers of one reply")
         self._waiter = waiter = self._wire.loop.create_future()
         return waiter
 
     def wake(self) -> None:
-        """Let the reader see what came; the connection calls it once for all that one segment brought."""
+        """Wake the reader; the connection calls it once for everything that one segment brought."""
         if self._take is not None and self._chunks:
             try:
                 self._more = self._take(self._joined())
-            except Exception as error:  # The reader's own, and raised where it waits.
+            except Exception as error:  # The reader's own error, raised where it waits.
                 self._more = error
             if self._more is True and self._failure is None:
                 return

@@ -59,7 +59,7 @@ _TOO_LATE_TO_CONNECT = (aiohttp.ConnectionTimeoutError, ProxyTimeoutError, pytho
 
 
 class _GuardedResolver(AbstractResolver):
-    """aiohttp asks this for the one name it dials itself: the proxy's."""
+    """Resolves the only name that aiohttp dials itself: the proxy's."""
 
     def __init__(self, dialing: Dialing, *, allow_private: bool) -> None:
         self._dialing = dialing
@@ -86,7 +86,7 @@ class _GuardedResolver(AbstractResolver):
 
 
 class _Wary(aiohttp.BaseConnector):
-    """Takes no connection from its pool that holds bytes nobody asked for, or an end the loop has not heard of yet."""
+    """Takes no pooled connection that holds unsolicited bytes, or an end that the loop has not noticed yet."""
 
     async def _get(self, key: Any, traces: Any) -> Any:
         while (connection := await super()._get(key, traces)) is not None:
@@ -107,7 +107,7 @@ class _ToSocksProxy(_Wary, ProxyConnector):
 
 
 class ProxyTransport:
-    """One aiohttp session for each proxy address and trust setting."""
+    """One aiohttp session per proxy address and trust setting."""
 
     def __init__(self, dialing: Dialing) -> None:
         self._dialing = dialing
@@ -143,14 +143,14 @@ class ProxyTransport:
             raise kind("no reply head in time", phase="header", sent=progress.sent) from None
         except UpstreamFailure:
             raise
-        except Exception as error:  # aiohttp, aiohttp_socks and python_socks each have a tree of their own.
+        except Exception as error:  # aiohttp, aiohttp_socks and python_socks each have their own exception hierarchy.
             failure = _translated(error, "header", sent=progress.sent)
-            # With a part of a head it would not be stale; then the message is that part.
+            # With a partial head it would not be stale; the message is then that part.
             failure.stale = progress.reused and isinstance(failure, Cut | SendFailed) and not _answered(error)
             raise failure from error
 
         if reply.status == 407 and not request.origin.is_tls and _is_http_proxy(request.origin.proxy_url or ""):
-            # The proxy's own answer, as it is to a CONNECT: no word of the upstream, and none for a caller.
+            # The proxy's own answer to the CONNECT: not the upstream's, and not for a caller.
             reply.close()
             raise ConnectFailed("the proxy refuses our credentials (status 407)", phase="connect", sent=False)
 
@@ -204,7 +204,7 @@ class ProxyTransport:
         assert origin.proxy_url is not None
         parts = urlsplit(origin.proxy_url)
         resolve, private = self._dialing.resolve, origin.allow_private
-        # Judged for every call: aiohttp dials a literal address without asking its resolver.
+        # Checked for every call, because aiohttp dials a literal address without asking its resolver.
         proxy_port = parts.port or 1080
         addresses = await permitted_addresses(resolve, parts.hostname or "", proxy_port, allow_private=private)
         if not private:
@@ -235,7 +235,7 @@ class ProxyTransport:
                 host=address,
                 port=parts.port or 1080,
                 proxy_type=python_socks.ProxyType[scheme.upper()],
-                # As in any URL they are percent-encoded; aiohttp decodes those of an HTTP proxy by itself.
+                # Percent-encoded as in any URL; for an HTTP proxy aiohttp decodes them itself.
                 username=parts.username and unquote(parts.username),
                 password=parts.password and unquote(parts.password),
                 **{name: value for name, value in common.items() if name != "use_dns_cache"},
@@ -259,7 +259,7 @@ class ProxyTransport:
         )
 
     async def aclose(self) -> None:
-        """Closes every session."""
+        """Close every session."""
         sessions = list(self._sessions.values())
         self._sessions.clear()
         for session in sessions:
@@ -288,11 +288,11 @@ def _is_http_proxy(proxy_url: str) -> bool:
 
 
 def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
-    # A reply error's own text quotes the address, and the proxy's holds its password.
+    # The text of a reply error quotes the address, and the proxy's contains its password.
     said = f"{error.status} {error.message}" if isinstance(error, aiohttp.ClientResponseError) else error
     detail = f"{type(error).__name__}: {said}"
     cause = error.__cause__ or error.__context__
-    if isinstance(cause, UpstreamFailure):  # The guarded resolver's own verdict, wrapped by aiohttp.
+    if isinstance(cause, UpstreamFailure):  # The guarded resolver's error, wrapped by aiohttp.
         return cause
     is_tls = isinstance(error, ssl.SSLError | aiohttp.ClientSSLError) or isinstance(cause, ssl.SSLError)
     if is_tls and not sent:
@@ -300,7 +300,7 @@ def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
     if isinstance(error, _TOO_LATE_TO_CONNECT):
         return ConnectTimeout(detail, phase="connect", sent=False)
     if isinstance(error, _NOT_CONNECTED) or not sent:
-        # Before the request leaves there is only the asking for a tunnel.
+        # Before the request leaves, only a tunnel has been requested.
         return ConnectFailed(detail, phase="connect", sent=False)
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
         return Cut(detail, phase=phase, sent=True)

@@ -1,4 +1,4 @@
-"""The client's only source of time: what time it is, and a wake-up; phases and deadlines are left to the callers."""
+"""The client's only source of time: the current time and timers; callers manage phases and deadlines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TimerHandle(Protocol):
 
 
 class Timers(Protocol):
-    """Monotonic seconds and a callback at a given moment of that same clock."""
+    """Monotonic seconds, and a callback at a given time of the same clock."""
 
     def monotonic_s(self) -> float: ...
 
@@ -24,9 +24,9 @@ class Timers(Protocol):
 
 
 class LoopTimers:
-    """The system's monotonic clock, which is the one event loops run by."""
+    """The system's monotonic clock, which event loops use."""
 
-    # Not a method of ours: it is asked several times a call.
+    # Bound directly, because it is called several times per call.
     monotonic_s = staticmethod(time.monotonic)
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> TimerHandle:
@@ -38,13 +38,13 @@ class Expired(Exception):
 
 
 async def run_until(timers: Timers, when_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` as a task of its own and cancels it at `when_s`; raises `Expired` then.
+    """Run `work` as a task and cancel it at `when_s`; raises `Expired` then.
 
-    This is for the slow path (connecting); a task for each call is what the hot path avoids.
+    For the slow path (connecting); the hot path avoids a task per call.
     """
     task, own = asyncio.ensure_future(work), asyncio.current_task()
     assert own is not None
-    # Who cleans up after a cancellation comes here with one already.
+    # A cleanup after a cancellation arrives here already cancelled.
     cancelled, expired = own.cancelling(), False
 
     def expire() -> None:

@@ -15,7 +15,7 @@ from elkapi.upstream.errors import ProtocolViolation, RequestRefused
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-# Hop-by-hop names, and the ones the client writes itself: the caller's own are left out.
+# Hop-by-hop headers, and those the client writes itself: the caller's are left out.
 OWN_HEADERS: Final = frozenset(
     {
         b"host",
@@ -41,14 +41,14 @@ _TARGET_REFUSED: Final = bytes(range(0x21)) + bytes(range(0x7F, 0x100)) + b"#"
 _CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"
 _METHODS_KNOWN: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
 
-# Header names and targets repeat endlessly; judging each once keeps the check to one look-up. A name's value says
-# whether it is the caller's to send. Bounded, because both may come from strangers.
+# Header names and targets repeat endlessly, so each is checked once and then looked up. The value of a name tells
+# whether the caller may send it. Bounded, because both may come from untrusted callers.
 _names_seen: dict[bytes, bool] = {}
 _NAMES_SEEN_MAX: Final = 2048
 _targets_seen: set[bytes] = set()
 _TARGETS_SEEN_MAX: Final = 2048
 _KEPT_BYTES_MAX: Final = 256
-# The beginning of a head that many calls share, encoded and checked: by method, target, authority and shared headers.
+# The start of a head that many calls share, encoded and checked: by method, target, authority and shared headers.
 _shared_heads: dict[tuple[bytes, bytes, bytes, Fields], bytes] = {}
 _SHARED_HEADS_MAX: Final = 1024
 
@@ -64,11 +64,10 @@ def encode_head(
     framing: int,
     shared: tuple[tuple[bytes, bytes], ...] = (),
 ) -> bytes:
-    """The request head up to and including the empty line.
+    """The request head including the empty line. `framing` is the body's length in bytes or CHUNKED.
 
-    `framing` is the body's length in bytes or CHUNKED. `shared` are headers that many calls have alike; with them the
-    first part of the head is made and checked once. Raises RequestRefused for a method, target or header that could be
-    read as anything but one request.
+    `shared` are headers that many calls have in common; with them the first part of the head is built and checked once.
+    Raises RequestRefused for a method, target or header that could be read as anything but one request.
     """
     key = (method, target, authority, shared)
     begin = _shared_heads.get(key) if shared else None
@@ -93,14 +92,14 @@ def encode_head(
 
 
 def _lines(headers: Fields) -> bytes:
-    """Header lines; raises RequestRefused unless each of them is exactly one."""
+    """Header lines. Raises RequestRefused unless each is exactly one line."""
     lines = [
         name + b": " + value + b"\r\n"
         for name, value in headers
         if (known := _names_seen.get(name)) or (known is None and _is_callers(name))
     ]
     text = b"".join(lines)
-    # One break of ours a line. Anything more came in a value.
+    # One line break per line is ours; any other came in a value.
     if len(text.translate(None, _CONTROLS)) != len(text) - 2 * len(lines):
         raise _refused("a header holds a line break or a control character")
     return text
@@ -113,7 +112,7 @@ def check_method(method: bytes) -> None:
 
 
 def check_target(target: bytes) -> None:
-    """Raises RequestRefused unless `target` is an origin form without fragment, space, control or non-ASCII byte."""
+    """Raises RequestRefused unless `target` is in origin form without fragment, space, control or non-ASCII byte."""
     if not target.startswith(b"/"):
         raise _refused("the target does not start with /")
     if len(target.translate(None, _TARGET_REFUSED)) != len(target):
@@ -121,7 +120,7 @@ def check_target(target: bytes) -> None:
 
 
 def callers_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The same check and the same omissions, for the transports that write the head themselves."""
+    """The same check and filter, for the transports that write the head themselves."""
     for name, value in headers:
         if len(value.translate(None, _CONTROLS)) != len(value):
             raise _refused(f"the header {name!r} holds a line break or a control character")
@@ -145,7 +144,7 @@ def _refused(detail: str) -> RequestRefused:
 
 
 def fields_of(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers by name; of a repeated one the first value."""
+    """Headers by name, with the first value of a repeated one."""
     return dict(reversed(headers))
 
 
@@ -155,8 +154,8 @@ def reply_framing(
     """How the reply's body ends: a length in bytes (0 for none), CHUNKED, or UNTIL_CLOSE.
 
     `headers` have lower-case names, `fields` are the same by name. Raises ProtocolViolation for anything that two
-    readers could understand in two ways: both kinds of framing, a repeated or malformed length, any coding but one
-    plain `chunked`.
+    readers could interpret differently: both kinds of framing, a repeated or malformed length, any coding but one plain
+    `chunked`.
     """
     if version not in ("1.1", "1.0"):
         raise _violation(f"the reply speaks HTTP/{version}")
@@ -174,7 +173,7 @@ def reply_framing(
             raise _violation("the reply's transfer-encoding is not plain chunked over HTTP/1.1")
         framing = CHUNKED
     elif length is not None:
-        # bytes.isdigit is ASCII only, so no sign, no underscore, no inner space.
+        # bytes.isdigit accepts only ASCII digits, so no sign, underscore or inner space.
         if not length.isdigit() or len(length) > 18:
             raise _violation("the reply's content-length is not a number")
         framing = int(length)

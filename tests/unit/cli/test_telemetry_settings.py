@@ -18,7 +18,7 @@ def test_doctor_masks_headers_and_passwords_of_the_collector(elkapi: Elkapi, mon
     assert PLANTED not in done.out + done.err + shown.out + shown.err
     assert "calls are exported to https://me:***@collector.example.com/otel?***, without content" in done.out
     monkeypatch.setenv("ELKAPI_OTLP_ENDPOINT", "collector:4317")
-    assert "an http:// or https:// address is needed" in elkapi("doctor").out
+    assert "it must start with http:// or https://" in elkapi("doctor").out
 
 
 def test_the_standard_names_are_taken_where_ours_are_not_set() -> None:
