@@ -115,6 +115,11 @@ def load_secret_key(settings: Settings) -> bytes:
             time.sleep(0.01)
     except (OSError, UnicodeDecodeError) as error:
         raise SecretKeyError(f"cannot read the secret key file {path}: {type(error).__name__}") from None
+    if not text:
+        raise SecretKeyError(
+            f"the secret key file {path} is empty: the start that made it was cut off before it wrote a key. Remove it "
+            "and start again; where a key was in use before, restore the file instead or set ELKAPI_SECRET_KEY"
+        )
     return parse_secret_key(text, str(path))
 
 

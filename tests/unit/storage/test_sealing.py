@@ -106,6 +106,28 @@ def test_processes_agree_on_one_key_where_there_are_no_hard_links(
     assert found[0] == found[1]
 
 
+def test_a_key_file_that_was_left_empty_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a process that is killed while it makes one where there are no hard links."""
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def killed(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    settings = Settings(data_dir=str(tmp_path))
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(secrets, "KEY_EMPTY_S", 0.0)
+    with monkeypatch.context() as dying:
+        dying.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_secret_key(settings)
+    with pytest.raises(SecretKeyError, match=r"secret\.key is empty: .* Remove it and start again"):
+        load_secret_key(settings)
+    secret_key_path(settings).unlink()
+    assert load_secret_key(settings) == load_secret_key(settings)
+
+
 @pytest.mark.parametrize(
     "text",
     [KEY.hex(), KEY.hex().upper(), base64.b64encode(KEY).decode(), base64.urlsafe_b64encode(KEY).decode().rstrip("=")],
