@@ -55,18 +55,22 @@ def serve(settings: Settings, role: Role | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # A second supervisor would take over the first one's sockets.
     taken = f"another elkapi is already running with the data directory {settings.data_path}"
-    with _only_here(settings.data_path / "serve.lock", taken), contextlib.ExitStack() as unless_ready:
+    lock = _only_here(settings.data_path / "serve.lock", taken)
+    with lock, contextlib.ExitStack() as alone, contextlib.ExitStack() as unless_ready:
         metrics.prepare(settings.metrics_path, fresh=True)
         found = _prepared(settings)
         unless_ready.callback(_tell_first_key, found)
         roles = tuple(name for name, wanted in _helpers(settings, found) if wanted)
+        on_demand = tuple({model.role for model in found.bundled if model.role == "chat"})
+        for name in (*roles, *on_demand):
+            if name != "ledger":  # It waits for its turn by itself.
+                alone.enter_context(_only_here(*_lock_of(settings, name)))
 
         def announce() -> None:
             unless_ready.pop_all()
             tell(sys.stdout, _welcome(settings, supervisor.port, found))
 
         try:
-            on_demand = tuple({model.role for model in found.bundled if model.role == "chat"})
             supervisor = Supervisor(settings, roles, on_demand, found.bundled, found.sandbox_models, announce)
         except OSError as error:
             raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
@@ -108,6 +112,12 @@ def _only_here(path: Path, taken: str) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _lock_of(settings: Settings, role: str) -> tuple[Path, str]:
+    """The lock file of a role that has one process a data directory, and what to say where it is held."""
+    taken = f"{role} is already running with the data directory {settings.data_path}"
+    return settings.data_path / f"{role}.lock", taken
 
 
 # Before the first process: schema, first key, what is installed
@@ -241,9 +251,9 @@ def _serve_one(settings: Settings, role: Role) -> int:
         return _serve_role(settings, role)
     # It would take the socket over, and take it along when it ends: also where it just finishes its calls, and no
     # longer listens.
-    taken = f"{role} is already running with the data directory {settings.data_path}"
-    with _only_here(settings.data_path / f"{role}.lock", taken):
-        if answers(settings.socket_path(role)):  # A supervisor's.
+    lock, taken = _lock_of(settings, role)
+    with _only_here(lock, taken):
+        if answers(settings.socket_path(role)):  # What was begun otherwise.
             raise StartError(taken)
         return _serve_role(settings, role)
 

@@ -218,7 +218,7 @@ async def test_a_heartbeat_that_stands_still_while_others_move_is_noticed(
     with database.read() as connection:
         ends = connection.execute(select(workers.c.ended_ns.is_(None)).order_by(workers.c.ended_ns.is_(None)))
         assert list(map(bool, ends.scalars())) == [False, True]
-    assert "1 worker gone, 1 hold of 70 nano given back" in caplog.text
+    assert "1 worker gone, 1 hold of 70 nano released" in caplog.text
 
 
 async def test_one_that_fell_silent_is_told_of_although_it_held_nothing(
@@ -453,11 +453,11 @@ async def test_a_worker_that_said_farewell_is_no_news_to_the_next_start(
     async with started(settings, installation, dead) as ledger:
         claim = IdempotencyClaim(1, "op", "key", b"f" * 32)
         await ledger.hold(an_order(account, nano=5, claim=claim))
-    assert news() == ["recovery: 1 worker gone, 1 hold of 5 nano given back, 1 idempotent call unknown"]
+    assert news() == ["recovery: 1 worker gone, 1 hold of 5 nano released, 1 idempotent call unknown"]
     assert RecoveryReport(answers_failed=1).is_news
     two = RecoveryReport(workers=2, holds=0, claims_unknown=3)
     assert two.is_news
-    assert two.text() == "2 workers gone, 0 holds of 0 nano given back, 3 idempotent calls unknown"
+    assert two.text() == "2 workers gone, 0 holds of 0 nano released, 3 idempotent calls unknown"
 
 
 async def test_g10_balances_are_rebuilt_from_entries_and_drift_is_named(

@@ -16,7 +16,7 @@ import pytest
 from elkapi import app
 from elkapi.app import StartError, prepare
 from elkapi.errors import Unavailable
-from elkapi.roles import Preparation, Role, WorkerOrder
+from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.supervisor import ORDER_VARIABLE
@@ -128,6 +128,34 @@ def test_a_role_is_not_started_beside_one_that_does_not_listen_yet_or_any_more(
     assert app.serve(new_installation, role) == 0
     assert app.serve(new_installation, role) == 0
     assert len(ran) == 2
+
+
+@pytest.mark.parametrize("role", ["models", "chat", "control", "sandbox"])
+def test_a_whole_gateway_and_a_role_alone_are_not_started_beside_each_other(
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """Each would take the other's socket over, also where both start at once and nobody listens yet."""
+    models = (BundledModel("m"), BundledModel("c", role="chat"))
+    monkeypatch.setattr(app, "_prepared", lambda _settings: Preparation(models, ()))
+    monkeypatch.setattr(app, "run_role", lambda *_: None)
+
+    def beside(supervisor: app.Supervisor) -> int:
+        try:
+            with pytest.raises(StartError, match=f"{role} is already running"):
+                app.serve(new_installation, role)
+        finally:
+            supervisor._stop_all()
+        return 0
+
+    monkeypatch.setattr("elkapi.supervisor.Supervisor.run", beside)
+    assert app.serve(new_installation) == 0
+
+    def alone(*_: object) -> None:
+        with pytest.raises(StartError, match=f"{role} is already running"):
+            app.serve(new_installation)
+
+    monkeypatch.setattr(app, "run_role", alone)
+    assert app.serve(new_installation, role) == 0
 
 
 def test_what_a_worker_that_is_started_alone_fails_by_is_not_taken_for_its_port(
