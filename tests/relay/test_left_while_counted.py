@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from elkapi.edge.server import CUT_WAIT_S
 from elkapi.ledger.ledger import ThreadLedger
 from elkapi.relay import count, hold
 from elkapi.relay.batches.runner import BatchRunner
@@ -180,6 +181,24 @@ async def test_a_count_that_is_begun_while_the_gateway_stops_is_over_with_the_dr
         assert flag in record
     assert seconds
     assert all(0 < each <= 2 < count.COUNT_DEADLINES.total_s for each in seconds)
+
+
+async def test_a_count_that_is_begun_before_a_short_drain_is_over_with_it(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the worker would be gone before its caller, who left, is charged."""
+    seconds: list[float] = []
+
+    async def no_count(_: object, order: UpstreamRequest, *__: object) -> None:
+        seconds.append(order.deadlines.total_s)
+        raise UpstreamFailure("no", phase="connect", sent=False)
+
+    monkeypatch.setattr(count, "answer_to", no_count)
+    async with gateway(tmp_path, drain_s=0.5) as gate:
+        (await under_way(gate, sandbox)).cancel()
+        await until(lambda: gate.sql("select charge_nano from requests"))
+    assert seconds
+    assert all(each <= 0.5 + count.AFTER_DRAIN_S < 0.5 + CUT_WAIT_S for each in seconds)
 
 
 async def under_way(gate: Gateway, sandbox: Running) -> asyncio.Task[httpx.Response]:

@@ -205,7 +205,7 @@ async def test_no_call_has_its_provider_ask_a_further_model_that_it_names(
         named, plain = ask(client, "cheap", "Tell me.", **more), ask(client, "cheap", 'Say "advisor_20260301".')
         reply = await gate.ask(key, named.body, path=named.path, headers=named.headers)
         assert (reply.status_code, upstream.bodies) == (400, []), reply.text
-        assert "names another model" in reply.text
+        assert "must name one model" in reply.text
         assert re.search("The `fallbacks?` parameter is not supported", reply.text)
         assert gate.sql("select sum(held_nano) from accounts")[0][0] == 0
         reply = await gate.ask(key, plain.body, path=plain.path, headers=plain.headers)

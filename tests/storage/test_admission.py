@@ -233,7 +233,7 @@ async def test_a_revoked_key_is_refused_while_a_channel_cannot_be_read(
         with door.database.write() as connection:
             connection.execute(channels.update().values(config='{"models": 1}'))
             versions.bump(connection, routing=True)
-        await until(lambda: "could not be rebuilt" in caplog.text)
+        await until(lambda: "cannot rebuild the snapshot" in caplog.text)
         with door.database.write() as connection:
             keys.revoke(connection, row.id, **WHO)
         await until(lambda: not len(door.cache))

@@ -27,6 +27,8 @@ from elkapi.types import Usage
 from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, answer_to
 
 COUNT_DEADLINES = Deadlines(connect_s=0.5, header_s=5.0, first_byte_s=5.0, idle_s=5.0, total_s=5.0)
+# What a drain leaves a count that began before it, behind its own time: less than a server waits for what it cut off.
+AFTER_DRAIN_S = 2.5
 ANSWER_BYTES_MAX = 1024 * 1024
 COUNTED, ESTIMATED = "counted_locally", "estimated_locally"
 
@@ -80,8 +82,10 @@ async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
     deadlines, left_s = COUNT_DEADLINES, plane.cut_at_s - plane.clock.monotonic_s()
     if left_s <= 0:
         return None
-    if left_s < deadlines.total_s:
-        deadlines = msgspec.structs.replace(deadlines, total_s=left_s)
+    # A drain may begin at any moment from now on.
+    total_s = min(deadlines.total_s, left_s, plane.settings.drain_s + AFTER_DRAIN_S)
+    if total_s < deadlines.total_s:
+        deadlines = msgspec.structs.replace(deadlines, total_s=total_s)
     order = UpstreamRequest(
         origin=Origin.parse("unix://" + plane.settings.socket_path("models")),
         method=b"POST",
