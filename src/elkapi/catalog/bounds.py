@@ -7,13 +7,15 @@ bounded by the constants here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
 from elkapi.catalog.jsonedit import BACKSLASH
 from elkapi.catalog.operation import Facts
 from elkapi.catalog.spelling import folded, spelled_out
+from elkapi.errors import NOT_JSON
 from elkapi.translate import server_tools
 from elkapi.translate.profiles import Profile, profile_for
 from elkapi.types import Channel, Usage
@@ -45,6 +47,19 @@ _WORDS = {*server_tools.KINDS, *server_tools.CHAT, *server_tools.RESPONSES, *ser
 _TYPES = "|".join(sorted(_WORDS))
 _MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
+# A tool of a type that nobody here knows is taken for one that the provider runs: new ones come with its new models.
+# These are a caller's own to run, or bounded otherwise: OpenAI's, Anthropic's with a date, what finds tools in a body.
+_OWN_TYPES = (
+    "function|custom|namespace|(?:local_)?shell|apply_patch|computer(?:_use(?:_preview)?)?|"
+    "tool_search(?:_tool_[a-z0-9_]++)?|"
+    "(?:bash|text_editor|computer|memory|browser)(?:_toolset)?_20[0-9]{6}|"
+    "image_generation|advisor_[a-z0-9_]++|openrouter:(?:advisor|subagent|fusion|image_gen[a-z_]*+)"
+)
+_KNOWN_TYPE = re.compile(_OWN_TYPES)
+# What else has a type among tools, most of all their schemas: where nothing but these is, nobody looks any further.
+_SCHEMA_TYPES = "string|object|array|number|boolean|integer|null|ephemeral|grammar|text|approximate|any"
+_NOT_OWN = re.compile(rf'"type"\s*+:\s*+"(?!(?:{_SCHEMA_TYPES}|{_OWN_TYPES})")|"(?:{_MEMBERS})"\s*+:'.encode())
+_json = msgspec.json.Decoder()
 # What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
@@ -116,7 +131,8 @@ def bounded(
     made = (limit or 0) * choices
     # What is absent is told apart by identity: most calls have none of these.
     other_models = models is not ABSENT and bytes(models) not in NONE_NAMED
-    declared = _declared(tools, turns, small) if turns or tools is not ABSENT else b""
+    declaring = _declared(tools, turns, small) if turns or tools is not ABSENT else []
+    declared = b"".join(declaring)
     if declared:
         given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
         for hit in _MODEL_BEHIND.finditer(declared):
@@ -124,7 +140,7 @@ def bounded(
                 other_models = True
             else:
                 made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
-    if (declared and _has_served(declared)) or _is_served(served):
+    if (declared and _has_served(declared, declaring)) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = max(_searches(declared), min(tool_calls, SEARCHES_ALLOWED_MAX))
         open_ended = True
@@ -144,15 +160,14 @@ def bounded(
     )
 
 
-def _declared(tools: msgspec.Raw, turns: Sequence[msgspec.Raw], body: bytes) -> bytes:
-    """What declares tools in small letters, beside the conversation or in it; empty where nothing does."""
-    declared = b"" if tools is ABSENT else folded(spelled_out(bytes(tools)))
-    if declared in _NO_TOOLS:
-        declared = b""
+def _declared(tools: msgspec.Raw, turns: Sequence[msgspec.Raw], body: bytes) -> list[bytes]:
+    """What declares tools, as objects in small letters: beside the conversation, or turns of it."""
+    given = b"" if tools is ABSENT else folded(spelled_out(bytes(tools)))
+    declaring = [b'{"tools":%b}' % given] if given and given not in _NO_TOOLS else []
     if turns and _DECLARING.search(body) is not None:
         told = (folded(spelled_out(bytes(turn))) for turn in turns)
-        declared += b"".join(turn for turn in told if _DECLARING.search(turn) is not None)
-    return declared
+        declaring += [turn for turn in told if _DECLARING.search(turn) is not None]
+    return declaring
 
 
 def _frames(tools: bytes) -> int:
@@ -175,8 +190,33 @@ def _is_served(members: Iterable[msgspec.Raw]) -> bool:
     return False
 
 
-def _has_served(tools: bytes) -> bool:
-    return _SERVED_TOOL.search(tools) is not None
+def _has_served(declared: bytes, declaring: Iterable[bytes]) -> bool:
+    """Whether the provider runs one of these tools itself, as far as is known; `declared` are all of these objects."""
+    if _NOT_OWN.search(declared) is None:
+        return False
+    return _SERVED_TOOL.search(declared) is not None or any(map(_declares_unknown, declaring))
+
+
+def _declares_unknown(declaring: bytes) -> bool:
+    try:
+        return any(_KNOWN_TYPE.fullmatch(kind) is None for kind in _types_in(_json.decode(declaring)))
+    except NOT_JSON:
+        return True
+
+
+def _types_in(declaring: Any) -> Iterator[str]:
+    """The types of the tools that an object declares: as a list, as one in a change of them, or in what holds those."""
+    if isinstance(declaring, list):
+        for one in declaring:
+            yield from _types_in(one)
+    elif isinstance(declaring, dict):
+        found = declaring.get("tools"), [declaring.get("definition")]
+        for tool in (one for tools in found if isinstance(tools, list) for one in tools if isinstance(one, dict)):
+            # One without a type is a function, to Anthropic and to Google.
+            yield str(tool.get("type") or "function")
+            yield from _types_in(tool)
+        for name in ("content", "tool_changes", "tool"):
+            yield from _types_in(declaring.get(name))
 
 
 def _most_told(pattern: re.Pattern[bytes], tools: bytes, least: int, most: int) -> int:
@@ -239,7 +279,7 @@ def added_by(channel: Channel) -> Added:
     sent = msgspec.json.encode(members)
     body = spelled_out(sent)
     small = folded(body)
-    serves = _has_served(small) or _is_served(members[name] for name in members if name.casefold() in _SERVING)
+    serves = _has_served(small, [small]) or _is_served(members[name] for name in members if name.casefold() in _SERVING)
     return Added(
         tokens + len(sent) + (SERVED_TOOLS_TOKENS_MAX if serves else 0),
         _searches(small) if serves else 0,

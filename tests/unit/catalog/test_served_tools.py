@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from anthropic.types.beta import BetaToolUnionParam
+from openai.types.chat import ChatCompletionToolUnionParam
+from openai.types.responses.tool_param import ToolParam
 
+from elkapi.catalog import bounds
 from elkapi.catalog.bounds import PICTURES_MADE_TOKENS_MAX, SEARCHES_MAX, SERVED_TOOLS_TOKENS_MAX, bounded_by_model
 from elkapi.catalog.text import read_chat, read_generate, read_messages, read_responses
+from elkapi.errors import BadRequest
 from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, OTHERS, RESPONSES
 
 MESSAGES = [{"role": "user", "content": "x"}]
@@ -179,3 +186,77 @@ def test_a_response_holds_for_the_searches_that_it_allows_itself(allowed: int | 
 def test_a_bound_by_the_models_name_keeps_the_searches() -> None:
     facts = read_chat(json.dumps({"model": "m", "messages": MESSAGES, "web_search_options": {}}).encode())
     assert bounded_by_model(facts, "gpt-4o").upper.searches == SEARCHES_MAX
+
+
+NEW = {"type": "orbital_lookup", "name": "x"}
+ASKED = [
+    (read_chat, {"model": "m", "messages": MESSAGES}),
+    (read_responses, {"model": "m", "input": "x"}),
+    (read_messages, {"model": "m", "max_tokens": 9, "messages": MESSAGES}),
+]
+
+
+@pytest.mark.parametrize(("read", "asked"), ASKED, ids=["chat", "responses", "messages"])
+def test_a_tool_of_a_type_that_nobody_here_knows_is_held_as_one_that_the_provider_runs(read: Any, asked: Any) -> None:
+    _covers(read, asked, NEW, {"type": "function", "parameters": {"type": "object", "x-kind": {"type": "orbital"}}})
+
+
+@pytest.mark.parametrize(("read", "asked", "kind"), DECLARED_WITHIN)
+def test_a_conversation_that_declares_such_a_tool_is_held_for_it_too(read: Any, asked: Any, kind: str) -> None:
+    assert read(json.dumps(asked(NEW)).encode()).upper.searches == SEARCHES_MAX
+
+
+def test_a_new_tool_within_a_namespace_is_held_and_functions_there_are_not() -> None:
+    space = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}
+    asked = {"model": "m", "input": "x", "tools": [space, NEW | {"type": "custom"}]}
+    assert read_responses(json.dumps(asked).encode()).upper.searches == 0
+    space["tools"] = [NEW]
+    assert read_responses(json.dumps(asked).encode()).upper.searches == SEARCHES_MAX
+
+
+# What the official SDKs name that a caller runs itself, or that is bounded otherwise.
+OWN_TYPES = {
+    *("function", "custom", "namespace", "local_shell", "shell", "apply_patch", "computer", "computer_use_preview"),
+    *("tool_search", "image_generation", "bash_20250124", "text_editor_20250728", "computer_20251124"),
+    *("memory_20250818", "browser_toolset_20260801", "computer_toolset_20260801", "advisor_20260301"),
+    *("tool_search_tool_bm25_20251119", "tool_search_tool_bm25", "tool_search_tool_regex", "openrouter:fusion"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(OWN_TYPES))
+def test_a_tool_of_the_callers_own_is_held_for_no_more_than_its_bytes_and_what_is_told_of_it(kind: str) -> None:
+    for read, asked in ASKED:
+        assert (
+            read(json.dumps({**asked, "tools": [{"type": kind, "name": "x"}, {"name": "f"}]}).encode()).upper.searches
+            == 0
+        )
+
+
+@pytest.mark.parametrize("union", [ToolParam, ChatCompletionToolUnionParam, BetaToolUnionParam], ids=lambda u: "")
+def test_every_tool_of_the_official_sdks_is_known_for_a_callers_own_or_held_by_its_word(union: Any) -> None:
+    """A new one of a caller's own would be held for what it cannot bring."""
+    kinds = set(_literals(union, "type"))
+    assert "function" in kinds or "custom" in kinds
+    for kind in kinds:
+        known = bounds._KNOWN_TYPE.fullmatch(kind) or bounds._SERVED_TOOL.search(f'"type":"{kind}"'.encode())
+        assert known, kind
+
+
+def _literals(union: Any, member: str) -> Iterator[str]:
+    for one in get_args(union):
+        yield from _words(get_type_hints(one, include_extras=True).get(member))
+
+
+def _words(hint: Any) -> Iterator[str]:
+    for one in get_args(hint):
+        if isinstance(one, str):
+            yield one
+        else:
+            yield from _words(one)
+
+
+def test_a_tool_too_deep_to_look_into_is_held() -> None:
+    deep = '{"content":[' * 5_000 + "]}" * 5_000
+    body = '{"model":"m","input":"x","tools":[{"type":"new"},' + deep + "]}"
+    with contextlib.suppress(BadRequest):
+        assert read_responses(body.encode()).upper.searches == SEARCHES_MAX
