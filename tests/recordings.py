@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elkapi.translate.dialect import Dialect
-from elkapi.translate.ir import Event
+from elkapi.translate.dialect import Dialect, ReplyFacts
+from elkapi.translate.ir import ChatRequest, Event
 from elkapi.translate.sse import SseDecoder
 
 RECORDINGS = sorted((Path(__file__).parent / "unit" / "translate" / "recordings").glob("*.sse"))
@@ -22,6 +22,12 @@ def events_of(dialect: Dialect, *pieces: bytes) -> list[Event]:
     decoder, reader = SseDecoder(), dialect.reader()
     frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
     return [event for frame in frames for event in reader.feed(frame)]
+
+
+def facts() -> ReplyFacts:
+    """An answer to a chat that asks for nothing but its usage."""
+    asked = ChatRequest(model="m", messages=[])
+    return ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=asked, include_usage=True)
 
 
 def read_in_every_cut(dialect: Dialect, stream: bytes, expected: list[Event]) -> None:

@@ -7,10 +7,9 @@ import pytest
 from elkapi.clock import ManualClock
 from elkapi.relay.telemetry import Watched
 from elkapi.translate.crossing import Relayed
-from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.ir import ChatRequest
 from elkapi.translate.sse import SseDecoder
+from tests.recordings import facts
 
 SETUP = {"chat": b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}'}
 
@@ -43,10 +42,8 @@ SETUP = {"chat": b'{"choices":[{"index":0,"delta":{"role":"assistant","content":
     ],
 )
 def test_thinking_a_tool_call_and_part_of_a_picture_are_first_content(dialect: str, event: bytes, data: bytes) -> None:
-    request = ChatRequest(model="m", messages=[])
-    facts = ReplyFacts(id="a", model="m", created_s=1_700_000_000, request=request, include_usage=True)
     side, clock, decoder = DIALECTS[dialect], ManualClock(), SseDecoder()
-    crossing = Relayed(side.reader(), side.writer(facts), side.ends_by_close)
+    crossing = Relayed(side.reader(), side.writer(facts()), side.ends_by_close)
     tally = crossing.tally = Watched(clock, keeps=False)
     for setup in decoder.feed(b"data: %b\n\n" % SETUP[dialect]) if dialect in SETUP else ():
         crossing.feed(setup)

@@ -29,6 +29,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.sse import Frame, SseDecoder
 from elkapi.types import Usage
+from tests.recordings import facts
 
 USAGE = Usage(input_tokens=5, output_tokens=2, calls=1)
 
@@ -57,11 +58,6 @@ class Listed:
 
     def ping(self) -> bytes:
         return b"ping"
-
-
-def facts() -> ReplyFacts:
-    request = ChatRequest(model="m", messages=[])
-    return ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=request, include_usage=True)
 
 
 def relayed(dialect: str, kind: type[c.Relayed] = c.Relayed, **more: object) -> c.Relayed:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from elkapi.translate.crossing import Translated
-from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.ir import ChatRequest, Failure
+from elkapi.translate.ir import Failure
 from elkapi.translate.sse import Frame, SseDecoder
 from tests.grammar import check_stream
-from tests.recordings import RECORDINGS
+from tests.recordings import RECORDINGS, facts
 
 CLIENTS = ("chat", "completions", "responses", "anthropic", "gemini")
 # Only callers who can declare a tool of free text are answered with a call of one.
@@ -33,9 +32,7 @@ def frames_of(recording: Path) -> list[Frame]:
 
 def crossing_to(client: str, recording: Path) -> Translated:
     source = DIALECTS[recording.stem.partition("-")[0]]
-    asked = ChatRequest(model="m", messages=[])
-    facts = ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=asked, include_usage=True)
-    return Translated(source.reader(), DIALECTS[client].writer(facts), source.ends_by_close)
+    return Translated(source.reader(), DIALECTS[client].writer(facts()), source.ends_by_close)
 
 
 @pytest.mark.parametrize(("recording", "client"), CASES, ids=lambda value: getattr(value, "stem", value))

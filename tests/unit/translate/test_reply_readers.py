@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from elkapi.translate import anthropic, chat, gemini, gemini_reply, responses
 from elkapi.translate.claude import OUTPUT_TOOL
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Dialect, Unreadable
 from elkapi.translate.ir import (
     Citation,
     End,
@@ -42,12 +43,16 @@ def frame(value: object, event: bytes = b"") -> Frame:
     return Frame(data, event, data)
 
 
-def chat_events(*chunks: dict[str, Any]) -> list[Event]:
+def events_after_start(dialect: Dialect, *chunks: dict[str, Any]) -> list[Event]:
     """The events of a stream, without its beginning."""
-    reader = chat.DIALECT.reader()
+    reader = dialect.reader()
     events = [event for chunk in chunks for event in reader.feed(frame(chunk))]
     assert events[:1] == [Start("", "")]
     return events[1:]
+
+
+chat_events = functools.partial(events_after_start, chat.DIALECT)
+gemini_events = functools.partial(events_after_start, gemini.DIALECT)
 
 
 def delta(index: int | None = None, **members: object) -> dict[str, Any]:
@@ -483,14 +488,6 @@ def test_blocks_of_a_whole_anthropic_answer_are_read_like_those_of_a_stream() ->
 
 
 # --- Gemini
-
-
-def gemini_events(*chunks: dict[str, Any]) -> list[Event]:
-    """The events of a stream, without its beginning."""
-    reader = gemini.DIALECT.reader()
-    events = [event for chunk in chunks for event in reader.feed(frame(chunk))]
-    assert events[:1] == [Start("", "")]
-    return events[1:]
 
 
 def candidate(text: str = "", **members: object) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import pytest
 
 from elkapi.translate import crossing as crossings
 from elkapi.translate.crossing import Crossing, Numbered, Relayed, Translated
-from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.ir import ChatRequest, Finish, Start, TextDelta
+from elkapi.translate.ir import Finish, Start, TextDelta
 from elkapi.translate.sse import Frame, SseDecoder
+from tests.recordings import facts
 
 CLIENTS = ("chat", "completions", "responses", "anthropic", "gemini")
 PAIRS = [(source, client) for source in CLIENTS for client in CLIENTS]
@@ -23,11 +23,6 @@ FRAMES = 1_000
 TEXT = "word " * 20
 # Of a frame of a hundred characters; noise is far below it, and a frame that is kept far above.
 GROWTH_MAX_BYTES_PER_FRAME = 16
-
-
-def facts() -> ReplyFacts:
-    asked = ChatRequest(model="m", messages=[])
-    return ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=asked, include_usage=True)
 
 
 def crossing_of(source: str, client: str) -> Crossing:

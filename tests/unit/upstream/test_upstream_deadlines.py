@@ -57,6 +57,25 @@ async def ends(task, kind, phase, *, sent):
     assert caught.value.sent is sent
 
 
+async def reads_nothing(stream):
+    stream.writer.transport.pause_reading()
+    await asyncio.Event().wait()
+
+
+async def endless():
+    while True:
+        yield b"x" * 65536
+
+
+async def ends_by_idleness(task, timers):
+    for _ in range(40):  # Let the kernel's buffers fill; every look by the timer may find progress once.
+        await turn()
+        if task.done():
+            break
+        timers.advance(5.1)
+    await ends(task, IdleTimeout, "send", sent=True)
+
+
 async def test_g54_five_deadlines_are_separate(serve, make_client, client, timers, ask):
     """One after the other on one exchange each: every phase starts its own count, and only its own failure ends it."""
     never = asyncio.Event()
@@ -209,24 +228,11 @@ async def test_a_deadline_shorter_than_the_sleeping_timer_is_still_met(serve, cl
 
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_a_peer_that_stops_reading_ends_by_idle_s(serve, client, timers, ask, streamed):
-    async def script(stream):
-        stream.writer.transport.pause_reading()
-        await asyncio.Event().wait()
-
-    async def body():
-        while True:
-            yield b"x" * 65536
-
-    peer = await serve(script)
-    request = ask(peer.origin, body=body() if streamed else b"x" * 30_000_000, deadlines=FIVE)
+    peer = await serve(reads_nothing)
+    request = ask(peer.origin, body=endless() if streamed else b"x" * 30_000_000, deadlines=FIVE)
     task = asyncio.ensure_future(client.send(request))
     await connected(client)
-    for _ in range(40):  # Let the kernel's buffers fill; every look by the timer may find progress once.
-        await turn()
-        if task.done():
-            break
-        timers.advance(5.1)
-    await ends(task, IdleTimeout, "send", sent=True)
+    await ends_by_idleness(task, timers)
 
 
 async def test_a_slow_body_of_the_caller_is_not_the_upstreams_idleness(serve, client, timers, ask):
@@ -383,24 +389,11 @@ async def test_a_head_larger_than_the_write_buffer_does_not_hide_a_peer_that_sto
 ):
     client = make_client(write_buffer_bytes_max=1024)
 
-    async def script(stream):
-        stream.writer.transport.pause_reading()
-        await asyncio.Event().wait()
-
-    async def body():
-        while True:
-            yield b"x" * 65536
-
-    peer = await serve(script)
+    peer = await serve(reads_nothing)
     headers = [(b"x-%d" % number, b"y" * 50_000) for number in range(400)]
-    task = asyncio.ensure_future(client.send(ask(peer.origin, headers=headers, body=body(), deadlines=FIVE)))
+    task = asyncio.ensure_future(client.send(ask(peer.origin, headers=headers, body=endless(), deadlines=FIVE)))
     await connected(client)
-    for _ in range(40):
-        await turn()
-        if task.done():
-            break
-        timers.advance(5.1)
-    await ends(task, IdleTimeout, "send", sent=True)
+    await ends_by_idleness(task, timers)
 
 
 async def test_a_cancellation_that_comes_with_the_deadline_of_connecting_is_heeded(make_client, timers, ask):
