@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_rows, when
+from elkapi.cli.output import json_option, opened, print_more, print_rows, when
 from elkapi.settings import NUMBER_MAX
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def list_(limit: int, before: int | None, as_json: bool) -> None:
     rows = [_shown(row) for row in found[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no changes yet")
     if len(found) > limit:
-        click.echo(f"there are more: elkapi audit list --before {rows[-1]['id']}", err=True)
+        print_more("elkapi audit list", {"--before": rows[-1]["id"]})
 
 
 def _shown(row: AuditRow) -> dict[str, Any]:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_rows, when, words
+from elkapi.cli.output import (
+    json_option,
+    opened,
+    parse_expiry,
+    print_facts,
+    print_json,
+    print_more,
+    print_rows,
+    when,
+    words,
+)
 from elkapi.cli.policy import clear_option, policy_options, readable_policy, shown_policy, take_policy
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.money import format_usd
@@ -67,7 +77,7 @@ def list_(limit: int, after: int, as_json: bool) -> None:
     rows = [_shown(view) for view in views[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no keys")
     if len(views) > limit:
-        click.echo(f"there are more: elkapi key list --after {rows[-1]['id']}", err=True)
+        print_more("elkapi key list", {"--after": rows[-1]["id"]})
 
 
 @key.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_json, print_rows, when
+from elkapi.cli.output import json_option, opened, print_json, print_more, print_rows, when
 from elkapi.ids import request_id_text
 from elkapi.money import format_usd, parse_usd
 from elkapi.settings import NUMBER_MAX
@@ -61,7 +61,7 @@ def unknown(limit: int, after: str | None, as_json: bool) -> None:
     ]
     _print_rows(rows, as_json, "no unknown outcomes")
     if len(found) > limit:
-        click.echo(f"there are more: elkapi ledger unknown --after {rows[-1]['request_id']}", err=True)
+        print_more("elkapi ledger unknown", {"--after": rows[-1]["request_id"]})
 
 
 @ledger.command()
@@ -97,7 +97,7 @@ def alerts_(limit: int, before: int | None, as_json: bool) -> None:
     ]
     _print_rows(rows, as_json, "no alerts")
     if len(found) > limit:
-        click.echo(f"there are more: elkapi ledger alerts --before {rows[-1]['id']}", err=True)
+        print_more("elkapi ledger alerts", {"--before": rows[-1]["id"]})
 
 
 @ledger.command()
