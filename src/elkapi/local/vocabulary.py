@@ -15,9 +15,10 @@ from array import array
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from elkapi.local.models import distribution_path
 
 PACKAGE = "bpe-openai"
 NAMES = ("cl100k_base", "o200k_base")
@@ -96,17 +97,13 @@ class Decoder:
 
 
 def _read(path_in_package: str) -> bytes:
+    base = distribution_path(PACKAGE)
+    if base is None:
+        raise VocabularyUnusable(f"the package {PACKAGE} is not installed")
     try:
-        return gzip.decompress(_path(path_in_package).read_bytes())
+        return gzip.decompress((base / path_in_package).read_bytes())
     except (OSError, EOFError) as error:
         raise VocabularyUnusable(f"cannot read {path_in_package}: {error}") from None
-
-
-def _path(path_in_package: str) -> Path:
-    try:
-        return Path(str(metadata.distribution(PACKAGE).locate_file(path_in_package)))
-    except metadata.PackageNotFoundError:
-        raise VocabularyUnusable(f"the package {PACKAGE} is not installed") from None
 
 
 @cache

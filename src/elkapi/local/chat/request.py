@@ -86,12 +86,6 @@ class ChatRequest(msgspec.Struct, frozen=True):
     top_logprobs: int = 0
 
 
-class CountRequest(msgspec.Struct, frozen=True):
-    """Messages whose tokens are to be counted, in the runtime's form."""
-
-    messages: list[dict[str, str]]
-
-
 _members = msgspec.json.Decoder(dict[str, Any])
 _view_members = frozenset(_View.__struct_fields__)
 
@@ -126,9 +120,9 @@ def read_chat(body: bytes, row: ChatRow, window: int) -> ChatRequest:
     return ChatRequest(msgspec.json.encode(asked), bool(view.stream), include_usage, view.top_logprobs or 0)
 
 
-def read_count(body: bytes, row: ChatRow) -> CountRequest:
-    """The messages of a chat body whose input is to be counted. Raises BadRequest and NotFound."""
-    return CountRequest(_messages(_read(body, row).messages))
+def read_count(body: bytes, row: ChatRow) -> list[dict[str, str]]:
+    """The messages of a chat body whose input is to be counted, in the runtime's form. Raises BadRequest, NotFound."""
+    return _messages(_read(body, row).messages)
 
 
 def _read(body: bytes, row: ChatRow) -> _View:

@@ -14,9 +14,9 @@ import resource
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -45,6 +45,7 @@ from elkapi.local.serving import (
 from elkapi.observe.process import run_loop, usable_cores
 
 log = logging.getLogger("elkapi.local")
+T = TypeVar("T")
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 BODY_BYTES_IN_FLIGHT_MAX = 16 * 1024 * 1024
@@ -170,7 +171,7 @@ class ChatApp:
             await _send_part(send, answer.usage_frame(head, usage))
         await _send_part(send, answer.DONE, last=True)
 
-    async def _chunks(self, generation: Generation) -> Any:
+    async def _chunks(self, generation: Generation) -> AsyncIterator[answer.Chunk]:
         """The runtime's chunks, read; its errors as those of the gateway's tree."""
         try:
             async for raw in generation.chunks():
@@ -184,11 +185,11 @@ class ChatApp:
             raise GatewayError("The local model failed on this input.", code="local_inference_failed") from None
 
     async def _count(self, receive: Receive, send: Send) -> None:
-        request = await self._read(receive, lambda body: read_count(body, self._row))
+        messages = await self._read(receive, lambda body: read_count(body, self._row))
         self._usable()
         assert self._engine is not None
         # In a thread of the loop's own pool, since the runtime is asked over its own socket.
-        tokens = await asyncio.to_thread(self._engine.count, request.messages)
+        tokens = await asyncio.to_thread(self._engine.count, messages)
         await send_whole(send, 200, msgspec.json.encode({"input_tokens": tokens}))
 
     def _usable(self) -> Slots:
@@ -196,7 +197,7 @@ class ChatApp:
             raise Unavailable(self._unusable, code="local_model_unusable", retry_after_s=None)
         return self.slots
 
-    async def _read(self, receive: Receive, read: Callable[[bytes], Any]) -> Any:
+    async def _read(self, receive: Receive, read: Callable[[bytes], T]) -> T:
         async with self._bodies.received(receive) as body:
             return read(body)
 
