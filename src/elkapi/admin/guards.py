@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -62,26 +63,25 @@ def _checked(given: GuardInput) -> Guard:
     kinds = [field for field in ("words", "find", "url") if getattr(given, field)]
     if len(kinds) != 1:
         raise InvalidInput("give words, or kinds to find, or the URL of a hook", field="words")
-    common = {"name": name, "direction": given.direction}
+    guard = partial(Guard, name=name, direction=given.direction)
     if given.url:
-        return Guard(
+        return guard(
             kind="hook",
             url=_url(given.url),
             secret=given.secret or "",
             deadline_s=_deadline(given.deadline_s),
             when_down=given.when_down,
-            **common,  # type: ignore[arg-type]
         )
     if given.secret is not None:
         raise InvalidInput("only a hook has one", field="secret")
     if given.words:
-        return Guard(kind="words", words=_words(given.words), match=given.match, action=given.action, **common)  # type: ignore[arg-type]
+        return guard(kind="words", words=_words(given.words), match=given.match, action=given.action)
     assert given.find is not None
     for region in given.regions:
         if not _is_region(region):
             raise InvalidInput(f"{region[:20]!r} is no country with phone numbers, such as DE or GB", field="regions")
     found = tuple(dict.fromkeys(given.find))
-    return Guard(kind="pii", find=found, regions=given.regions, action=given.action, **common)  # type: ignore[arg-type]
+    return guard(kind="pii", find=found, regions=given.regions, action=given.action)
 
 
 def _is_region(region: str) -> bool:

@@ -76,7 +76,7 @@ def list_(key: str | None, limit: int, before: str | None, as_json: bool) -> Non
 
 
 def _shown(record: RequestRecord) -> dict[str, Any]:
-    fields = {name: getattr(record, name) for name in RequestRecord.__struct_fields__}
+    fields = msgspec.structs.asdict(record)
     changed: dict[str, Any] = {
         "id": request_id_text(record.id),
         "usage": msgspec.structs.asdict(record.usage),

@@ -63,7 +63,7 @@ def add(connection: Connection, row: AssetRow, key_bytes_max: int = 0) -> AssetR
 
     With a quota, the key's oldest files expire until the new one fits.
     """
-    values = {name: getattr(row, name) for name in AssetRow.__struct_fields__}
+    values = msgspec.structs.asdict(row)
     if key_bytes_max:
         keys.take_turns(connection, row.key_id)
     if sql.upsert(connection, _assets, values, key=["id"]):

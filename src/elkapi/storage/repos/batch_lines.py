@@ -30,7 +30,6 @@ class LeasedLine(msgspec.Struct, frozen=True):
 
     batch_id: bytes
     number: int
-    custom_id: str
     request_sealed: bytes
     tries: int
     key_id: int
@@ -144,7 +143,7 @@ def own(connection: Connection, worker: bytes) -> list[LeasedLine]:
 def _leased(connection: Connection, batch_id: bytes, numbers: Sequence[int], *, resumed: bool) -> list[LeasedLine]:
     keys = schema.keys.c
     query = (
-        select(_l.batch_id, _l.line, _l.custom_id, _l.request_sealed, _l.tries, _b.key_id, keys.digest, _b.headers)
+        select(_l.batch_id, _l.line, _l.request_sealed, _l.tries, _b.key_id, keys.digest, _b.headers)
         .join(_batches, _b.id == _l.batch_id)
         .join(schema.keys, keys.id == _b.key_id)
         .where(_l.batch_id == batch_id, _l.line.in_(numbers))

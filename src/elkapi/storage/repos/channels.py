@@ -311,10 +311,9 @@ def _load(sealer: Sealer, row: RowMapping, key_rows: list[RowMapping]) -> Loaded
         # Without its proxy or headers the channel would send what it must not, so it gets no keys.
         shut.append("proxy or headers")
         opened = []
-    fields = {name: getattr(config, name) for name in ChannelConfig.__struct_fields__}
     channel = Channel(
         **{name: row[name] for name in ("id", *_SPEC_COLUMNS) if name != "enabled"},
-        **fields,
+        **msgspec.structs.asdict(config),
         keys=tuple(opened),
         proxy_url=proxy_url,
         header_set=header_set,

@@ -38,7 +38,6 @@ class NoticeRow(msgspec.Struct, frozen=True):
     place: int
     number: int
     key_id: int
-    owner_id: int
     host: str
     form: str
     state: str

@@ -88,7 +88,6 @@ def _row(row: RowMapping) -> PriceRow:
 
 
 def _of(price_id: int, model: str, version: int, amounts: Amounts | None, source: str, created_ns: int) -> PriceRow:
-    of = Amounts() if amounts is None else amounts
-    rates = {name: getattr(of, name) for name in Amounts.__struct_fields__}
+    rates = msgspec.structs.asdict(amounts or Amounts())
     price = Price(id=price_id, model=model, version=version, **rates)
     return PriceRow(price, source, created_ns, withdrawn=amounts is None)
