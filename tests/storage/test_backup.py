@@ -23,7 +23,7 @@ from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.clock import ManualClock
 from elkapi.settings import Settings
-from elkapi.storage import apikey, schema
+from elkapi.storage import apikey, files, schema
 from elkapi.storage import dialect as sql
 from elkapi.storage.repos import channels as channel_rows
 from elkapi.storage.repos import keys as key_rows
@@ -100,7 +100,7 @@ def test_a_filesystem_without_hard_links_takes_a_backup_and_a_key(
     with Admin.open(Settings(data_dir=str(tmp_path / "data")), "test") as opened:
         backups.backup(opened, away / "copy", with_secret_key=True)
         with pytest.raises(FileExistsError):
-            sql.name_new_file(tmp_path / "data" / "secret.key", away / "mine")
+            files.name_new_file(tmp_path / "data" / "secret.key", away / "mine")
     assert {path.name for path in away.iterdir()} == {"copy", "copy.secret-key", "mine"}
     assert {stat.S_IMODE((away / name).stat().st_mode) for name in ("copy", "copy.secret-key")} == {0o600}
     assert (away / "mine").read_text() == "mine"

@@ -27,7 +27,7 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Unavailable
 from elkapi.settings import Settings, sqlite_url
 from elkapi.storage import dialect as sql
-from elkapi.storage import schema
+from elkapi.storage import files, schema
 from elkapi.storage.db import Database
 from elkapi.storage.installation import running_workers
 from elkapi.storage.migrations import migrate, migrate_in, schema_version
@@ -38,7 +38,6 @@ from elkapi.storage.secrets import (
     SecretKeyError,
     install_secret_key,
     is_bound_to,
-    is_there,
     load_secret_key,
     parse_secret_key,
     secret_key_path,
@@ -198,7 +197,7 @@ def _fitting_key(source: Database, settings: Settings, path: Path, given: Path |
 
 
 def _own_key(settings: Settings) -> bytes | None:
-    if settings.secret_key or is_there(secret_key_path(settings)):
+    if settings.secret_key or files.is_there(secret_key_path(settings)):
         return load_secret_key(settings)
     return None
 
@@ -296,7 +295,7 @@ def _link_new(copy: Path, path: Path) -> None:
     with copy.open("rb") as file:
         os.fsync(file.fileno())
     try:
-        sql.name_new_file(copy, path)
+        files.name_new_file(copy, path)
     except FileExistsError:
         raise Refused(f"{path} exists already; a backup never overwrites a file") from None
 
@@ -309,7 +308,7 @@ def _key_in(path: Path, key: bytes | None) -> Iterator[None]:
     if key is None:
         yield
         return
-    sql.create_private_directory(path.parent)
+    files.create_private_directory(path.parent)
     if not install_secret_key(path, key):
         raise Refused(f"{path} was made by another process at the same moment; try again")
     try:

@@ -19,13 +19,13 @@ from elkapi.local.models import INSTALL_HINT, ModelUnusable, check_file, locate,
 from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
+from elkapi.storage.files import is_there
 from elkapi.storage.migrations import MIGRATIONS, MigrationError, pending, schema_version
 from elkapi.storage.repos import channels
 from elkapi.storage.secrets import (
     Sealer,
     SecretKeyError,
     is_bound_to,
-    is_there,
     load_secret_key,
     lost_key,
     secret_key_path,

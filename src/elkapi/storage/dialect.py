@@ -6,7 +6,6 @@ It builds the engines (pragmas, transaction starts, timeouts) and spells upserts
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import time
@@ -47,6 +46,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from elkapi.settings import SQLITE_SYNCHRONOUS
+from elkapi.storage import files
 
 SQLITE_APPLICATION_ID = 0x656C6B61  # "elka": `file` and a mistaken path can tell our file from another program's.
 # Half of SQLite's own choice: what a transaction touches goes to the log in whole pages, and the calls of many keys
@@ -281,39 +281,11 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
 
 def create_sqlite_file(path: Path) -> None:
     """Create the data directory (0700) and the file (0600) if absent; SQLite gives -wal and -shm the same mode."""
-    create_private_directory(path.parent)
+    files.create_private_directory(path.parent)
     with contextlib.suppress(FileExistsError):
         made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        give_to_owner(made, path.parent)
+        files.give_to_owner(made, path.parent)
         os.close(made)
-
-
-def give_to_owner(made: int, folder: Path) -> None:
-    """Give a file that root creates in a service user's directory to that user, since the service could not open it
-    otherwise."""
-    if os.geteuid() == 0:
-        # A container's root may lack the right, and a network share may have no owners.
-        with contextlib.suppress(OSError):
-            owner = folder.stat()
-            os.fchown(made, owner.st_uid, owner.st_gid)
-
-
-def create_private_directory(path: Path) -> None:
-    """Create a directory that only its owner can enter; an existing one keeps its mode."""
-    if not path.exists():
-        path.mkdir(parents=True, mode=0o700, exist_ok=True)
-
-
-def name_new_file(made: Path, path: Path) -> None:
-    """Give a finished file its name without ever replacing one: raises FileExistsError. It appears complete or not
-    at all, except without hard links (FAT, network shares), where it is empty for a moment."""
-    try:
-        os.link(made, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        made.replace(path)
 
 
 def adopt_sqlite_file(connection: Any) -> None:

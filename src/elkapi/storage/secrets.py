@@ -23,10 +23,10 @@ from sqlalchemy import Connection, select
 
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
-from elkapi.storage import schema
+from elkapi.storage import files, schema
 
 KEY_BYTES = 32
-# How long a key file may be empty while another process creates it (`dialect.name_new_file`).
+# How long a key file may be empty while another process creates it (`files.name_new_file`).
 KEY_EMPTY_S = 1.0
 # Sealing more than this takes long enough to be worth a thread.
 SEAL_INLINE_BYTES = 64 * 1024
@@ -89,15 +89,6 @@ def secret_key_path(settings: Settings) -> Path:
     return settings.data_path / SECRET_KEY_FILE
 
 
-def is_there(path: Path) -> bool:
-    """Whether the path exists. Raises OSError if this user may not look, unlike `Path.exists` from Python 3.14 on."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
 def load_secret_key(settings: Settings) -> bytes:
     """ELKAPI_SECRET_KEY, else the file `secret.key` of the data directory, created on first use (mode 0600).
 
@@ -106,8 +97,8 @@ def load_secret_key(settings: Settings) -> bytes:
     if settings.secret_key:
         return parse_secret_key(settings.secret_key, "ELKAPI_SECRET_KEY")
     path = secret_key_path(settings)
-    if not is_there(path):
-        sql.create_private_directory(path.parent)
+    if not files.is_there(path):
+        files.create_private_directory(path.parent)
         install_secret_key(path, random.token_bytes(KEY_BYTES))
     until_s = time.monotonic() + KEY_EMPTY_S
     try:
@@ -130,11 +121,11 @@ def install_secret_key(path: Path, key: bytes) -> bool:
     try:
         with os.fdopen(descriptor, "wb") as file:
             if path.name == SECRET_KEY_FILE:  # A key file beside a backup belongs to whoever made the backup.
-                sql.give_to_owner(descriptor, path.parent)
+                files.give_to_owner(descriptor, path.parent)
             file.write(base64.b64encode(key) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        sql.name_new_file(temporary, path)
+        files.name_new_file(temporary, path)
     except FileExistsError:
         return False
     finally:
@@ -183,6 +174,6 @@ def lost_key(connection: Connection, settings: Settings) -> str | None:
     path = secret_key_path(settings)
     # Any key tells whether one is bound. The file is checked afterwards, because a process that creates a key writes
     # the file before it binds the key.
-    if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or is_there(path):
+    if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or files.is_there(path):
         return None
     return f"this database was encrypted with a secret key that is missing; restore {path} or set ELKAPI_SECRET_KEY"
