@@ -146,11 +146,12 @@ def members_beside(content: Any) -> list[tuple[int, dict[str, Any]]]:
 
 def read_text(content: str | list[dict[str, Any]] | None, path: str) -> list[Text]:
     """Content that may only be text: of instructions."""
-    parts = read_content(content if content is not None else "", path)
-    for part in parts:
+    texts: list[Text] = []
+    for part in read_content(content if content is not None else "", path):
         if not isinstance(part, Text):
             raise BadRequest(f"`{path}.content` must contain only text.", param=f"{path}.content")
-    return parts  # type: ignore[return-value]
+        texts.append(part)
+    return texts
 
 
 def read_content(content: str | list[dict[str, Any]], path: str) -> list[Part]:
@@ -345,15 +346,16 @@ def signer(value: Any) -> DialectName:
 def read_result(content: Any, call_id: str, calls: Calls, path: str) -> ToolResult:
     """What a tool answered; its name and kind are those of the call with that id."""
     call = calls.by_id.get(call_id)
-    parts = read_content(content, path) if content is not None and content != [] else []
-    for part in parts:
+    parts: list[Text | Image | File] = []
+    for part in read_content(content, path) if content is not None and content != [] else ():
         if not isinstance(part, Text | Image | File):
             raise BadRequest(
                 f"`{path}.content` of a tool message must contain only text and images.", param=f"{path}.content"
             )
+        parts.append(part)
     return ToolResult(
         call_id,
-        tuple(parts),  # type: ignore[arg-type]
+        tuple(parts),
         name=call.name if call else "",
         custom=call.custom if call else False,
     )

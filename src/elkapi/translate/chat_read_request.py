@@ -30,6 +30,7 @@ from elkapi.translate.ir import (
     OutputFormat,
     Part,
     Reasoning,
+    Role,
     ServerTool,
     Text,
     Thinking,
@@ -231,10 +232,14 @@ def _text_or_none(value: Any) -> str | None:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
+# Everybody else's messages are the user's.
+_SIDES: dict[str, Role] = {"system": "system", "assistant": "assistant"}
+
+
 def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, ...], list[Message]]:
     """Leading instructions, and the turns with neighbours of one role merged. Instructions alone are the user's."""
     system: list[Text] = []
-    turns: list[tuple[str, list[Part]]] = []
+    turns: list[tuple[Role, list[Part]]] = []
     calls = Calls()
     for index, row in enumerate(rows):
         path = f"messages[{index}]"
@@ -247,7 +252,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
         if role == "system" and not turns:
             place, before = -1, cast("list[Part]", system)
         else:
-            side = role if role in ("system", "assistant") else "user"
+            side = _SIDES.get(role, "user")
             if not turns or turns[-1][0] != side:
                 turns.append((side, []))
             place, before = len(turns) - 1, turns[-1][1]
@@ -266,7 +271,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
             note["at"][0] = 0
     if not turns:
         raise BadRequest("`messages` must contain at least one message with content.", param="messages")
-    return tuple(system), [Message(side, tuple(parts)) for side, parts in turns]  # type: ignore[arg-type]
+    return tuple(system), [Message(side, tuple(parts)) for side, parts in turns]
 
 
 def _turn(role: str, view: _Message, row: dict[str, Any], path: str, calls: Calls) -> tuple[list[Part], dict[str, Any]]:

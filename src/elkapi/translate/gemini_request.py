@@ -35,6 +35,7 @@ from elkapi.translate.gemini_write import UNSIGNED, UNSIGNED_BYTES
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
+    DialectName,
     Effort,
     File,
     Image,
@@ -42,6 +43,7 @@ from elkapi.translate.ir import (
     OutputFormat,
     Part,
     Reasoning,
+    Role,
     ServerTool,
     ServerToolPart,
     Text,
@@ -126,15 +128,18 @@ def _messages(contents: list[WireContent]) -> list[Message]:
     return _contents(contents, "contents")
 
 
-_ROLES = {None: "user", "": "user", "user": "user", "function": "user", "tool": "user", "model": "assistant"}
+_ROLES: dict[str | None, Role] = {
+    **dict.fromkeys((None, "", "user", "function", "tool"), "user"),
+    "model": "assistant",
+}
 
 
 def _contents(contents: list[WireContent], where: str) -> list[Message]:
     """The messages, neighbours of one role merged; calls get ids by order and results the id of their call."""
     ids = _Ids()
-    merged: list[tuple[str, list[Part]]] = []
+    merged: list[tuple[Role, list[Part]]] = []
     for place, content in enumerate(contents):
-        role = "user" if where == "systemInstruction" else _ROLES.get(content.role)
+        role: Role | None = "user" if where == "systemInstruction" else _ROLES.get(content.role)
         if role is None:
             raise BadRequest("`role` must be `user` or `model`.", param=f"{where}[{place}].role")
         if not merged or merged[-1][0] != role:
@@ -144,7 +149,7 @@ def _contents(contents: list[WireContent], where: str) -> list[Message]:
             if role == "assistant":
                 found = _joined(merged[-1][1], found)
             merged[-1][1].extend(found)
-    return [Message(role, tuple(parts)) for role, parts in merged]  # type: ignore[arg-type]
+    return [Message(role, tuple(parts)) for role, parts in merged]
 
 
 def _joined(said: list[Part], found: list[Part]) -> list[Part]:
@@ -201,8 +206,8 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
     if view.functionCall is not None:
         call = view.functionCall
         arguments = msgspec.json.encode(call.args or {}).decode()
-        signed = {"signature": signature, "signed_by": "gemini"} if signature else {}
-        return [ToolCall(ids.of_call(call), call.name, arguments, **signed)]  # type: ignore[arg-type]
+        signed_by: DialectName | None = "gemini" if signature else None
+        return [ToolCall(ids.of_call(call), call.name, arguments, signature=signature or None, signed_by=signed_by)]
     if view.thought:
         return [Thinking(view.text or "", signature, "gemini" if signature else None)]
     parts: list[Part] = []

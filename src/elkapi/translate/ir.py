@@ -127,13 +127,16 @@ class ServerToolPart(msgspec.Struct, frozen=True):
 Part = Text | Image | File | Audio | Thinking | Refusal | ToolCall | ToolResult | ServerToolPart
 
 
+Role = Literal["user", "assistant", "system"]
+
+
 class Message(msgspec.Struct, frozen=True):
     """`system` appears here only for instructions after the first turn; leading ones are `ChatRequest.system`.
 
     Tool results are parts of a `user` message; readers merge neighbours of one role.
     """
 
-    role: Literal["user", "assistant", "system"]
+    role: Role
     parts: tuple[Part, ...]
 
 

@@ -343,9 +343,10 @@ def _text(block: dict[str, Any], path: str) -> str:
 
 
 def _ttl(control: object, path: str) -> str:
-    if object_of(control, path).get("type") != "ephemeral":
+    given = object_of(control, path)
+    if given.get("type") != "ephemeral":
         raise fail(f"{path}.type", "Input should be 'ephemeral'")
-    ttl = control.get("ttl", "5m")  # type: ignore[attr-defined]
+    ttl = given.get("ttl", "5m")
     if ttl not in ("5m", "1h"):
         raise fail(f"{path}.ephemeral.ttl", "Input should be '5m' or '1h'")
     return str(ttl)

@@ -122,14 +122,15 @@ def _thinking(body: dict[str, Any], max_tokens: int | None) -> tuple[int, bool]:
 def _choice(value: object, tools: tuple[Tool, ...], *, forced_ok: bool) -> tuple[str, bool]:
     if value is None:
         return "auto", True
-    kind = object_of(value, "tool_choice").get("type")
-    parallel = not value.get("disable_parallel_tool_use", False)  # type: ignore[attr-defined]
+    choice = object_of(value, "tool_choice")
+    kind = choice.get("type")
+    parallel = not choice.get("disable_parallel_tool_use", False)
     if kind in ("any", "tool") and not forced_ok:
         raise Problem(400, "Thinking may not be enabled when tool_choice forces tool use.")
     if kind in ("any", "auto") and not tools:
         raise Problem(400, "tool_choice: may only be specified while providing tools.")
     if kind == "tool":
-        name = value.get("name")  # type: ignore[attr-defined]
+        name = choice.get("name")
         if name not in {tool.name for tool in tools}:
             raise Problem(400, f"tool_choice: Tool '{name}' not found in provided tools")
         return f"tool:{name}", parallel
