@@ -294,12 +294,10 @@ def _checked(values: dict[str, Any]) -> Settings:
         if isinstance(value, int | float):
             _check_number(name, value)
     _check_words(settings)
-    try:
-        batch_ratio_micro = parse_ratio(settings.batch_ratio)
-    except ValueError as error:
-        raise SettingsError(f"batch_ratio: {error}") from None
-    if batch_ratio_micro > BATCH_RATIO_MAX_MICRO:
-        raise SettingsError(f"batch_ratio is {settings.batch_ratio}; it must be at most 10 (ten times the price)")
+    _check_addresses(settings)
+    if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:
+        # Between two beats a living worker would be taken for dead, and the holds of its calls be released.
+        raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it must be at least twice heartbeat_s")
     if settings.chat_slots < 1 or settings.chat_context_tokens < CHAT_CONTEXT_TOKENS_MIN:
         raise SettingsError(
             f"chat_slots must be at least 1, and chat_context_tokens at least {CHAT_CONTEXT_TOKENS_MIN}"
@@ -330,6 +328,15 @@ def _check_words(settings: Settings) -> None:
         raise SettingsError(
             f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use {', '.join(SQLITE_SYNCHRONOUS)}"
         )
+    try:
+        batch_ratio_micro = parse_ratio(settings.batch_ratio)
+    except ValueError as error:
+        raise SettingsError(f"batch_ratio: {error}") from None
+    if batch_ratio_micro > BATCH_RATIO_MAX_MICRO:
+        raise SettingsError(f"batch_ratio is {settings.batch_ratio}; it must be at most 10 (ten times the price)")
+
+
+def _check_addresses(settings: Settings) -> None:
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
         raise SettingsError(f"public_url is {settings.public_url!r}; it must start with https:// or http://")
     if settings.public_url and not _is_prefix(settings.public_url):
@@ -341,9 +348,6 @@ def _check_words(settings: Settings) -> None:
     if not _are_headers(settings.otlp_headers):
         names = f"ELKAPI_OTLP_HEADERS, or {STANDARD_NAMES['otlp_headers']}"
         raise SettingsError(f"otlp_headers ({names}) cannot be read; write name=value,name=value, with %20 for a space")
-    if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:
-        # Between two beats a worker that lives would be taken for dead, and what its calls hold be given away.
-        raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it must be at least twice heartbeat_s")
     if settings.redis_url and not _is_redis(settings.redis_url):
         raise SettingsError("redis_url cannot be read; use redis://, rediss:// or unix://, and a number as its port")
     for entry in settings.trusted_proxies:
