@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from elkapi.catalog import CATALOG
 from elkapi.catalog.jsonpath import put
-from elkapi.catalog.task import TaskSpec
+from elkapi.catalog.task import Made, TaskSpec
 from elkapi.tasks import machine
 from elkapi.types import State
 
@@ -75,3 +76,101 @@ def test_a_providers_code_is_kept_without_what_no_database_keeps() -> None:
     spec = CATALOG.by_id["seedance.submit"].task
     assert spec is not None
     assert machine.read(spec, {"status": "failed", "error": {"code": "a\0b", "message": "no"}}).error_code == "ab"
+
+
+def spec_of(operation: str) -> TaskSpec:
+    spec = CATALOG.by_id[operation].task
+    assert spec is not None
+    return spec
+
+
+SORA, KLING, VEO = map(spec_of, ("sora.create", "kling.text-to-video", "veo.predict"))
+
+
+@pytest.mark.parametrize(
+    ("value", "percent"),
+    [
+        (37, 37),
+        (1, 1),
+        (0.37, 37),
+        (1.0, 100),
+        (1.6, 2),
+        ("37", 37),
+        (" 37% ", 37),
+        # As text it is always percents.
+        ("0.6", 1),
+        (140, 100),
+        (-5, 0),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        (float("inf"), None),
+        (True, None),
+        (None, None),
+        ([50], None),
+    ],
+)
+def test_progress_is_percents_a_share_or_text_and_else_nothing(value: Any, percent: int | None) -> None:
+    reading = machine.read(SORA, {"status": "in_progress", "progress": value})
+    assert (reading.state, reading.progress) == (State.RUNNING, percent)
+
+
+@pytest.mark.parametrize(("value", "name"), [("n1", "n1"), (7, "7"), (True, ""), ([], ""), ({"a": 1}, ""), (None, "")])
+def test_a_providers_name_is_a_text_or_a_number(value: Any, name: str) -> None:
+    assert machine.native_id(KLING, {"data": {"task_id": value}}) == name
+
+
+def test_what_was_made_is_addresses_and_without_one_that_counts_it_is_a_failure() -> None:
+    spec = msgspec.structs.replace(KLING, made=(*KLING.made, Made("data.cover", "image", optional=True)))
+    data: dict[str, Any] = {"task_status": "succeed", "cover": "https://a.test/1.png"}
+    videos = [{"url": "https://a.test/1.mp4"}, {"url": ""}, {"url": ["no"]}, {"url": 7}]
+    reading = machine.read(spec, {"data": {**data, "task_result": {"videos": videos}}})
+    assert [value for _, value in reading.made] == ["https://a.test/1.mp4", "7", "https://a.test/1.png"]
+    assert (reading.state, reading.known, reading.progress) == (State.SUCCEEDED, True, 100)
+    for said, told in (("risk control", "risk control"), (None, machine.NOTHING_MADE)):
+        empty = machine.read(spec, {"data": {**data, "task_status_msg": said}})
+        assert (empty.state, empty.error_code, empty.error) == (State.FAILED, machine.NO_RESULT, told)
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "fetched", "refusal"),
+    [
+        ("kling", {"code": 0}, False, None),
+        ("kling", {}, False, None),
+        ("kling", {"code": 1301, "message": "unsafe"}, False, ("unsafe", "1301", False, False)),
+        ("kling", {"code": 5000}, False, ("The request was refused.", "5000", True, False)),
+        ("kling", {"code": 1302}, False, ("The request was refused.", "1302", True, True)),
+        # Python takes false for 0 as well.
+        ("kling", {"code": False}, False, ("The request was refused.", "False", False, False)),
+        (
+            "kling",
+            {"code": 1302, "data": {"task_status": "processing"}},
+            True,
+            ("The request was refused.", "1302", True, True),
+        ),
+        ("kling", {"data": {"task_status": "processing"}}, True, None),
+        ("kling", {}, True, ("The request was refused.", "None", False, False)),
+        # What MiniMax says of a task counts, whatever stands beside it.
+        ("minimax", {"status": "Fail", "base_resp": {"status_code": 1026}}, True, None),
+        ("minimax", {"base_resp": {"status_code": 1004}}, True, ("The request was refused.", "1004", True, False)),
+        ("runway", {"code": 7}, False, None),
+    ],
+)
+def test_an_error_inside_a_success_is_one_where_it_tells_nothing_of_a_task(
+    name: str, reply: Any, fetched: bool, refusal: tuple[str, str, bool, bool] | None
+) -> None:
+    spec = {"kling": KLING, "minimax": spec_of("minimax.generate")}.get(name)
+    found = machine.refused(CATALOG.families[name], reply, spec if fetched else None)
+    assert (None if found is None else (found.message, found.code, found.elsewhere, found.busy)) == refusal
+
+
+def test_a_submit_that_is_answered_with_its_end_is_told_as_one_that_waits() -> None:
+    videos = [{"id": "v", "url": "https://a.test/1.mp4"}, {"id": "w"}]
+    told = machine.reopened(KLING, {"data": {"task_status": "succeed", "task_result": {"videos": videos}}})
+    made = [{"id": "v", "url": None}, {"id": "w", "url": None}]
+    assert told == {"data": {"task_status": "submitted", "task_result": {"videos": made}}}
+    assert machine.reopened(KLING, {"data": {"task_id": "1"}}) == {"data": {"task_id": "1"}}
+    assert machine.reopened(VEO, {"name": "n", "done": True}) == {"name": "n", "done": False}
+    # What is only an id says nothing that is not to be known yet.
+    by_id = msgspec.structs.replace(SORA, made=(Made("file", via="GET /files/{value}"),), states={"": State.QUEUED})
+    assert machine.reopened(by_id, {"status": "completed", "file": "f"}) == {"status": "completed", "file": "f"}
