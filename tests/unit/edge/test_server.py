@@ -20,7 +20,7 @@ from elkapi.edge import server as edge
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
 from elkapi.errors import GatewayError
-from elkapi.relay.call import Call
+from elkapi.relay.call import Call, ClientGone
 from elkapi.settings import Settings
 from elkapi.upstream.burst import Burst
 from tests.waiting import until
@@ -328,6 +328,15 @@ async def test_a_call_knows_whose_it_is_and_since_when() -> None:
             assert before_s <= started_s <= time.monotonic()
 
 
+async def test_what_comes_behind_a_refusal_is_not_read() -> None:
+    faults: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    async with running() as (_, port):
+        reply = await talk(port, b"garbage\r\n\r\n", b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert reply.count(b"HTTP/1.1 ") == 1
+    assert faults == []
+
+
 @pytest.mark.parametrize("start", [b"POST / HTT", b"garbage\r\n\r\n"])
 async def test_a_client_that_stays_after_its_refusal_is_closed_and_the_sweep_goes_on(start: bytes) -> None:
     async with running(settings=Settings(header_read_s=0.0)) as (server, port), connected(port) as (reader, writer):
@@ -555,6 +564,17 @@ async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_afte
         assert received.index(b"HTTP/1.1 200") < received.index(b"HTTP/1.1 400")
         for each, _ in others:
             assert b"x-path: /held" in await each.readuntil(b"GET ")
+
+
+async def test_a_reply_that_is_ready_in_the_turn_of_the_one_before_it_leaves_with_it() -> None:
+    async with three_asked() as (_, clients, release):
+        (reader, writer), *_ = clients
+        side = await served(writer)
+        writer.write(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: side.waiting)
+        release.set()
+        assert b"x-path: /held" in await reader.readuntil(b"GET ")
+        assert b"x-path: /next" in await reader.readuntil(b"GET ")
 
 
 async def test_replies_of_one_turn_leave_before_their_connections_end() -> None:
@@ -935,6 +955,27 @@ async def test_a_call_whose_client_stops_reading_midway_is_ended(monkeypatch: py
         await until(lambda: ended)
         assert not server.connections
         client.close()
+
+
+async def test_what_is_written_on_behind_a_slow_client_that_left_waits_for_nobody() -> None:
+    stuck, ended = asyncio.Event(), asyncio.Event()
+
+    async def goes_on(call: Call) -> None:
+        call.reply.start(200, [])
+        while call.reply.put(b"x" * 1_000_000) is None:
+            await asyncio.sleep(0)
+        stuck.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        with pytest.raises(ClientGone):
+            await call.reply.write(b"more")
+        ended.set()
+
+    async with running(goes_on) as (_, port):
+        client = await never_reading(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await stuck.wait()
+        client.close()
+        await asyncio.wait_for(ended.wait(), 5)
 
 
 async def test_a_slow_reader_that_goes_on_reading_gets_everything() -> None:
