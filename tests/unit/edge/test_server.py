@@ -798,7 +798,7 @@ async def test_the_time_for_a_body_does_not_run_while_its_request_waits_its_turn
 
     monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.001)
     async with (
-        running(slow_first, msgspec.structs.replace(LIMITS, body_read_s=0.0)) as (_, port),
+        running(slow_first, msgspec.structs.replace(LIMITS, header_read_s=0.0, body_read_s=0.0)) as (_, port),
         connected(port) as (reader, writer),
     ):
         writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
@@ -884,6 +884,7 @@ async def test_what_is_wrong_with_an_offering_request_is_still_refused() -> None
         assert b" 400 " in await talk(port, both)
         large = b"POST /p HTTP/1.1\r\n" + OFFER + b"Content-Length: 5000\r\n\r\n" + b"x" * 5000
         assert b" 413 " in await talk(port, large)
+        assert b" 400 " in await talk(port, b"GET /p HTTP/1.1\r\nX: " + b"x" * 3000 + b"\r\n" + OFFER + b"\r\n")
         assert b" 400 " in await talk(port, b"CONNECT a.example:443 HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
