@@ -28,7 +28,7 @@ from elkapi.relay.submit import Submit
 from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.polls import Polls, Watched
-from elkapi.types import ChannelLimits, TaskStep
+from elkapi.types import ChannelLimits, Policy, TaskStep
 from tests.tasks.conftest import MODEL, Tasks
 from tests.tasks.provider import Answer
 from tests.waiting import until
@@ -58,6 +58,31 @@ async def test_a_task_is_held_polled_and_charged_once(tasks: Tasks) -> None:
     assert (report.charged_nano, report.customers_held_nano, report.open_holds) == (HALF, 0, 0)
     ours = reply.headers["x-request-id"].replace("req_", "task_")
     assert (await tasks.call("GET", f"/kling/v1/videos/text2video/{ours}")).json()["data"]["task_id"] == task_id
+
+
+async def test_a_submit_is_answered_by_what_its_provider_says_of_it_but_its_end(tasks: Tasks) -> None:
+    said: list[dict[str, Any]] = [
+        {"task_status": "submitted"},
+        {"task_status": "processing"},
+        {"task_status": "dreaming"},
+        {"task_status": "succeed", "task_result": {"videos": [{"id": "v", "url": "https://theirs.test/v.mp4"}]}},
+    ]
+    tasks.upstream.submit = lambda _: (200, {"code": 0, "data": {"task_id": str(len(said)), **said.pop(0)}})
+    # One at a time: each gives the place of its key back.
+    key, replies = await tasks.gate.key("10", policy=Policy(parallel_max=1)), []
+    while said:
+        replies.append(await tasks.submit(key=key))
+    words = [one.json()["data"]["task_status"] for one in replies]
+    assert words == ["submitted", "processing", "dreaming", "submitted"]
+    # An end is the poller's to write, with its files and its money.
+    assert "theirs.test" not in replies[-1].text
+    rows = tasks.gate.sql("select state, version, progress, started_ns is null from tasks order by id")
+    assert [tuple(row) for row in rows] == [
+        ("queued", 1, 0, True),
+        ("running", 1, 0, False),
+        *[("queued", 1, 0, True)] * 2,
+    ]
+    assert tasks.gate.books().customers_held_nano == 4 * HALF
 
 
 async def test_a_failed_task_is_free(tasks: Tasks) -> None:
@@ -312,10 +337,16 @@ async def test_of_two_submits_under_one_name_that_come_at_once_one_begins_a_task
     await until(lambda: tasks.upstream.requests)
     second = asyncio.create_task(tasks.submit({**body, "prompt": "a cat"}))
     await until(lambda: second.done() or len(tasks.upstream.requests) > 1)
+    # Those without a name have none in common.
+    nameless = [asyncio.create_task(tasks.submit()) for _ in range(2)]
+    await until(lambda: len(tasks.upstream.requests) == 3 or any(one.done() for one in nameless))
+    assert len(tasks.gate.plane.tasks.submits) == 3
     go_on.set()
     replies = [await first, await second, await tasks.submit(body)]
     assert [(one.status_code, one.json()["code"]) for one in replies] == [(200, 0), (400, 1201), (400, 1201)]
-    assert len(tasks.upstream.requests) == 1
+    assert [(await one).status_code for one in nameless] == [200, 200]
+    assert len(tasks.upstream.requests) == 3
+    await until(lambda: not tasks.gate.plane.tasks.submits)
     assert tasks.gate.sql("select count(*) from idempotency") == [(0,)]
     # What was never begun leaves its name free.
     other = {**body, "external_task_id": "order-18"}
@@ -501,23 +532,26 @@ async def test_what_a_worker_began_that_was_taken_for_dead_is_not_to_be_begun_ag
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (charged_nano, 0, given_up)
 
 
-async def test_a_refusal_that_the_caller_did_not_stay_for_is_no_fault_that_nobody_handled(tasks: Tasks) -> None:
+async def test_an_answer_that_the_caller_did_not_stay_for_is_no_fault_that_nobody_handled(tasks: Tasks) -> None:
     faults = list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    answers: list[Answer] = [(400, {"code": 1201, "message": "no such mode"}), (0, None)]
 
-    def refuses(_: dict[str, Any]) -> Answer:
+    def answer(_: dict[str, Any]) -> Answer:
         for connection in tasks.gate.server.connections:
             connection.transport.abort()
-        return 400, {"code": 1201, "message": "no such mode"}
+        return answers.pop(0)
 
-    tasks.upstream.submit = refuses
-    with pytest.raises(httpx.HTTPError):
-        await tasks.submit()
-    await tasks.until("failed")
+    tasks.upstream.submit = answer
+    for state in ("failed", "queued"):
+        with pytest.raises(httpx.HTTPError):
+            await tasks.submit()
+        await until(lambda state=state: tasks.rows() and tasks.rows()[-1][:2] == (state, 1))
     await until(lambda: not tasks.gate.plane.tasks.submits)
     gc.collect()
     assert not faults
-    assert tasks.gate.closed_books().charged_nano == 0
+    report = tasks.gate.books()
+    assert (report.charged_nano, report.customers_held_nano) == (0, HALF)
 
 
 async def test_what_a_poller_found_before_its_submit_gave_up_is_not_to_be_begun_again(
