@@ -1,1 +1,1 @@
-"""The request's way: `serve` reads as its table of contents, the other modules are its hops."""
+"""The path of a request: `serve` is its table of contents, the other modules are its steps (hops)."""

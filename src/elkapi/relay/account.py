@@ -1,4 +1,4 @@
-"""One call's account as kept in the tables: the record, the price version it was charged by, and its ledger entries."""
+"""The account of one call from the tables: the record, the price version of its charge, and its ledger entries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class RequestAccount(msgspec.Struct, frozen=True):
 
 
 def read_account(connection: Connection, request_id: bytes, owner_id: int | None) -> RequestAccount | None:
-    """The account of one call, or None; `owner_id` None is the operator's view, else only the owner's own is found."""
+    """The account of one call, or None; `owner_id` None is the operator's view, otherwise only the owner's own is
+    found."""
     record = get_request(connection, request_id, owner_id)
     if record is None:
         return None

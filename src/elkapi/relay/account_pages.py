@@ -1,4 +1,4 @@
-"""What clients of a provider ask beside their tasks: what it can do, their own balance, that it is there."""
+"""What clients of a provider request besides tasks: capabilities, the caller's balance, a ping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elkapi.upstream.gcp import TokenRefused
 
 
 async def asked(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """What any account of the provider answers to a question that costs nothing. Raises NoChannel, UpstreamError."""
+    """The answer of any account of the provider to a free request. Raises NoChannel, UpstreamError."""
     operation = match.operation
     model = any_model(snapshot, grant, operation)
     request = Request(operation, model, b"", Facts(model, Usage()))
@@ -44,13 +44,13 @@ async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | N
 
 
 async def luma_credits(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """The caller's own balance, in cents as Luma counts it; never the channel's. Raises Unavailable."""
+    """The caller's balance in cents, as Luma reports it; never the channel's. Raises Unavailable."""
     nano = await available_to(plane, grant)
     send_json(call, {"credit_balance": nano / NANO_PER_CENT})
 
 
 async def pong(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """That the gateway is there, and takes this key."""
+    """Confirm that the gateway is running and accepts this key."""
     call.reply.send(200, JSON, b'{"message":"pong"}')
 
 

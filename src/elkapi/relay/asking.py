@@ -1,6 +1,6 @@
-"""A submit's body -> what is asked of a provider: model, price units and features, what it refers to, who is told.
+"""A submit's body -> the request to a provider: model, price units and features, references, callback.
 
-The caller's body stays bytes as long as nothing in it must change.
+The caller's body stays bytes unless something in it must change.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
 
 _object = msgspec.json.Decoder(dict[str, Any])
-# Every reference to an earlier task is looked up in the database; a submit has a handful of them.
+# Each reference to an earlier task costs a database lookup; a submit has a handful of them.
 REFS_MAX = 16
 DEPTH_MAX = 64
 _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
-# Members by which a follow-up names what an earlier task made; the same account must serve it.
+# Members by which a follow-up refers to the result of an earlier task; the same account must serve it.
 REFS = (
     *("video_id", "task_id", "input.video_id", "input.task_id", "session_id", "video.id"),
     *("keyframes.frame0.id", "keyframes.frame1.id", "content[*].draft_task.id", "characters[*].id"),
 )
-# Members that hold the address of a film to go on from: where it is one of ours, it names what a task made.
+# Members with the address of a video to continue from; an address of ours refers to the result of a task.
 FILES = ("instances[*].video.uri",)
 _REF_STEPS = tuple(tuple(path.replace("[*]", "").split(".")) for path in (*REFS, *FILES))
 # How addresses begin of files that were uploaded to a provider's account, wherever in a body they stand.
@@ -48,12 +48,12 @@ JSON_TYPE = b"application/json"
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """One submit as it was read. `sent` are its bytes, `body` the same decoded; `refs` what it says of earlier tasks.
+    """One submit as read. `sent` are its bytes, `body` the same decoded; `refs` its references to earlier tasks.
 
-    `said` is the caller's own word for the model where `model` is another. `media` is set where the request is a
-    neutral one, which `crossed` puts to a provider; `shown` is what of it the caller may see again. `refusal` is a
-    guardrail's: the submit is priced all the same, for its record, and goes no further. `files` are addresses of what
-    it goes on from, ours or not.
+    `said` is the caller's name of the model if `model` is another. `media` is set for a neutral request, which
+    `crossed` translates for a provider; `shown` is the part of it that the caller may see again. `refusal` is a
+    guardrail's: the submit is still priced, for its record, and goes no further. `files` are the addresses it continues
+    from, ours or not.
     """
 
     operation: Operation
@@ -88,7 +88,7 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
 
 
 def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[str, Any], bytes, bytes]:
-    """(the members of a body, its bytes as they go on, its type). Raises BadRequest, UnsupportedMediaType."""
+    """(the members of a body, the bytes to send on, their content type). Raises BadRequest, UnsupportedMediaType."""
     content_type = JSON_TYPE
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         body, sent, content_type = forms.read(sent, kind)
@@ -96,7 +96,7 @@ def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[s
         check_media_type(kind)
         body = decode(_object, sent)
         _check_depth(body)
-        # Of two members of one name another could be served than the one that is priced or looked up.
+        # With a duplicate member, another value could be served than is priced or looked up.
         check_all_named_once(sent)
     check_spelling(body, deciding_names(operation))
     for path in _deciding_paths(operation):
@@ -114,13 +114,13 @@ def asked_for(
     body: Mapping[str, Any],
     content_type: bytes = JSON_TYPE,
 ) -> Asked:
-    """What a decoded body asks for. Raises BadRequest."""
+    """Interpret a decoded body. Raises BadRequest."""
     operation = match.operation
     assert operation.meter is not None
     assert operation.task is not None
     model = "" if operation.model.where in ("source", "any") else _model(match, body)
     if operation.form in ("neutral", "task-submit"):
-        # `kling-v3/text-to-video` is a model, and what the input says anyway.
+        # `kling-v3/text-to-video` is a model followed by what the input says anyway.
         model = _OPERATION_WORDS.sub("", model)
     said = ""
     if aliases and model in aliases:
@@ -155,7 +155,7 @@ def asked_for(
 
 
 def _goes_on_from(match: Match, body: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(what a submit says of earlier tasks, addresses of films that it goes on from). Raises BadRequest."""
+    """(references to earlier tasks, addresses of videos to continue). Raises BadRequest."""
     named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in match.operation.upstream else []
     uploads = (text for text in texts_in(body) if text.startswith(UPLOADED))
     found = [*named, *(value for path in REFS for value in compiled(path)(body)), *uploads]
@@ -171,19 +171,19 @@ def _goes_on_from(match: Match, body: Mapping[str, Any]) -> tuple[tuple[str, ...
 
 
 def _is_flat(body: Mapping[str, Any], own: str) -> bool:
-    """A request in the gateway's own words on a provider's route: kling.md, "Disagreement"."""
+    """Whether it is a neutral request on a provider's route: kling.md, "Disagreement"."""
     return ("model" in body and own not in body) or bool({"metadata", "response_format"} & body.keys())
 
 
 def crossed(asked: Asked, catalog: Catalog, wire: str) -> Asked:
-    """A neutral request as it is put to a provider of `wire`. Raises BadRequest for what it cannot carry."""
+    """Translate a neutral request for a provider of `wire`. Raises BadRequest for what it cannot carry."""
     assert asked.media is not None
     name, body = media_write.write(asked.media, wire)
     return put_as(asked, catalog, name, body)
 
 
 def put_as(asked: Asked, catalog: Catalog, name: str, body: Mapping[str, Any]) -> Asked:
-    """The submit as the operation of that id with this JSON body, metered anew. Raises BadRequest."""
+    """The submit as another operation with this JSON body, metered again. Raises BadRequest."""
     operation = catalog.by_id[name]
     assert operation.meter is not None
     upper, features = bound(operation.meter, body)
@@ -200,7 +200,7 @@ def put_as(asked: Asked, catalog: Catalog, name: str, body: Mapping[str, Any]) -
 
 
 def deciding_names(operation: Operation) -> tuple[str, ...]:
-    """The top-level members that decide what a submit costs and which model makes it."""
+    """The top-level members that determine the cost and the model of a submit."""
     names = (path.partition(".")[0].partition("[")[0] for path in _deciding_paths(operation))
     return tuple(dict.fromkeys(("model", *names)))
 
@@ -215,10 +215,11 @@ def _deciding_paths(operation: Operation) -> list[str]:
 
 
 def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", right: str = "") -> None:
-    """Raises BadRequest where what an earlier task made is named under a misspelt member, such as `Video_ID`.
+    """Raises BadRequest if a reference is under a misspelled member, such as `Video_ID`: it would not be looked up
+    here, and some providers would accept it.
 
-    It would be looked up nowhere here, and some providers would take it. `steps` are the members that lead to the name
-    from `value` on; `said` is the first misspelt one before it, "" where there is none, and `right` its spelling.
+    `steps` are the members from `value` to the name; `said` is the first misspelled one so far, "" for none, and
+    `right` its spelling.
     """
     if isinstance(value, list):
         for inner in value:
@@ -235,7 +236,7 @@ def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", rig
 
 
 def _check_depth(body: Any) -> None:
-    """Raises BadRequest for what is nested deeper than anything that reads it here may go."""
+    """Raises BadRequest for nesting deeper than any reader here accepts."""
     level, depth = [body], 0
     while level:
         if depth > DEPTH_MAX:
@@ -266,7 +267,7 @@ def _model(match: Match, body: Mapping[str, Any]) -> str:
 
 
 def _versioned(prefix: str, value: Any) -> Any:
-    """The model's name behind a version: 1.5, "1.5" and 2 are `prefix` and 1.5, 1.5 and 2.0."""
+    """The model's name for a version: 1.5, "1.5" and 2 become `prefix` followed by 1.5, 1.5 and 2.0."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(float(value))
     return value if not isinstance(value, str) or value.startswith(prefix) else prefix + value
@@ -275,10 +276,10 @@ def _versioned(prefix: str, value: Any) -> Any:
 def provider_body(
     asked: Asked, upstream_model: str, mark: str, callback: str, names: Mapping[str, str]
 ) -> tuple[bytes, bytes]:
-    """(the body as this provider wants it, its type). Raises BadRequest.
+    """(the body for this provider, its content type). Raises BadRequest.
 
-    `mark` takes the place of the caller's own; `callback` is ours or "", and takes the caller's place. `names`
-    are the provider's own for tasks that the caller calls by ours.
+    `mark` replaces the caller's own; `callback` is ours or "", and replaces the caller's. `names` are the provider's
+    ids of tasks that the caller refers to by ours.
     """
     source, task, hooks = asked.operation.model, asked.task, asked.family.hooks
     body = with_texts(asked.body, lambda text: names.get(text, text))
@@ -286,7 +287,7 @@ def provider_body(
         if upstream_model != asked.model:
             body[source.name] = upstream_model.removeprefix(source.prefix)
     elif source.where == "body" and upstream_model != first(source.name, body):
-        # A body that names none leaves the choice to the provider only where that is the model we priced.
+        # Without a model in the body the provider chooses, which is safe only if it chooses the model that was priced.
         put(source.name, body, upstream_model)
         if source.name != "model":
             body.pop("model", None)
@@ -296,7 +297,7 @@ def provider_body(
         else:
             body.pop(task.callback, None)
     if task.mark:
-        # Never the caller's: accounts are shared, and what one calls so is another's task.
+        # Never the caller's: accounts are shared, and the same name may be another caller's task.
         body[task.mark] = mark
     if hooks.prepare is not None:
         body = hooks.prepare(asked.operation.id, body, upstream_model)

@@ -1,7 +1,7 @@
-"""Serves files of tasks to who may have them: their owner's key, or a signed address that has not expired.
+"""Serves files of tasks to their owner's key, or for a signed address that has not expired.
 
-Whatever is wrong (another's file, none, its time over, a signature that is not ours) is the same 404. A file is read as
-fast as it is taken; when its reader leaves, so does the read. One range at a time: several are answered with the whole
+Every failure (another's file, no file, expired, invalid signature) is the same 404. A file is read as fast as it is
+taken; when its reader leaves, the read stops. Only single ranges are supported: several are answered with the whole
 file, as RFC 9110 allows.
 """
 
@@ -32,12 +32,12 @@ _RANGE = re.compile(r"bytes=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE | 
 
 
 async def asset(plane: DataPlane, snapshot: Snapshot, match: Match, call: Call) -> None:
-    """`GET` and `HEAD /v1/assets/{id}/{name}`; the name is only for who saves it. Raises NotFound, Unauthenticated."""
+    """`GET` and `HEAD /v1/assets/{id}/{name}`; the name only serves for saving. Raises NotFound, Unauthenticated."""
     await answer_with(plane, await _found(plane, snapshot, match.params["id"], call), call)
 
 
 async def answer_with(plane: DataPlane, row: AssetRow, call: Call) -> None:
-    """The file, or the part of it that is asked for. Raises NotFound, Unavailable."""
+    """Answer with the file, or the requested range. Raises NotFound, Unavailable."""
     etag = b'"%b"' % row.sha256.hex().encode()
     changed_s = row.created_ns // 1_000_000_000
     left_s = max(0, (row.expires_ns - plane.clock.now_ns()) // 1_000_000_000)
@@ -93,14 +93,14 @@ async def _send(
     pieces = cast("AsyncGenerator[bytes]", plane.assets.read(row.location, start, end))
     try:
         async with contextlib.aclosing(pieces):
-            # Nothing is promised before the store has answered.
+            # No head is sent before the store has answered.
             piece = await anext(pieces, b"")
             reply.start(status, headers, end - start)
             left = end - start
             while piece:
                 left -= len(piece)
                 await reply.write(piece)
-                # Who has all of it may leave, and has nothing to wait for.
+                # A client that has everything may leave, and waits for nothing.
                 piece = await anext(pieces, b"") if left > 0 else b""
     except FileNotFoundError:
         plane.log.write("asset_missing", "warning", asset=row.id.hex(), location=row.location)
@@ -117,7 +117,7 @@ async def _send(
 
 
 def _is_unchanged(call: Call, etag: bytes, changed_s: int) -> bool:
-    """The caller has it already; If-None-Match goes before the time."""
+    """Whether the caller's copy is current; If-None-Match takes precedence over the time."""
     if (known := call.header(b"if-none-match")) is not None:
         tags = [tag.strip().removeprefix(b"W/") for tag in known.split(b",")]
         return b"*" in tags or etag in tags
@@ -142,11 +142,11 @@ def _seconds(date: bytes | None) -> int | None:
 
 
 class Outside(ValueError):
-    """A range of which the file has nothing."""
+    """A range outside the file."""
 
 
 def span_of(text: str, size: int) -> tuple[int, int] | None:
-    """(start, end) of a `Range`, or None for one that means the whole file. Raises Outside."""
+    """(start, end) of a `Range`, or None for the whole file. Raises Outside."""
     found = _RANGE.fullmatch(text)
     first, last = found.groups() if found else ("", "")
     if (not first and not last) or (first and last and int(last) < int(first)):

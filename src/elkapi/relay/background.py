@@ -1,7 +1,7 @@
-"""`background: true`: hops 4 to 8 in a task of the worker's own, which a caller polls, follows, leaves or cancels.
+"""`background: true`: hops 4 to 8 in a task of the worker, which a caller polls, follows, leaves or cancels.
 
-The caller is answered once the money is held and the response's row is there. From then on the call ends as any other
-does, settled exactly once by its hold, and its row with it; a worker that is killed leaves both to recovery.
+The caller is answered once the money is held and the response's row is stored. From then on the call ends like any
+other: settled exactly once by its hold, together with its row. A killed worker leaves both to recovery.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ CANCELLED = "This response was cancelled."
 async def begin(
     plane: DataPlane, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call
 ) -> None:
-    """Start the call and answer with its response as it stands, or with its stream. Raises what `serve` raises."""
+    """Start the call and answer with its response so far, or with its stream. Raises what `serve` raises."""
     work = _Work(plane, snapshot, grant, policy, request, call)
     plane.background.start(call.id, work.running, work.run())
     try:
         stored = await asyncio.shield(work.admitted)
     except asyncio.CancelledError:
-        # The caller left before there was an answer: nobody will know of this response.
+        # The caller left before the answer: nobody will know of this response.
         plane.background.cancel(call.id)
         raise
     if stored is not None:
@@ -59,7 +59,7 @@ async def begin(
 
 
 class _Work:
-    """One background call. `admitted`: its money is held and its row is there, or the reply of an earlier call."""
+    """One background call. `admitted`: its money is held and its row stored, or an earlier call's reply exists."""
 
     def __init__(
         self, plane: DataPlane, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call
@@ -79,14 +79,14 @@ class _Work:
             call.started_s,
         )
         self.running = Running(grant.key_id, self.log, self._keep_frames)
-        # Frames come into the tables before the end that follows them, however long they take to seal.
+        # Frames reach the tables before the end that follows them, however long sealing takes.
         self._keeping = asyncio.Lock()
         self.hold: Hold | None = None
         self.row: StoredObject
         self.admitted: asyncio.Future[StoredReply | None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Hops 4 to 8. Raises nothing but CancelledError before it is admitted."""
+        """Run hops 4 to 8. Raises only CancelledError before it is admitted."""
         try:
             await self._run()
         except (Failed, Left, ClientGone, GatewayError, asyncio.CancelledError) as error:
@@ -147,7 +147,7 @@ class _Work:
         try:
             await self.plane.ledger.keep(row)
         except BaseException:
-            # It may have been written all the same, and would be in progress until this worker ends.
+            # It may have been written nevertheless, and would stay in progress until this worker ends.
             self.running.admitted = True
             raise
         self.running.admitted = True
@@ -159,7 +159,7 @@ class _Work:
             await hold.settle(outcome)
 
     async def _keep_frames(self) -> None:
-        # What is being written is the end, which takes all that is unkept along.
+        # The end is being written, which includes all unstored frames.
         if not self._keeping.locked():
             await to_its_end(self._frames_kept())
 
@@ -169,25 +169,26 @@ class _Work:
             if (piece := log.unkept()) is None:
                 return
             row = msgspec.structs.replace(self.row, body=b"", item_ids=(), frames=piece)
-            # From here on they are the ledger's, which tries again until they are written.
+            # From here on the ledger owns them, and retries until they are written.
             log.kept = len(log.frames)
             await self.plane.ledger.keep(row, frames_only=True)
 
     async def _fail(self, error: BaseException) -> None:
-        """Tell whoever waits for the call to begin, or else its row and its stream, that it failed."""
+        """Report the failure to whoever waits for admission, otherwise in the response's row and stream."""
         told = self._told(error)
         if not self.admitted.done():
             if isinstance(error, asyncio.CancelledError):
                 self.admitted.cancel()
             else:
                 self.admitted.set_exception(told)
-                self.admitted.exception()  # whoever waited may have left
+                self.admitted.exception()  # the waiter may have left
         if not self.running.admitted:
             return
         await to_its_end(self._failure_kept(error, told))
 
     async def _failure_kept(self, error: BaseException, told: GatewayError) -> None:
-        """Its row says why. One that failed is free; where there is no room for more of such, its input is not kept."""
+        """Store the reason in its row. A failed call is free; if the limit for free ones is reached, its input is
+        not kept."""
         log = self.log
         answer = _failed(log.blank, told)
         farewell = error.farewell if isinstance(error, Failed) else b""
@@ -227,17 +228,17 @@ class _Work:
 
 
 def _failed(blank: bytes, error: GatewayError) -> bytes:
-    """The object of a response that there will not be; its code tells whether to ask again."""
+    """The object of a failed response; its code tells whether to retry."""
     why = error_object(Failure(error.status, error.code, error.message))
     return msgspec.json.encode(msgspec.json.decode(blank) | {"status": "failed", "error": why})
 
 
 def _farewell(log: FrameLog, response: bytes) -> bytes:
-    """The last events of a stream that was cut short; where nothing has come yet, all events of a failed response."""
+    """The last events of an interrupted stream; without any event so far, all events of a failed response."""
     return ended(response, len(log.frames)) if log.frames else b"".join(replayed(response))
 
 
 def _blank(plane: DataPlane, request: Request) -> bytes:
-    """The response object before there is an answer."""
+    """The response object before the answer."""
     facts = facts_for(request, plane.clock.now_ns() // 1_000_000_000)
     return with_ours(msgspec.json.encode(blank_response(facts) | {"status": "queued"}), ours_of(request))

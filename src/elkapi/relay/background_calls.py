@@ -1,7 +1,7 @@
-"""The background responses of one worker: how many there may be, who cancels one, and what is kept of their streams.
+"""The background responses of one worker: their limits, their cancellation, and the storing of their streams.
 
-A cancellation may come to another worker, so the tables are asked now and then which of ours are still wanted; with the
-same beat the frames of their streams go into the tables, for those who follow one from elsewhere.
+A cancellation may reach another worker, so the tables are polled for which of ours are still wanted; at the same
+interval the frames of their streams are stored, for readers elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RETRY_AFTER_S = 5
 
 
 class Running:
-    """One call under way: `keep_frames` puts what its stream has more into the tables."""
+    """One running call: `keep_frames` stores the new frames of its stream."""
 
     def __init__(self, key_id: int, log: FrameLog, keep_frames: Callable[[], Awaitable[None]]) -> None:
         self.key_id = key_id
@@ -32,7 +32,7 @@ class Running:
 
 
 class BackgroundCalls:
-    """`worker` is this boot's id, by which recovery finds what a killed worker left unfinished."""
+    """`worker` is this boot's id, by which recovery finds the unfinished responses of a killed worker."""
 
     def __init__(self, stored: StoredObjects, worker: bytes, calls_max: int, per_key_max: int, log: Log) -> None:
         self.worker = worker
@@ -48,7 +48,7 @@ class BackgroundCalls:
         return len(self._running)
 
     def find(self, object_id: bytes) -> Running | None:
-        """The call that makes this response, if this worker does."""
+        """The call of this response, if it runs in this worker."""
         return self._running.get(object_id)
 
     def start(self, object_id: bytes, running: Running, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -76,21 +76,22 @@ class BackgroundCalls:
             del self._by_key[key_id]
 
     def cancel(self, object_id: bytes) -> None:
-        """End the call if it is ours; another worker looks itself. Who is ending already is counting what came, and a
-        further cancellation would leave its money held."""
+        """Cancel the call if it runs here; other workers poll. A call that is already ending is counting its output,
+        and a second cancellation would leave its money held."""
         running = self._running.get(object_id)
         if running is not None and running.task is not None and not running.cancelled:
             running.cancelled = True
             running.task.cancel()
 
     async def drain(self, wait_s: float) -> None:
-        """Wait for those under way, at most so long."""
+        """Wait for running calls, at most this long."""
         tasks = [running.task for running in self._running.values() if running.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=wait_s)
 
     async def aclose(self) -> None:
-        """End what still runs: it failed, and is free as every call that a stop cuts off (`DataPlane.cut_off`)."""
+        """Stop the remaining calls: they fail, and are free like every call that a shutdown cuts off
+        (`DataPlane.cut_off`)."""
         if self._looking is not None:
             self._looking.cancel()
         tasks = [running.task for running in self._running.values() if running.task is not None]
@@ -119,5 +120,5 @@ class BackgroundCalls:
                     else:
                         await running.keep_frames()
             except Exception as error:
-                # The database is away, most likely; the calls go on, and the next look sees the same.
+                # Most likely the database is unavailable; the calls continue, and the next poll sees the same.
                 self._log.write("background_look_failed", "warning", error=repr(error)[:300])

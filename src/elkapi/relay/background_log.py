@@ -1,7 +1,7 @@
-"""Where the answer of a background response goes: a log that any number of callers follow, in the place of a socket.
+"""The sink of a background response's answer: a log that any number of callers follow, instead of a socket.
 
-It is `relay.call.Reply` to the call that makes the answer. Frames are numbered from 0; what of them is in the tables
-already is counted by whoever keeps them.
+It is the `relay.call.Reply` of the call that makes the answer. Frames are numbered from 0; whoever stores them counts
+which are in the tables.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _numbered = msgspec.json.Decoder(_Numbered)
 
 
 def sequence_of(data: bytes, otherwise: int) -> int:
-    """The sequence number of an event; `otherwise` where it says none."""
+    """The sequence number of an event; `otherwise` if it has none."""
     try:
         said = _numbered.decode(data).sequence_number
     except NOT_JSON:
@@ -32,7 +32,7 @@ def sequence_of(data: bytes, otherwise: int) -> int:
 
 
 class FrameLog:
-    """Frames of a stream as they come. `blank` is the response object before there is an answer."""
+    """The frames of a stream so far. `blank` is the response object before the answer."""
 
     def __init__(self, blank: bytes, bytes_max: int) -> None:
         self.started = False
@@ -46,10 +46,10 @@ class FrameLog:
         self._left_bytes = bytes_max
         self._changed = asyncio.Event()
 
-    # What the call that makes the answer does
+    # Written by the call that makes the answer
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer is read from the tables; a stream may come whole too."""
+        """A whole answer is read from the tables; a stream may also arrive whole."""
         if body[:1] != b"{":
             self._add(body)
         self.end()
@@ -58,21 +58,21 @@ class FrameLog:
         self.started = True
 
     def put(self, chunk: bytes) -> None:
-        """Raises UpstreamError for more than is kept of an answer."""
+        """Append frames. Raises UpstreamError beyond the size that is kept of an answer."""
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
             raise UpstreamError("The answer is too large for a background response.")
         self._add(chunk)
 
     async def write(self, chunk: bytes) -> None:
-        """As `put`: nobody here is slow."""
+        """As `put`: a log is never slow."""
         self.put(chunk)
 
     def push(self, chunk: bytes) -> None:
-        """Keep-alive frames are each follower's own."""
+        """Ignored: each follower sends its own keep-alive frames."""
 
     def finish(self, chunk: bytes = b"") -> None:
-        """The last frames are told in any case: what they say is settled by now, and kept."""
+        """The last frames are always appended: their content is settled and stored by now."""
         if chunk:
             self._add(chunk)
         self.end()
@@ -81,7 +81,7 @@ class FrameLog:
         self.end()
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Mark the end of the log."""
         self.ended = True
         self._wake()
 
@@ -96,7 +96,7 @@ class FrameLog:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    # What those who follow and keep it do
+    # Read by followers and by the storing of frames
 
     async def more(self, seen: int) -> list[bytes]:
         """The frames after the first `seen`; waits for the next one, and is empty at the end."""
@@ -105,6 +105,6 @@ class FrameLog:
         return self.frames[seen:]
 
     def unkept(self, last: bytes = b"") -> tuple[int, bytes] | None:
-        """(number of the first, bytes) of the frames that are not in the tables yet, with the `last` ones to come."""
+        """(number of the first, bytes) of the frames that are not stored yet, with the `last` ones still to come."""
         piece = b"".join(self.frames[self.kept :]) + last
         return (self.kept, piece) if piece else None

@@ -1,8 +1,8 @@
-"""What makes two calls the same to the response cache, as bytes; whoever's answer it is, nobody else's calls match it.
+"""The identity of a call in the response cache, as bytes; one caller's answers never match another's calls.
 
-Left out is what does not change the answer: how it is sent (`stream`), who asks (`user`, `metadata`), what the provider
-is to do with it. Put in is everything that does: whom the channels ask, their own overrides and the headers that are
-handed on.
+It leaves out what does not change the answer: how it is sent (`stream`), who asks (`user`, `metadata`), instructions to
+the provider about the call. It includes everything that does: the channels' upstreams and overrides, and the forwarded
+headers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from elkapi.relay.target import NATIVE_HEADERS, says_beta
 from elkapi.snapshot import Snapshot
 from elkapi.types import Channel, Grant, Policy
 
-# Members that do not change what is answered.
+# Members that do not change the answer.
 _NO_MEANING = frozenset(
     {
-        "model",  # the resolved one stands beside the body
+        "model",  # the resolved model is added separately
         "stream",
         "stream_options",
         "user",
@@ -34,7 +34,7 @@ _NO_MEANING = frozenset(
         "store",
     }
 )
-# Members that reach for something kept elsewhere, which may change although the body does not.
+# Members that refer to objects stored elsewhere, which may change although the body does not.
 _STATEFUL = {
     "responses": ("previous_response_id", "conversation", "prompt"),
     "anthropic": ("container",),
@@ -49,10 +49,10 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call) -> bytes | None:
-    """The canonical form of a call; None for a call whose answer depends on more than itself.
+    """The canonical form of a call; None if its answer depends on more than the call itself.
 
-    The body was accepted by a JSON decoder already. Answers belong to one key, or to the keys of one owner and group
-    where the policy shares them.
+    A JSON decoder has accepted the body. Answers belong to one key, or to the keys of one owner and group if the policy
+    shares them.
     """
     facts, wire = request.facts, request.operation.wire
     if wire not in WIRES or facts.store or facts.background or facts.choices > 1:
@@ -60,12 +60,12 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
     try:
         members = _object.decode(request.body)
         if policy.cache_shared:
-            # Of two members of one name an upstream may go by the one that is not in the name: its answer would be
-            # given to another key, which asked for the other.
+            # With a duplicate member an upstream may use the value that is not part of the identity: its answer would
+            # be given to another key, which asked for the other value.
             check_all_named_once(request.body)
         body = {name: plain(value) for name, value in members.items() if name not in _NO_MEANING and value is not None}
     except (BadRequest, *NOT_JSON):
-        # What only a view of was decoded may still be broken, or bottomless; that is the upstream's to say.
+        # Parts that a view skipped may still be broken or nested too deeply; the upstream judges that.
         return None
     if any(members.get(name) is not None for name in _STATEFUL.get(wire, ())):
         return None
@@ -74,7 +74,7 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
     names = dict.fromkeys((*NATIVE_HEADERS.get(wire, ()), *forwarded))
     headers = {name.decode("latin-1"): value.decode("latin-1") for name in names if (value := call.header(name))}
     upstreams = [_asked_by(one, request.model) for one in channels]
-    # An answer passed the guardrails of its day.
+    # An answer passed the guardrails of its time.
     guards = ([snapshot.rules[name].digest.hex() for name in policy.guards or ()], policy.guard_streams)
     who = (grant.owner_id, grant.scope, grant.group, None if policy.cache_shared else grant.key_id)
     beta = wire == "anthropic" and says_beta(call)
@@ -99,7 +99,7 @@ def _asked_by(channel: Channel, model: str) -> tuple[object, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A JSON value with its whole numbers spelled one way: 1.0 and 1 mean the same."""
+    """A JSON value with one spelling of whole numbers: 1.0 and 1 mean the same."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     if isinstance(value, dict):

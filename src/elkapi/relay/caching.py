@@ -1,7 +1,7 @@
-"""The response cache on a call's way: what the caller and the policy want of it, a hit as an outcome, and the keeping.
+"""The response cache in a call: the wishes of caller and policy, a hit as an outcome, and storing answers.
 
-Owns the header `x-elkapi-cache`; what makes calls equal is `cache_name`'s, where answers lie is `elkapi.cache`'s. A hit
-is an answer of no upstream: it holds exactly what it costs, is settled like any other and leaves a record of its own.
+Owns the header `x-elkapi-cache`; `cache_name` defines the identity of calls, `elkapi.cache` stores answers. A hit is an
+answer of no upstream: it holds exactly what it costs, is settled like any other and has its own record.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SECONDS = re.compile("[0-9]{1,10}")
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What a caller says of the cache: `on` None says nothing; `refresh` wants a new answer in the old one's place."""
+    """A caller's wish: `on` None is none; `refresh` replaces the stored answer by a new one."""
 
     on: bool | None = None
     refresh: bool = False
@@ -46,7 +46,7 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 def wish_of(call: Call) -> Wish:
-    """The header's words: `on`, `off`, `refresh`, `max-age=SECONDS`, by commas. Raises BadRequest."""
+    """Parse the header: `on`, `off`, `refresh`, `max-age=SECONDS`, separated by commas. Raises BadRequest."""
     value = call.header(CACHE_HEADER)
     if value is None:
         return Wish()
@@ -67,9 +67,9 @@ def wish_of(call: Call) -> Wish:
 
 
 async def recall(plane: DataPlane, snapshot: Snapshot, policy: Policy, hold: Hold, call: Call) -> Recall | None:
-    """The kept answer of this call, or the place where its answer is to be kept; None where the cache has no part.
+    """The stored answer of this call, or where its answer is to be stored; None if the cache is not used.
 
-    What it was is told in the reply's `x-elkapi-cache`. Raises BadRequest for a header that is not understood.
+    The reply's `x-elkapi-cache` reports which. Raises BadRequest for an invalid header.
     """
     wish = wish_of(call)
     wanted = policy.cache is True if wish.on is None else wish.on and policy.cache is not False
@@ -95,7 +95,8 @@ async def recall(plane: DataPlane, snapshot: Snapshot, policy: Policy, hold: Hol
 
 
 class Recall:
-    """A call that takes part: with an `outcome` it is answered already, by `hold`'s terms; else `keep` its answer."""
+    """A call that uses the cache: with an `outcome` it is already answered, on the terms of `hold`; otherwise `keep`
+    stores its answer."""
 
     def __init__(self, hold: Hold, outcome: Outcome | None, name: bytes = b"", tap: Tap | None = None) -> None:
         self.hold = hold
@@ -104,7 +105,7 @@ class Recall:
         self._tap = tap
 
     def keep(self, outcome: Outcome) -> None:
-        """Keep an answer that was settled, if it is one to keep; returns at once."""
+        """Store a settled answer, if it qualifies; returns at once."""
         hold = self.hold
         request, usage = hold.request, outcome.usage
         body = outcome.body if self._tap is None else self._tap.taken()
@@ -122,7 +123,7 @@ class Recall:
         ):
             return
         if cost_nano(hold.quote, usage, outcome.served) > hold.held_nano:
-            # It cost more than its hold. A hit holds exactly what it costs, and would be dearer than a new call.
+            # It cost more than its hold. A hit holds exactly its cost, and would be dearer than a new call.
             return
         created_ns = hold.plane.clock.now_ns()
         form = (request.stream, request.array, request.facts.include_usage)
@@ -131,7 +132,8 @@ class Recall:
 
 
 def _stopped(outcome: Outcome) -> bool:
-    """Whether the upstream does not say otherwise: the caller's dialect may have no word for why an answer ended."""
+    """Whether the answer ended normally, by the upstream's own words: the caller's dialect may have none for why an
+    answer ended."""
     of = outcome.crossing or outcome.tally
     return of is None or not of.finish_reason or of.finish_reason in WHOLE
 
@@ -148,7 +150,7 @@ def _may_be_kept(request: Request, entry: Entry) -> bool:
 
 
 class _Exact(Hold):
-    """The hold of a hit: what it costs is known, so no closer look lowers it, and no limit of tokens counts it."""
+    """The hold of a hit: its cost is known, so nothing lowers it, and it does not count towards token limits."""
 
     def _record(self, *what: Any) -> RequestRecord:
         return msgspec.structs.replace(super()._record(*what), hit_ratio_micro=self.quote.further_micro[-1])
@@ -165,7 +167,7 @@ class _Exact(Hold):
 
 
 def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry, body: bytes) -> Recall:
-    """The answer from the cache, in the form that this caller wants."""
+    """The cached answer, in the form that this caller wants."""
     request, quote = hold.request, hold.quote
     age_s = max(0, plane.clock.now_ns() - entry.created_ns) // 1_000_000_000
     headers: Headers = (
@@ -183,9 +185,8 @@ def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry,
 
 
 def _body(request: Request, entry: Entry) -> bytes | None:
-    """The kept bytes where this caller asked in the same form, else the same events written anew; None where they
-    cannot be read.
-    """
+    """The stored bytes if this caller asked in the same form, otherwise the same events rewritten; None if they are
+    unreadable."""
     form = (request.stream, request.array, request.stream and request.facts.include_usage)
     wire = request.operation.wire
     if form == (entry.stream, entry.array, entry.stream and entry.include_usage) or wire not in DIALECTS:
@@ -200,7 +201,7 @@ def _body(request: Request, entry: Entry) -> bytes | None:
 
 
 class Tap(Passing):
-    """A reply that remembers what it is given of a stream, up to `bytes_max`."""
+    """A reply that records a stream, up to `bytes_max`."""
 
     def __init__(self, reply: Reply, bytes_max: int) -> None:
         super().__init__(reply)
@@ -208,7 +209,7 @@ class Tap(Passing):
         self._pieces: list[bytes] | None = []
 
     def taken(self) -> bytes | None:
-        """The whole stream once it was finished; None when it is too long, broken off or none."""
+        """The whole stream once it is finished; None if it is too long, broken off or not a stream."""
         return None if self._pieces is None else b"".join(self._pieces)
 
     def _take(self, chunk: bytes) -> None:
@@ -219,7 +220,7 @@ class Tap(Passing):
             self._pieces.append(chunk)
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole reply at once, which is no stream."""
+        """A whole reply, which is not a stream."""
         self._pieces = None
         super().send(status, headers, body)
 
@@ -229,7 +230,7 @@ class Tap(Passing):
         return self._reply.put(chunk)
 
     def write(self, chunk: bytes) -> Awaitable[None]:
-        """One piece, remembered; what is pushed in between is a ping, and no part of the answer."""
+        """Write and record one piece; pushed bytes are pings, and no part of the answer."""
         self._take(chunk)
         return super().write(chunk)
 

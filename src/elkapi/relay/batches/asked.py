@@ -1,7 +1,7 @@
-"""The body of `POST /v1/messages/batches`, checked line by line with no more memory than a few words a line.
+"""The body of `POST /v1/messages/batches`, checked line by line in little memory.
 
-Lines stay the bytes that came; a line is decoded when it is looked at and forgotten again. Everything here blocks and
-runs on a thread: 100,000 lines take a second.
+Lines stay the bytes that arrived; a line is decoded for its check and then forgotten. Everything here blocks and runs
+on a thread: 100,000 lines take a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Item(msgspec.Struct):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a batch asks: its lines as they came, and each model with the first line that names it."""
+    """The requests of a batch: its lines as they arrived, and each model with the first line that names it."""
 
     items: list[msgspec.Raw]
     models: dict[str, int]
@@ -63,7 +63,7 @@ def understood(body: bytes) -> Asked:
         except BadRequest as error:
             raise _of_line(error, number) from None
         if "\0" in item.custom_id:
-            # PostgreSQL keeps no such text.
+            # PostgreSQL cannot store it.
             field = f"requests.{number}.custom_id"
             raise BadRequest(f"{field}: must not contain the character U+0000.", param=field)
         if item.custom_id in seen:

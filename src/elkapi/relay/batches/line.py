@@ -1,8 +1,8 @@
-"""One line of a batch on the request's way: an ordinary call that nobody waits for, and what became of it.
+"""One line of a batch: an ordinary call that nobody waits for, and its result.
 
-Its Idempotency-Key is made of the batch's id and its number, so the ledger itself carries out no line twice, and keeps
-its answer in the transaction of its charge: whoever takes a line over from a worker that died learns from that what
-became of it, or that nobody can know.
+Its Idempotency-Key is derived from the batch's id and its number, so the ledger runs no line twice, and stores its
+answer in the transaction of its charge. A worker that takes over a line of a dead one learns from that what happened,
+or that it is unknown.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from elkapi.types import BatchLine, Grant
 from elkapi.upstream.errors import Cut
 
 PATH = "/v1/messages"
-# A message like any other, under the name that its contract's row has in records, metrics and claims.
+# An ordinary message, under the operation's name of batches in records, metrics and claims.
 LINE = msgspec.structs.replace(CATALOG.match("POST", PATH).operation, id="anthropic.batches-create")
 LINE_MATCH = Match(LINE, {})
-# Under which the query of a line's message is kept beside its headers; no header has such a name.
+# The key of the message's query among its headers; no header has this name.
 QUERY = "?"
 
 REPLY_BYTES_MAX = 32 * 1024 * 1024
@@ -48,12 +48,12 @@ _NOT_KEPT = (
 )
 _FREE = b"%b: %b\r\n" % (COST_USD, format_usd(0).encode())
 
-# (error, id of the call) -> body of the error in Anthropic's words: `edge.render` has them.
+# (error, id of the call) -> the error body in Anthropic's format, by `edge.render`.
 Render = Callable[[GatewayError, bytes], bytes]
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The line's result, and the id of the call that its record is kept under."""
+    """The line's result, and the id under which its call is recorded."""
 
     state: str
     result: bytes
@@ -61,9 +61,10 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Later(msgspec.Struct, frozen=True):
-    """Nothing was charged and nothing is under way: the line waits. `counts` as one of its tries.
+    """Nothing was charged and nothing is running: the line waits.
 
-    `pauses_key`: the key is at a limit of its own, or all it has is held, so its other lines wait too.
+    `counts` as one of its tries. `pauses_key`: the key is at its own limit, or all its money is held, so its other
+    lines wait too.
     """
 
     after_s: float
@@ -71,12 +72,12 @@ class Later(msgspec.Struct, frozen=True):
     pauses_key: bool = False
 
 
-# None: what became of it is not known yet; `resume` finds out.
+# None: the result is not known yet; `resume` finds out.
 Fate = Ended | Later | None
 
 
 class Collected:
-    """A `relay.call.Reply` that keeps what it is given, up to REPLY_BYTES_MAX."""
+    """A `relay.call.Reply` that collects the answer, up to REPLY_BYTES_MAX."""
 
     def __init__(self) -> None:
         self.started = False
@@ -118,13 +119,13 @@ def claim_name(batch_id: bytes, number: int) -> str:
 
 
 def call_id(batch_id: bytes, number: int, now_ns: int) -> bytes:
-    """An id as `ids.new_id` makes them, its random part made of the batch and the line."""
+    """An id in the format of `ids.new_id`, whose random part is derived from the batch and the line."""
     own = hashlib.blake2b(batch_id + number.to_bytes(4), digest_size=10).digest()
     return (now_ns // 1_000_000).to_bytes(6) + own
 
 
 async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: Render) -> Fate:
-    """Make the call of a line that was never begun. Raises Unavailable when the database cannot be asked."""
+    """Run the call of a line that was never started. Raises Unavailable if the database cannot be reached."""
     id_ = call_id(line.batch_id, line.number, plane.clock.now_ns())
     named = msgspec.json.decode(line.headers, type=dict[str, str])
     query = named.pop(QUERY, "")
@@ -137,12 +138,12 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         try:
             await serve(plane, call, admitted)
         except InsufficientQuota as refused:
-            # What other calls hold may be given back, and may have been since.
+            # What other calls hold may be released, and may have been meanwhile.
             if await _is_covered(plane, admitted.grant, refused.wanted_nano):
                 return Later(HELD_S, pauses_key=True)
             raise
     except Left:
-        # No caller waits who could leave: the drain cut this line off.
+        # No caller could leave, so the drain cut this line off.
         raise asyncio.CancelledError from None
     except Failed as failed:
         unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
@@ -154,7 +155,7 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         return _of_conflict(conflict, render, id_)
     except Unavailable as error:
         if error.retryable:
-            # The ledger may have booked the call and not have been able to answer; `resume` finds out.
+            # The ledger may have booked the call without being able to answer; `resume` finds out.
             return None
         return fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
     except GatewayError as error:
@@ -167,11 +168,11 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
 
 
 async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
-    """What became of a line that was begun, by what the ledger keeps of it. Raises Unavailable."""
+    """The result of a line that was started, from what the ledger stored. Raises Unavailable."""
     name = claim_name(line.batch_id, line.number)
     found = await plane.reader.run(lambda connection: find_claim(connection, line.key_id, LINE.id, name))
     if found is None:
-        # The call never came to the ledger, so no upstream has seen it; unless the ledger has forgotten it since.
+        # The call never reached the ledger, so no upstream has seen it, unless the ledger has forgotten it since.
         kept_until_ns = made_ns(line.batch_id) + round(plane.settings.idempotency_keep_s * 1e9)
         if plane.clock.now_ns() < kept_until_ns:
             return Later(0.0)
@@ -187,7 +188,7 @@ async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
 
 
 async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
-    """The key as it is now. Raises Unauthenticated for one that was switched off meanwhile."""
+    """The current state of the key. Raises Unauthenticated if it was disabled meanwhile."""
     snapshot = plane.snapshots.current
     grant = await admit(snapshot, plane.key_cache, plane.reader, None, plane.clock, line.key_digest)
     ratio_micro = snapshot.policy_for(grant).batch_ratio_micro
@@ -197,7 +198,7 @@ async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
 
 
 async def _is_covered(plane: DataPlane, grant: Grant, nano: int) -> bool:
-    """Whether the key could spend so much if no call under way held anything. Raises Unavailable."""
+    """Whether the key could spend this much if no running call held anything. Raises Unavailable."""
     balances = await plane.reader.run(lambda c: [balance(c, account) for account in grant.accounts])
     return all(one.available_nano + one.held_nano >= nano for one in balances)
 
@@ -205,7 +206,7 @@ async def _is_covered(plane: DataPlane, grant: Grant, nano: int) -> bool:
 def fate_of(
     error: GatewayError, line: LeasedLine, retry_s: float, render: Render, id_: bytes | None, *, may_repeat: bool
 ) -> Ended | Later:
-    """An error that passes is waited out, a few times; every other one is the line's result."""
+    """A temporary error is waited out, a few times; every other one is the line's result."""
     if may_repeat and error.status in _PASSES and line.tries + 1 < TRIES_MAX:
         return Later(max(retry_s * 2**line.tries, _retry_after_s(error)), counts=True)
     return _errored(error, render, id_)

@@ -32,13 +32,13 @@ from elkapi.types import Grant
 
 EXPIRES_S = 24 * 3600
 PAGE_DEFAULT, PAGE_MAX = 20, 1000
-# Lines written in one transaction: a few milliseconds, so that the ledger's own never wait long for them.
+# Lines per transaction: a few milliseconds, so that the ledger's transactions never wait long.
 LINES_AT_ONCE = 500
 RESULT_ROWS_AT_ONCE, RESULT_BYTES_AT_ONCE = 500, 1024 * 1024
 OPEN_BATCHES_MAX = 100
 PATH = "/v1/messages/batches"
 JSON_LINES = [(b"content-type", b"application/x-jsonl")]
-# What of the caller's headers goes with each line, beside those that a channel asks for.
+# The caller's headers that are sent with each line, besides those that a channel asks for.
 _KEPT_HEADERS = (
     b"anthropic-version",
     b"anthropic-beta",
@@ -53,11 +53,8 @@ _KEPT_HEADERS = (
 
 
 async def create_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Check every line, keep them, and hand them to the runners.
-
-    Raises BadRequest, RateLimited, Conflict, and ModelForbidden, NoChannel or NoPrice where a line's model could
-    not be asked now.
-    """
+    """Check every line, store them, and hand them to the runners. Raises BadRequest, RateLimited, Conflict, and
+    ModelForbidden, NoChannel or NoPrice if a line's model could not be called now."""
     check_media_type(call.header(b"content-type"))
     wish_of(call)
     sent = call.header(b"idempotency-key")
@@ -78,11 +75,11 @@ async def create_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
 
 
 async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
-    """Write it in pieces, visible with the last of them."""
+    """Store it in pieces, which become visible with the last."""
     store, lines_max = plane.batches, plane.settings.batch_open_lines_max
     add = partial(batches.add_staging, batch=batch, open_max=OPEN_BATCHES_MAX, lines_max=lines_max)
     try:
-        # A caller who leaves meanwhile does not keep it from being written.
+        # The write completes even if the caller leaves meanwhile.
         if not await store.write(add):
             raise Conflict(
                 "A batch with this Idempotency-Key is being created; try again later.", code="idempotency_in_progress"
@@ -91,7 +88,7 @@ async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
         while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
             await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
         if not await store.write(lambda c: batches.begin(c, batch.id)):
-            # A runner took it for left behind, and may have removed it before its last lines came.
+            # A runner took it for abandoned, and may have deleted it before its last lines were written.
             while await store.write(lambda c: batch_lines.remove(c, batch.id, LINES_AT_ONCE)):
                 pass
             raise GatewayError("The batch took too long to store; please try again.")
@@ -171,7 +168,7 @@ async def batch_results(plane: DataPlane, snapshot: Snapshot, grant: Grant, matc
 
 
 async def cancel_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Begin no more of its lines; those under way are finished. Raises NotFound."""
+    """Start no further lines; running ones are finished. Raises NotFound."""
     batch = await _own(plane, grant, match)
     now_ns = plane.clock.now_ns()
     await plane.batches.write(lambda c: batches.cancel(c, batch.id, grant.owner_id, grant.key_id, now_ns))
@@ -180,7 +177,7 @@ async def cancel_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
 
 
 async def delete_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Forget a batch that has ended, with its results. Raises NotFound, BadRequest."""
+    """Delete an ended batch with its results. Raises NotFound, BadRequest."""
     batch = await _own(plane, grant, match)
     if not await plane.batches.write(lambda c: batches.delete(c, batch.id, grant.owner_id, grant.key_id)):
         await _own(plane, grant, match)
@@ -198,7 +195,7 @@ def _show(plane: DataPlane, call: Call, batch: BatchRow, *, replayed: bool = Fal
 def _home(plane: DataPlane, call: Call) -> str:
     """The address of the batches with the caller's own prefix, since its SDK follows it with the caller's key.
 
-    Without an origin it is a path, to which the SDK puts its base address and so the prefix itself.
+    Without an origin it is a path, to which the SDK prepends its base address, and so the prefix.
     """
     origin = plane.origin(call)
     return f"{origin}{call.path.partition(PATH)[0]}{PATH}" if origin else PATH
@@ -215,7 +212,7 @@ async def _own(plane: DataPlane, grant: Grant, match: Match) -> BatchRow:
 
 
 async def _check_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, call: Call, asked: Asked) -> None:
-    """Each model once, as its first line would be asked: allowed, served and priced."""
+    """Check each model once, as its first line would use it: allowed, served and priced."""
     policy = snapshot.policy_for(grant)
     for number in asked.models.values():
         _, params = asked.line(number)

@@ -1,9 +1,8 @@
-"""Which lines of which batches this worker carries out, and when; what one line is and comes to is left to `line`.
+"""Decides which lines of which batches this worker runs, and when; `line` runs one.
 
-One loop in each worker: keep what ended, look what is open, tidy up, take over what a dead worker left, lease as many
-lines as there are places. It sleeps until something arrives: while nothing is open it looks once in `batch_look_s`.
-Lines have places of their own, a few for each worker and fewer for each key, so that calls somebody waits for never
-queue behind them.
+One loop per worker: store results, poll for open batches, tidy up, take over the lines of dead workers, lease as many
+lines as there are slots. It sleeps until something arrives; while nothing is open it polls once in `batch_look_s`.
+Lines have their own slots, a few per worker and fewer per key, so that interactive calls never queue behind them.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ACTIVE_S = 0.5
 GOES_ON_S = 0.05
 FAILED_S = 2.0
 OPEN_MAX = 1000
-# Rows changed in one transaction while tidying up.
+# Rows changed per transaction while tidying up.
 ROWS_AT_ONCE = 1000
 STAGING_MAX_NS = 600 * 1_000_000_000
 UNSURE_S = 1.0
@@ -57,21 +56,21 @@ class BatchRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._archive_at_s = 0.0
-        # Where the next look goes on, while there are more open batches than one look is at.
+        # Where the next poll continues, if there are more open batches than one poll reads.
         self._after = b""
         self._set_back = SetBack(plane.clock)
         self._set_ahead = SetAhead(plane.clock)
-        # Whether every line that is this worker's by its row is under way here.
+        # Whether all lines that the table assigns to this worker are running here.
         self._all_begun = True
         self._draining = self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; the first look is at once, since a predecessor may have left something."""
+        """Start; the first poll is immediate, since a predecessor may have left lines."""
         self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="batches")
 
     async def drain(self, wait_s: float) -> None:
-        """Begin no more lines, and let those under way finish for so long; a successor finds out about the others."""
+        """Start no further lines, and let running ones finish for this long; a successor resumes the others."""
         self._draining = True
         if self._loop_task is not None:
             with contextlib.suppress(TimeoutError):
@@ -107,7 +106,7 @@ class BatchRunner:
                     await store.arrived.wait()
 
     async def _round(self) -> bool:
-        """One look; whether anything is open. Raises Unavailable, and then nothing is forgotten."""
+        """One poll; returns whether anything is open. Raises Unavailable, in which case nothing is lost."""
         await self._keep_ended()
         now_ns = self._plane.clock.now_ns()
         set_ahead = self._set_ahead.seen(now_ns)
@@ -129,10 +128,10 @@ class BatchRunner:
             await self._lease(found, now_ns)
         return bool(found or after)
 
-    # Lines under way
+    # Running lines
 
     async def _lease(self, found: list[OpenBatch], now_ns: int) -> None:
-        """Fill the free places: keys that have fewest first, a key's oldest batch first."""
+        """Fill the free slots: keys with the fewest lines first, a key's oldest batch first."""
         now_s, places = self._plane.clock.monotonic_s(), self._plane.settings.batch_parallel_max
         self._paused_until_s = {key: until_s for key, until_s in self._paused_until_s.items() if until_s > now_s}
         ready = [one for one in found if one.ready and one.batch.status == "in_progress"]
@@ -145,29 +144,30 @@ class BatchRunner:
             await self._begin_of(lambda c: batch_lines.lease(c, id_, worker, free, now_ns))  # noqa: B023
 
     def _places_of(self, key_digest: bytes) -> int:
-        """How many lines of a key may run here: at most half of what the key may have under way at once."""
+        """How many lines of a key may run here: at most half of the key's limit of concurrent calls."""
         places = self._plane.settings.batch_key_parallel_max
         grant = self._plane.key_cache.get(key_digest)
         if grant is None:
-            return min(places, 1)  # Its first line makes it known.
+            return min(places, 1)  # Its first line loads the policy.
         limit = self._plane.snapshots.current.policy_for(grant).parallel_max
         return min(places, max(1, limit // 2)) if limit else places
 
     async def _take_over(self) -> None:
-        """Lines of workers that are gone. Places are not counted: nothing is asked for them, they are looked up."""
+        """Take over lines of workers that are gone, without slots: they are looked up, not sent."""
         worker = self._store.worker
         if await self._plane.reader.run(lambda c: batch_lines.is_any_left(c, worker)):
             await self._begin_of(lambda c: batch_lines.take_over(c, worker, ROWS_AT_ONCE))
 
     async def _begin_of(self, take: Callable[[Connection], list[LeasedLine]]) -> None:
-        # When the answer to the commit is lost they may be this worker's all the same, and free for nobody else.
+        # If the answer to the commit is lost they may be this worker's nevertheless, and then nobody else can lease
+        # them.
         self._all_begun = False
         taken = await self._store.write(take)
         self._all_begun = True
         self._begin(taken)
 
     async def _begin_unanswered(self) -> None:
-        """Lines that became this worker's without its being told."""
+        """Start lines that this worker leased without getting the confirmation."""
         worker = self._store.worker
         mine = await self._plane.reader.run(lambda c: batch_lines.own(c, worker))
         self._all_begun = True
@@ -190,18 +190,18 @@ class BatchRunner:
             try:
                 fate = await (resume(self._plane, line, self._render) if resumed else self._carried_out(line))
             except Unavailable:
-                pass  # Asked again below.
+                pass  # Looked up again below.
             except Exception:
                 self._plane.log.write("unexpected", "error", line=line.number, trace=format_exc())
                 faulty = True
                 if resumed and tries > 1:
                     fate = self._own_fault()
             if fate is None:
-                # The ledger knows better than this task what became of it.
+                # The ledger knows the result better than this task.
                 resumed = True
                 await asyncio.sleep(UNSURE_S)
         if faulty and isinstance(fate, Later):
-            # Never held, or given back: tried anew it may well meet the same fault, for as long as its batch may run.
+            # Never held, or released: a retry may well fail the same way, for as long as its batch may run.
             retry_s = self._plane.settings.batch_retry_s
             fate = fate_of(GatewayError(OWN_FAULT), line, retry_s, self._render, None, may_repeat=True)
         self._ended.append((line, self._written(line, fate)))
@@ -232,7 +232,7 @@ class BatchRunner:
         return PutBackLine(line.batch_id, line.number, tries, clock.now_ns() + round(fate.after_s * 1e9))
 
     async def _keep_ended(self) -> None:
-        """Write down what became of lines; their places are free when that is on disk."""
+        """Store the results of lines; their slots are free once that is on disk."""
         ended = list(self._ended)
         if not ended:
             return
@@ -255,7 +255,7 @@ class BatchRunner:
     # Batches as a whole
 
     async def _tidy(self, batch: BatchRow, now_ns: int, *, may_expire: bool) -> None:
-        """What a batch needs beside its lines being carried out, a piece at a time."""
+        """Batch maintenance besides running lines, a piece at a time."""
         id_, write = batch.id, self._store.write
         if batch.status == "ended":
             await self._check(batch)
@@ -271,7 +271,7 @@ class BatchRunner:
                 self._store.look()
 
     async def _check(self, batch: BatchRow) -> None:
-        """Guarantee 30: a line that was answered and held for has a charge, or an operator hears of it."""
+        """Guarantee 30: a line that was answered and held for has a charge, or the operator is alerted."""
         missing, last = Uncharged(), -1
         while True:
             start = last
@@ -299,7 +299,7 @@ class BatchRunner:
             self._plane.log.write(WITHOUT_CHARGE, "error", batch=name, **detail)
 
     async def _archive(self, now_ns: int) -> None:
-        """Forget results that were kept long enough, once in a while."""
+        """Delete expired results, once in a while."""
         now_s = self._plane.clock.monotonic_s()
         if now_s < self._archive_at_s:
             return

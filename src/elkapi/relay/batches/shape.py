@@ -19,12 +19,12 @@ def batch_id_text(batch_id: bytes) -> str:
 
 
 def parse_batch_id(text: str) -> bytes | None:
-    """The id behind the public spelling, or None when it is none."""
+    """The id behind the public spelling, or None if it is not one."""
     return parse_prefixed_id(text, PREFIX)
 
 
 def shown(batch: BatchRow, home: str) -> dict[str, Any]:
-    """The object; `home` is the address of the batches as the caller wrote it."""
+    """The batch object; `home` is the address of the batches as the caller wrote it."""
     name = batch_id_text(batch.id)
     has_results = batch.status == "ended" and batch.archived_ns is None
     return {
@@ -54,14 +54,14 @@ def _stamp(at_ns: int | None) -> str | None:
 
 
 def succeeded(message: bytes) -> bytes:
-    """The result of a line that was answered; it is one line whatever the upstream's taste in JSON."""
+    """The result of a line that was answered, as one line whatever the upstream's JSON formatting."""
     if b"\n" in message or b"\r" in message:
         message = msgspec.json.format(message, indent=-1)
     return b'{"type":"succeeded","message":%b}' % message
 
 
 def errored(error: bytes) -> bytes:
-    """The result of a line that failed; `error` is the body of the error as the call itself would have got it."""
+    """The result of a line that failed; `error` is the error body that the call itself would have received."""
     return b'{"type":"errored","error":%b}' % error
 
 

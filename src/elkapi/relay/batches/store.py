@@ -1,7 +1,7 @@
-"""The batches' tables for one worker: writes run on a thread of their own, one after the other, never on the loop.
+"""The batches' tables for one worker: writes run on one thread, one after the other, never on the loop.
 
-`arrived` is set when there may be something to do: a batch was made here, or the configuration's version rose, which
-every worker polls anyway and which a batch made elsewhere raises.
+`arrived` is set if there may be work: a batch was created here, or the version of the configuration rose, which every
+worker polls anyway and which a batch created elsewhere raises.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class BatchStore:
         self.sealer = sealer
         self.worker = worker
         self.arrived = asyncio.Event()
-        # A batch is read whole and checked line by line: one at a time is all the memory that may take.
+        # A batch is read whole and checked line by line: memory allows one at a time.
         self.creating = asyncio.Lock()
         self._writer = Writer(database, "batches")
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
-        """fn's answer, its changes committed. Raises Unavailable."""
+        """The result of fn, with its changes committed. Raises Unavailable."""
         return await self._writer.run(fn)
 
     def look(self) -> None:
-        """There may be something to do; called on the loop."""
+        """Signal that there may be work; called on the loop."""
         self.arrived.set()
 
     def close(self) -> None:
-        """Finish the write that runs."""
+        """Finish the current write."""
         self._writer.close()
