@@ -253,7 +253,7 @@ async def test_an_answer_larger_than_is_kept_tells_who_follows_it_that_it_failed
             played.play(frames[4])
         told = events((await creating).text)
         assert told[-1]["type"] == "response.failed"
-        assert "too large" in told[-1]["response"]["error"]["message"]
+        assert "too large for a background response" in told[-1]["response"]["error"]["message"]
         assert await stage.spent() == 0
         assert events((await stage.get(told[-1]["response"]["id"], "?stream=true")).text) == told
     gc.collect()

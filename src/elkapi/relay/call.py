@@ -1,4 +1,4 @@
-"""A call as the rooms see it and the seam for its reply; the edge fills both in, whatever server it runs on."""
+"""A call and the interface of its reply; the edge fills both in, whatever server it runs on."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Headers = Sequence[tuple[bytes, bytes]]
 Fields = dict[bytes, bytes]
 
 JSON = ((b"content-type", b"application/json"),)
-# A stream is of use while it comes, so no proxy on its way may collect it first.
+# A stream is useful while it arrives, so proxies must not buffer it.
 EVENTS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-# Headers that are lists: several lines of one mean all of them. Anthropic's SDK for Go sends one a beta.
+# List headers: several lines count together. Anthropic's SDK for Go sends one per beta.
 _LISTS = (b"anthropic-beta", b"openai-beta")
-# Beside an answer that was given before, to a call with the same Idempotency-Key.
+# Marks a repeated answer to a call with the same Idempotency-Key.
 REPLAYED = (b"idempotent-replayed", b"true")
 COST_USD = b"x-elkapi-cost-usd"
 
 
 def fields_of(headers: list[tuple[bytes, bytes]]) -> Fields:
-    """Value by lower-case name: the first of a repeated header counts, but for lists."""
+    """Values by lower-case name: the first of a repeated header, except for lists."""
     fields = dict(reversed(headers))
     if len(fields) < len(headers):
         for name in _LISTS:
@@ -40,46 +40,47 @@ def fields_of(headers: list[tuple[bytes, bytes]]) -> Fields:
 
 
 class ClientGone(Exception):
-    """The caller closed the connection; nobody is left to answer."""
+    """The caller closed the connection, so nobody is left to answer."""
 
 
 class Reply(Protocol):
-    """Where a reply goes. `started` turns true when a byte of it may have reached the client.
+    """Where a reply goes. `started` becomes true when a byte of it may have reached the client.
 
-    `common` header lines (request id, CORS, cost), as they stand in a head, are added to every reply.
+    `common` header lines (request id, CORS, cost), formatted as in a head, are added to every reply.
     """
 
     started: bool
     common: bytes
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole reply at once; the server adds content-length."""
+        """Send a whole reply; the server adds content-length."""
 
     def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
-        """Begin a reply of this length, or of one that is not known."""
+        """Start a reply of this length, or of unknown length."""
 
     def put(self, chunk: bytes) -> Awaitable[None] | None:
-        """One piece of a started reply; what to wait for before the next while the client is slow, else None."""
+        """Write one piece of a started reply; returns what to await before the next while the client is slow, else
+        None."""
 
     def write(self, chunk: bytes) -> Awaitable[None]:
-        """The same, and the wait."""
+        """`put` one piece and wait."""
 
     def push(self, chunk: bytes) -> None:
-        """One small piece of a started reply from outside its own flow of writes; never waits."""
+        """Write one small piece of a started reply from outside its own flow of writes; never waits."""
 
     def finish(self, chunk: bytes = b"") -> None:
-        """The last piece: the only thing that makes a started reply complete."""
+        """Write the last piece; only this completes a started reply."""
 
     def abort(self) -> None:
-        """Break a started reply off so that the client cannot take it for a whole one."""
+        """Abort a started reply, so that the client cannot take it for complete."""
 
 
 class Call:
     """One request: `headers` have lower-case names, `path` is percent-encoded as it came, `query` without `?`.
 
-    `header(name)` is the first header of a lower-case name (of a list all of them, joined), or None. `text_id` is the
-    id's public spelling, as it stands in headers. `whole` is the body where all of it had come with the head, else
-    None: `body()` waits for it. `head_only`: it is a HEAD, asked as the GET that it stands for.
+    `header(name)` is the first header of a lower-case name (all of a list, joined), or None. `text_id` is the id's
+    public spelling, as in headers. `whole` is the body if all of it arrived with the head, else None: `body()` waits
+    for it. `head_only`: a HEAD, handled as the GET that it stands for.
     """
 
     __slots__ = (
@@ -117,7 +118,7 @@ class Call:
         self.path = path
         self.query = query
         self.headers = headers
-        # The look-up itself and not a method around it: several a call are asked for.
+        # The lookup itself instead of a method around it, because every call needs several.
         self.header: Callable[[bytes], bytes | None] = (fields_of(headers) if fields is None else fields).get
         self.client_ip = client_ip
         self.head_only = False
@@ -132,17 +133,17 @@ class Call:
 
 
 def send_json(call: Call, value: object) -> None:
-    """A 200 whose body is this value."""
+    """Answer 200 with this value as JSON."""
     call.reply.send(200, JSON, msgspec.json.encode(value))
 
 
 def replay(reply: Reply, stored: StoredReply, body: bytes | None = None) -> None:
-    """Give the stored answer of an earlier call again, or `body` in its place; nothing is asked or charged for it."""
+    """Repeat the stored answer of an earlier call, or `body` in its place, without an upstream or a charge."""
     reply.send(stored.status, (*stored.headers, REPLAYED), (stored.body or b"") if body is None else body)
 
 
 async def to_its_end(work: Coroutine[Any, Any, None] | asyncio.Future[None]) -> None:
-    """Await what settles a call, also where this task is cancelled meanwhile: it counts first, which may take a while,
+    """Await what settles a call even if this task is cancelled meanwhile: counting comes first and may take a while,
     and nobody else would resolve the hold."""
     task = asyncio.ensure_future(work)
     while not task.done():

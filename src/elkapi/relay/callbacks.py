@@ -1,7 +1,7 @@
-"""Where providers say that a task moved: it only means that the poller asks at once.
+"""Callbacks of providers about tasks: they only make the poller poll at once.
 
-The address itself is the proof: it is signed, and given to one provider for one task. What the body says is not read,
-but for MiniMax's question whether somebody is there.
+The address itself is the proof: it is signed, and given to one provider for one task. The body is not read, except for
+MiniMax's challenge.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _challenge = msgspec.json.Decoder(_Challenge)
 
 
 async def called_back(plane: DataPlane, call: Call) -> None:
-    """Answer a provider. Raises NotFound for an address that is not ours, Unavailable."""
+    """Answer a provider. Raises NotFound for an invalid address, Unavailable."""
     task_id = plane.addresses.task_of(call.path.removeprefix(CALLBACKS))
     if task_id is None:
         raise NotFound("Nothing is served at this URL.", code="unknown_url")

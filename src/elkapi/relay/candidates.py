@@ -1,4 +1,4 @@
-"""Hops 4 and 5 together: the model a call asks for and the models that may stand in for it, each with its bound."""
+"""Hops 4 and 5 together: the requested model and its fallbacks, each with its upper bound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SESSION_HEADERS = (b"x-claude-code-session-id",)
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One model's way: the call as it is put to it, the attempts in their order, and the most it may cost."""
+    """One model: the call in its form, the attempts in order, and the most it may cost."""
 
     request: Request
     attempts: tuple[Attempt, ...]
@@ -32,7 +32,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether a bundled embedding model answers it, and nobody else may."""
+        """Whether only a bundled embedding model can answer it."""
         return {attempt.channel.family for attempt in self.attempts} == {LOCAL}
 
 
@@ -52,9 +52,9 @@ _MARKED = re.compile(rb'"(?:prompt_cache_key|user_id)"')
 def candidates(
     plane: Bearings, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Headed
 ) -> tuple[Candidate, ...]:
-    """The model asked for, then its fallbacks that the key may use, that are served and priced.
+    """The requested model, then its fallbacks that the key may use and that are served and priced.
 
-    Raises ModelForbidden, NoChannel, NoPrice for the model asked for, BadRequest for a header that is not understood.
+    Raises ModelForbidden, NoChannel, NoPrice for the requested model, BadRequest for an invalid header.
     """
     wanted = _wants_fallbacks(call)
     others = fallback.others(policy, request.model) if wanted else ()
@@ -71,7 +71,7 @@ def candidates(
 
 
 def most_nano(among: tuple[Candidate, ...]) -> int:
-    """What the hold of a call covers: the dearest of its candidates."""
+    """The amount of a call's hold: the dearest of its candidates."""
     return among[0].quote.nano if len(among) == 1 else max(candidate.quote.nano for candidate in among)
 
 
@@ -94,7 +94,7 @@ def _fallbacks(
         try:
             found.append(_candidate(plane, snapshot, grant, asked_of(request, model), call))
         except (NoChannel, NoPrice):
-            # Nobody asked for this one by name, so that it is not there now is no error of the call.
+            # The caller did not request this model, so its absence is no error of the call.
             continue
     return tuple(found)
 
@@ -116,7 +116,7 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
 
 
 def session_of(grant: Grant, request: Request, call: Headed) -> bytes:
-    """A digest that calls of one session and model share; b"" where nothing says so."""
+    """A digest shared by calls of one session and model; b"" if nothing identifies a session."""
     mark = _mark(request.body, call)
     if not mark:
         return b""
@@ -126,7 +126,7 @@ def session_of(grant: Grant, request: Request, call: Headed) -> bytes:
 
 
 def _mark(body: bytes, call: Headed) -> bytes:
-    """What the caller says of its session, else the prompt's beginning: what providers' caches go by themselves."""
+    """The caller's session id, otherwise the beginning of the prompt, which providers' caches use."""
     if _MARKED.search(body) is not None:
         try:
             marks = _marks.decode(body)
@@ -139,5 +139,5 @@ def _mark(body: bytes, call: Headed) -> bytes:
     for name in _SESSION_HEADERS:
         if value := call.header(name):
             return b"s" + value
-    # Shorter prompts are in nobody's cache.
+    # No provider caches shorter prompts.
     return b"p" + body[:SESSION_PREFIX_BYTES] if len(body) >= SESSION_PREFIX_BYTES else b""

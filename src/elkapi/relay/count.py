@@ -1,7 +1,7 @@
-"""Counting a call's input ourselves: exactly, with the vocabularies of the model process, or as a flagged estimate.
+"""Counting a call's input locally: exactly, with the vocabularies of the model process, or as a flagged estimate.
 
-The vocabularies live in the model process alone (33 and 64 MB), so this is never on the way of an ordinary call: only
-when a hold by byte length is refused, or when an upstream reported no usage.
+The vocabularies are only in the model process (33 and 64 MB), so an ordinary call never needs this: only if a hold by
+byte length is refused, or an upstream reports no usage.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _counts = msgspec.json.Decoder(_Counts)
 
 
 async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
-    """The exact input tokens, or None when it is not all text of a known vocabulary, or nobody can count now."""
+    """The exact input tokens; None if the call is not all text of a known vocabulary, or nobody can count now."""
     ids = token_ids(request.facts)
     if ids is not None:
         return Usage(input_tokens=ids, calls=request.facts.upper.calls)
@@ -56,11 +56,11 @@ async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
 
 
 async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[int] | None:
-    """The tokens of each text in the model's own vocabulary, or None when it is unknown or nobody can count now."""
+    """The tokens of each text in the model's own vocabulary; None if it is unknown or nobody can count now."""
     vocabulary = vocabulary_of(model)
     if vocabulary is None or not texts:
         return None
-    # The model process takes no empty text.
+    # The model process rejects empty text.
     spoken = [text for text in texts if text]
     if not spoken:
         return [0] * len(texts)
@@ -72,13 +72,13 @@ async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[in
 
 
 async def count_embedded(plane: DataPlane, request: Request) -> Usage | None:
-    """What a bundled embedding model will say that a call used; None when nobody can count now."""
+    """The tokens that a bundled embedding model will report for a call; None if nobody can count now."""
     counts = await _ask(plane, with_string(request.body, "model", request.model))
     return None if counts is None else Usage(input_tokens=sum(counts), calls=request.facts.upper.calls)
 
 
 async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
-    """The model process's count of each text of a body; None where nobody can count now, or in time for a stop."""
+    """The model process's count of each text of a body; None if nobody can count now, or in time before a stop."""
     deadlines, left_s = COUNT_DEADLINES, plane.cut_at_s - plane.clock.monotonic_s()
     if left_s <= 0:
         return None
@@ -102,10 +102,8 @@ async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
 
 
 async def count_locally(plane: DataPlane, request: Request, tally: Tally | None = None) -> tuple[Usage, str]:
-    """(usage, flag): counted exactly where that is possible, else a quarter of the bytes, never above the bound.
-
-    `tally` is what the caller was sent of a text answer.
-    """
+    """(usage, flag): exact if possible, otherwise a quarter of the bytes; never above the bound. `tally` is what was
+    sent to the caller of a text answer."""
     if (exactly := await count_exactly(plane, request)) is not None:
         usage, flag = exactly, COUNTED
     else:
@@ -118,9 +116,9 @@ async def count_locally(plane: DataPlane, request: Request, tally: Tally | None 
 
 
 async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tuple[int, int, bool]:
-    """(text tokens, reasoning tokens, exact) of what the caller was sent, never more than the model could write.
+    """(text tokens, reasoning tokens, exact) of what was sent to the caller, never more than the model could write.
 
-    A prompt that a completion repeats before its own text is none of its output.
+    A prompt that a completion echoes before its own text is not output.
     """
     said = await anywhere(len(request.body), _said, request, tally)
     counts = await count_texts(plane, request.model, said.texts)
@@ -129,7 +127,8 @@ async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tupl
 
 
 class _Said(NamedTuple):
-    """An answer's text, its thinking and the texts of the prompt that it repeats; those in ids, and how often."""
+    """An answer's text, its thinking and the prompts that it echoes: their texts, the number of their token ids, and
+    how often."""
 
     texts: list[str]
     ids: int
@@ -143,7 +142,7 @@ def _said(request: Request, tally: Tally) -> _Said:
 
 
 def _output(request: Request, tally: Tally, said: _Said, counts: list[int]) -> tuple[int, int]:
-    """(text tokens, reasoning tokens) by the counts of what was said."""
+    """(text tokens, reasoning tokens) from the counts of what was said."""
     output, reasoning, *again = counts
     output = output + quarter(tally.beyond_bytes) - said.times * (sum(again) + said.ids)
     output = min(max(output, 0), request.output_tokens_max)
@@ -151,15 +150,15 @@ def _output(request: Request, tally: Tally, said: _Said, counts: list[int]) -> t
 
 
 def quarters(texts: list[str]) -> list[int]:
-    """An estimate of each text's tokens, from its bytes."""
+    """An estimate of each text's tokens, by its bytes."""
     return [quarter(len(text.encode())) for text in texts]
 
 
 async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tally: Tally) -> tuple[Usage, str]:
-    """(usage, flag) of a stream that its caller left, or that broke: the upstream's figures as far as they came.
+    """(usage, flag) of a stream that its caller left, or that broke: the upstream's figures as far as they arrived.
 
-    Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
-    of a moment nobody can name, and what the caller was sent is counted instead. Impossible figures are none.
+    Its input counts once it was reported. Its output counts only if the answer was finished: an earlier figure is of an
+    unknown moment, so what was sent to the caller is counted instead. Impossible figures are ignored.
     """
     seen, facts = crossing.usage, request.facts
     if seen is not None and not is_believable(seen, facts.upper, facts.open_ended, answered=not tally.is_empty):
@@ -176,7 +175,7 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
 
 
 def estimated(request: Request, tally: Tally | None = None) -> tuple[Usage, str]:
-    """(usage, flag) of the input, and of what an answer says where it has a tally, by a quarter of their bytes."""
+    """(usage, flag) of the input, and of an answer with a tally, as a quarter of their bytes."""
     upper = request.facts.upper
     texts, complete = _input_texts(request)
     if request.operation.dialect is None:
@@ -192,7 +191,7 @@ def estimated(request: Request, tally: Tally | None = None) -> tuple[Usage, str]
 
 
 def _input_texts(request: Request) -> tuple[list[str], bool]:
-    """(what a tokenizer would see of a call's input, a text a message; whether the model is given no more)."""
+    """(the input of a tokenizer, one text per message; whether the model gets nothing else)."""
     operation = request.operation
     if operation.dialect is None:
         given = request.facts.texts
@@ -202,6 +201,6 @@ def _input_texts(request: Request) -> tuple[list[str], bool]:
     try:
         asked = DIALECTS[operation.wire or ""].read_request(request.body)
     except BadRequest:
-        # The upstream took what we cannot read; its bytes are all that is known.
+        # The upstream accepted a body that we cannot read; only its size is known.
         return [request.body.decode("utf-8", "replace")], False
     return texts_of(asked), is_all_text(asked) and request.facts.previous is None

@@ -1,6 +1,6 @@
-"""The input tokens of a call to the bundled chat model, counted by that model's own tokenizer and template.
+"""The input tokens of a call to the bundled chat model, counted by its own tokenizer and template.
 
-Its process counts chat bodies, so the call is translated into one; nothing is generated and no money moves.
+Its process counts chat bodies, so the call is translated to one; nothing is generated and no money moves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from elkapi.translate.ir import ChatRequest
 from elkapi.translate.profiles import profile_for
 from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, answer_to
 
-# The first count may have to wait until the process is started.
+# The first count may wait for the process to start.
 DEADLINES = Deadlines(connect_s=1.0, header_s=15.0, first_byte_s=5.0, idle_s=5.0, total_s=20.0)
 ANSWER_BYTES_MAX = 64 * 1024
 FAMILY = "local-chat"
@@ -36,9 +36,9 @@ class _Refusal(msgspec.Struct):
 
 
 async def count_by_model(plane: DataPlane, tiers: Tiers, asked: ChatRequest) -> int | None:
-    """The tokens, or None where the model is not the bundled one or its process does not answer.
+    """The tokens; None if the model is not the bundled one or its process does not answer.
 
-    Raises BadRequest for what the model cannot take in: a call with that body would be refused as well.
+    Raises BadRequest for input that the model does not support: the call itself would be refused as well.
     """
     channel = next((one for tier in tiers for one in tier if one.family == FAMILY), None)
     if channel is None:

@@ -1,4 +1,4 @@
-"""Counting a call's input without making it: by the upstream where it can, else by ourselves. It touches no money.
+"""Counting a call's input without making it: by the upstream if possible, otherwise locally. No money is involved.
 
 Contract: anthropic.md sections 1.2 and 6.4, openai.md ("Count").
 """
@@ -31,7 +31,7 @@ from elkapi.types import Attempt, Grant
 
 
 class _Counter(msgspec.Struct, frozen=True):
-    """How one dialect asks and is answered."""
+    """A dialect's request and answer of a count."""
 
     read: Callable[[bytes], ChatRequest]
     write: Callable[[int], bytes]
@@ -49,7 +49,7 @@ _COUNTERS = {
 
 
 async def count_input(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Answer a count. Raises ModelForbidden, NoChannel, BadRequest, and Failed when an upstream refuses the body."""
+    """Answer a count. Raises ModelForbidden, NoChannel, BadRequest, and Failed if an upstream refuses the body."""
     policy = snapshot.policy_for(grant)
     request = await read(call, match, policy.aliases)
     if request.facts.stateful:
@@ -87,7 +87,7 @@ async def _count(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Re
 
 
 async def _asked(plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call) -> bytes | None:
-    """The upstream's own count, or None when nobody answers: an estimate is better than an error then."""
+    """The upstream's own count; None if nobody answers, since an estimate is then better than an error."""
     try:
         outcome = await relay(plane, attempts, request, call)
     except Failed as failed:

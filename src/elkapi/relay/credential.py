@@ -1,4 +1,4 @@
-"""Where a client put its key: every spelling the official SDKs use. Contract: platform.md section 0."""
+"""Reads the caller's key from every place that the official SDKs use. Contract: platform.md section 0."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _GOOGLE_PATHS = ("/v1beta/", "/v1/models")
 
 
 def presented_key(call: Call) -> str | None:
-    """The key as presented, or None. x-goog-api-key wins over `?key=`; x-api-key over Authorization on its routes.
+    """The caller's key as sent, or None. x-goog-api-key wins over `?key=`; x-api-key over Authorization on its routes.
 
-    Azure's clients send an `api-key` in the place of Authorization.
+    Azure's clients send `api-key` instead of Authorization.
     """
-    # What a call carries is asked before its path: most carry neither.
+    # Headers are checked before the path, since most calls have neither.
     path, query, header = call.path, call.query, call.header
     if (value := header(b"x-goog-api-key")) is not None and path.startswith(_GOOGLE_PATHS):
         return value.decode("latin-1")

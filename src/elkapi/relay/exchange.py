@@ -1,7 +1,7 @@
-"""How one attempt's body and answer cross between the caller's wire and the upstream's; it does no I/O.
+"""Converts one attempt's body and answer between the caller's wire and the upstream's; no I/O.
 
-`exchange_for` picks one of three ways: the wires are alike and bytes pass (`Same`), both are text dialects (`Text`), or
-they are another pair that `translate` knows (`Carried`). The relay treats them alike.
+`exchange_for` selects one of three ways: the wires are the same and bytes pass (`Same`), both are text dialects
+(`Text`), or they are another pair that `translate` supports (`Carried`). The relay treats them alike.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from elkapi.translate.tool_names import ToolNames
 from elkapi.translate.tool_search import tool_search_for
 from elkapi.types import UNPRICED_FLAG, Attempt, Usage
 
-# Wires whose streams are asked for their usage, and in which the caller's own limit of output stands.
+# Wires whose streams need a request for usage, and whose bodies have the caller's output limit.
 _USAGE_ON_REQUEST: frozenset[Wire] = frozenset({"chat", "completions"})
 _LIMIT_MEMBER: dict[Wire, str] = {
     "completions": "max_tokens",
@@ -54,19 +54,19 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
-# An answer without a choice is none, whatever it says it used. Within a text the quotes are escaped.
+# An answer without a choice is no answer, whatever its usage. Quotes within a text are escaped.
 _OF_CHOICES = ("chat", "completions")
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
-# Any response has an `error`; that of one which did not fail is null.
+# Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
-# Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
+# Wires whose answers show the use of provider tools apart from their usage, with the marks of such an answer.
 _TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {
     "responses": (b'"tool_usage"', b'"web_search'),
     "gemini": (b'"webSearchQueries"',),
 }
 _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
 _SHELL, _HOSTED = b'"shell_call"', tuple(b'"%b"' % where.encode() for where in HOSTED)
-# By the words on `fallbacks` Claude Code knows that it may ask again without them.
+# Claude Code matches the words on `fallbacks` and retries without them.
 OTHER_MODELS_REFUSED = (
     "A call must name one model; send a separate call for each further model. The `fallbacks` parameter is not "
     "supported, nor `models`, `routingConfig` or tools that name a model, such as an advisor."
@@ -74,10 +74,10 @@ OTHER_MODELS_REFUSED = (
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """A whole answer for the caller: `usage` None when the upstream reported none that can be believed.
+    """A whole answer for the caller: `usage` is None if the upstream reported none that can be believed.
 
-    `tally` is what a count of our own would count then, None when the answer was not decoded; `recount` writes the body
-    with such a count in it, where the caller's dialect shows one.
+    `tally` is then the basis of a local count, None if the answer was not decoded; `recount` rewrites the body with
+    that count, if the caller's dialect shows one.
     """
 
     body: bytes
@@ -90,7 +90,7 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 class Exchange(Protocol):
-    """One attempt's way across."""
+    """One attempt's conversion."""
 
     wire: Wire
     endpoint: Endpoint
@@ -98,29 +98,29 @@ class Exchange(Protocol):
     translated: bool
 
     def body(self) -> bytes:
-        """The body to send. Raises BadRequest for what the upstream's wire cannot carry."""
+        """The body to send. Raises BadRequest for what the upstream's wire does not support."""
 
     def whole(self, body: bytes) -> Whole:
         """The caller's answer from a whole success reply. Raises Unreadable."""
 
     def read_whole(self, body: bytes) -> list[Event]:
-        """The events of a whole answer that came for a stream. Only called when `stream`. Raises Unreadable."""
+        """The events of a whole answer to a stream request. Only called if `stream`. Raises Unreadable."""
 
     def crossing(self) -> Crossing:
-        """The way of a stream. Only called when `stream`."""
+        """The conversion of a stream. Only called if `stream`."""
 
 
 def may_show_tools(request: Request) -> bool:
-    """Whether tools of the provider may stand in the answer apart from its usage, so that all of it is to be metered.
+    """Whether the answer may show provider tools apart from its usage, so that all of it must be metered.
 
-    A response is large by nothing but the pictures that a tool made for it; Gemini's own pictures are in its usage.
+    A response is large only through images that a tool made for it; Gemini's own images are in its usage.
     """
     wire = request.operation.wire
     return wire == "responses" or (wire in _TOOLS_SHOWN and bool(request.facts.upper.searches))
 
 
 def exchange_for(attempt: Attempt, request: Request, clock: Clock) -> Exchange:
-    """The way across for one attempt, whose channel serves the operation (`catalog.upstreams.serves`)."""
+    """The conversion for one attempt, whose channel serves the operation (`catalog.upstreams.serves`)."""
     operation = request.operation
     if operation.wire is None:
         raise TypeError(f"{operation.id} is relayed but names no wire")
@@ -136,7 +136,8 @@ def exchange_for(attempt: Attempt, request: Request, clock: Clock) -> Exchange:
 
 
 class Same:
-    """Caller and upstream speak one wire: the body passes unchanged but for the model, the answer byte for byte."""
+    """Caller and upstream speak the same wire: the body passes unchanged except for the model, the answer byte for
+    byte."""
 
     translated = False
 
@@ -177,7 +178,7 @@ class Same:
         return body
 
     def _capped(self, body: bytes, cap: int) -> bytes:
-        """The body with an output limit that the caller did not set: no more than its balance covers."""
+        """The body with an output limit that the caller did not set: no more than their balance covers."""
         if self.wire == "gemini":
             return _with_generation_limit(body, cap)
         profile = profile_for(self.attempt.channel.family, self.attempt.upstream_model)
@@ -193,7 +194,7 @@ class Same:
             usage = self._with_tools(body, usage)
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
-        # A response that failed says so beside the usage it had come to.
+        # A failed response reports it besides its usage so far.
         if (usage is None or self.wire == "responses") and (failure := self._failure(body)) is not None:
             return Whole(b"", None, failure=failure)
         if usage is None:
@@ -206,13 +207,14 @@ class Same:
         if self.request.keep is not None:
             body = named_ours(self.request, body)
         elif self.request.line is not None and not is_readable(body):
-            # It would stand among the results of other lines, and break the reading of them all.
+            # It would be among the results of other lines, and make all of them unreadable.
             raise Unreadable
         flags = (UNPRICED_FLAG,) if self.wire == "responses" and _ran_unpriced(body) else ()
         return Whole(body, usage, unsplit, tally=tally, flags=flags)
 
     def _failure(self, body: bytes) -> Failure | None:
-        """An error that a provider reports inside a success reply; it is none of the caller's (guarantee 57)."""
+        """An error that a provider reports inside a success reply; the caller never gets such an answer (guarantee
+        57)."""
         if _ERROR_INSIDE.search(body) is None:
             return None
         try:
@@ -225,7 +227,7 @@ class Same:
         return next((event for event in events if isinstance(event, Failure)), None)
 
     def _with_tools(self, body: bytes, usage: Usage) -> Usage | None:
-        """The usage with what tools came to, as a stream of the answer would count it; None if impossible."""
+        """The usage including tools, as a stream of the answer would count it; None if impossible."""
         try:
             events = self.read_whole(body)
         except Unreadable:
@@ -236,7 +238,7 @@ class Same:
         return seen[-1] if is_possible(seen[-1], given.upper, given.open_ended) else None
 
     def _answers(self, body: bytes) -> bool:
-        """Whether there is anything in an answer; vectors and scores are always something."""
+        """Whether an answer has content; vectors and scores always do."""
         return self.request.operation.dialect is None or not self._tally(body).is_empty
 
     def _tally(self, body: bytes) -> Tally:
@@ -266,7 +268,7 @@ class Same:
 
 
 class Text:
-    """Both sides are text dialects: the request and the answer go through the hub."""
+    """Both sides are text dialects: request and answer go through the hub."""
 
     translated = True
 
@@ -355,7 +357,7 @@ class Text:
 
 
 class Carried:
-    """Another pair of wires, whole answers only: embeddings and reranks between providers."""
+    """Another pair of wires, for whole answers only: embeddings and reranks between providers."""
 
     translated = True
     stream = False
@@ -386,7 +388,7 @@ class Carried:
 def facts_of(
     request: Request, asked: ChatRequest, wire: Wire, created_s: int, clock: Clock | None = None
 ) -> ReplyFacts:
-    """What a writer of the caller's dialect is told beside the events."""
+    """What a writer of the caller's dialect needs besides the events."""
     if request.facts.store:
         asked = with_state(request, asked)
     return ReplyFacts(
@@ -400,13 +402,13 @@ def facts_of(
 
 
 def facts_for(request: Request, created_s: int, clock: Clock | None = None) -> ReplyFacts:
-    """`facts_of` for a caller whose body no way across has read: it is read here, as far as the hub can."""
+    """`facts_of` for a caller whose body no conversion has read: it is read here, as far as the hub can."""
     wire = request.operation.wire
     assert wire is not None
     try:
         asked = DIALECTS[wire].read_request(request.body)
     except BadRequest:
-        # The upstream took what the hub does not know; the answer's words need nothing of it.
+        # The upstream accepted what the hub cannot read; writing the answer does not need it.
         asked = ChatRequest(model=request.model, messages=[])
     return facts_of(request, asked, wire, created_s, clock)
 
@@ -417,7 +419,7 @@ def writer_for(request: Request, facts: ReplyFacts) -> Writer:
 
 
 def _ran_unpriced(body: bytes) -> bool:
-    """Whether a whole response shows tools that are billed by the call; its bytes may name a shell that did not run."""
+    """Whether a whole response shows tools that are billed per call; its bytes may name a shell that did not run."""
     if any(kind in body for kind in _UNPRICED):
         return True
     return _SHELL in body and any(where in body for where in _HOSTED)
@@ -429,7 +431,7 @@ _NULL = msgspec.Raw(b"null")
 
 
 def _asking_usage(body: bytes) -> bytes:
-    """The body asking for the stream's usage, whatever the caller said of it (guarantees 45, 46)."""
+    """The body with a request for the stream's usage, whatever the caller asked (guarantees 45, 46)."""
     if b'"stream_options"' not in body:
         return with_raw(body, "stream_options", b'{"include_usage":true}')
     given = _object.decode(body).get("stream_options", msgspec.Raw(b"{}"))

@@ -1,7 +1,7 @@
-"""Hop 7 over several models: the one asked for, then those that may stand in, until one answers.
+"""Hop 7 over several models: the requested one, then its fallbacks, until one answers.
 
 Nothing here happens after a byte reached the caller. Only the model that answers is charged; what an earlier one billed
-for its refusal is the operator's loss. When none answers, the caller is told what became of the model it asked for.
+for its refusal is the operator's loss. If none answers, the caller gets the error of the requested model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from elkapi.types import AttemptRecord, Policy
 
 
 def answer(plane: DataPlane, hold: Hold, policy: Policy, call: Call) -> Awaitable[Outcome]:
-    """The first answer that stands. Raises what `relay` raises; its attempts are then those of every model asked."""
+    """The first acceptable answer. Raises what `relay` raises, with the attempts of every model tried."""
     if len(hold.candidates) > 1:
         return _in_turn(plane, hold, policy, call)
     only = hold.candidates[0]
@@ -62,7 +62,7 @@ async def _in_turn(plane: DataPlane, hold: Hold, policy: Policy, call: Call) -> 
             else:
                 refused, chosen = outcome, number
     if refused is not None:
-        # Nobody else did better, so the refusal is the answer.
+        # No other model did better, so the refusal is the answer.
         hold.answer_with(chosen)
         refused.attempts = tried
         return refused

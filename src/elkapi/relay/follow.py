@@ -1,7 +1,7 @@
-"""A stored response as a stream: the log of one that is being made, the frames kept of one that was, or its object.
+"""A stored response as a stream: the log of a running one, the stored frames of an ended one, or its object.
 
-A response whose stream was not kept is told from its object: the same events each time, so a reader can go on after any
-of their numbers. One that another worker is making is followed through the tables.
+A response without stored frames is streamed from its object, with the same events each time, so a reader can resume
+after any of their numbers. One that another worker is making is followed through the tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from elkapi.translate.sse import SseDecoder
 from elkapi.types import Grant
 
 LOOK_FIRST_S, LOOK_MAX_S = 0.1, 2.0
-# All frames may be at hand and their reader quick: after so many it is the turn of others.
+# All frames may be available and the reader fast: after so many, others get their turn.
 FRAMES_A_TURN = 100
 PING = b": ping\n\n"
 
@@ -62,11 +62,11 @@ async def _frames(plane: DataPlane, grant: Grant, object_id: bytes) -> AsyncIter
             seen += len(fresh)
         if seen:
             return
-        # Not asked for as a stream: what it came to stands in the tables.
+        # Not requested as a stream: its result is in the tables.
     last, pause_s = b"", LOOK_FIRST_S
     while True:
         before = seen
-        # The row first: frames are written before or with its end.
+        # Read the row first: frames are written before its end or with it.
         found = await plane.stored.find(grant, "response", stored_id_text("response", object_id))
         for first, piece in await plane.stored.frames(object_id, seen):
             for number, kept in enumerate(SseDecoder().feed(piece), first):

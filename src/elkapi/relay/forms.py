@@ -35,21 +35,21 @@ _LIMITS: dict[str, Any] = {
     "partsize_limit": 64 * 1024 * 1024,
 }
 _CHARSETS = frozenset({"utf8", "utf-8", "ascii", "us-ascii"})
-# Parts that may come more than once: a first and a last picture, or any number.
+# Parts that may be repeated: a first and a last image, or any number.
 _LISTS = ("input_reference", "images")
 NESTED_MAX = 8
 ANY = "application/octet-stream"
 BOUNDARY_CHARS = 40
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _STEP = re.compile(r"\[([^\[\]]*)\]")
-# A backslash too: some readers take it for an escape, so that a name would end behind its quote.
+# Also a backslash: some readers treat it as an escape, so that a name would end after its quote.
 _QUOTED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A", "\\": "%5C"})
-# Anything else may hold a line break that only some readers see, and with it a further header of the part.
+# Anything else may contain a line break that only some readers see, and thereby another header of the part.
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of a form: its bytes, and its text where it is none of a file."""
+    """One part of a form: its bytes, and its text unless it is a file."""
 
     name: str
     filename: str | None
@@ -63,14 +63,14 @@ class Part(msgspec.Struct, frozen=True):
 
     @property
     def member(self) -> str:
-        """The top-level member that it is, or is a part of."""
+        """The top-level member that it is or belongs to."""
         return self.name.partition("[")[0]
 
 
 def read(sent: bytes, content_type: bytes) -> tuple[dict[str, Any], bytes, bytes]:
-    """(a form's members, the form as it goes on, its content type). Raises BadRequest.
+    """(a form's members, the form to send on, its content type). Raises BadRequest.
 
-    Files say what they are. The same members and files give the same bytes, whatever boundary they came with.
+    Files state their type. Equal members and files give equal bytes, whatever boundary they came with.
     """
     parts = [_named(part) for part in _parts(sent, content_type)[0]]
     boundary = _boundary(parts)
@@ -85,7 +85,7 @@ def _members(parts: list[Part]) -> dict[str, Any]:
 
 
 def _boundary(parts: list[Part]) -> str:
-    """A digest of all that it divides, so that nobody can have written it into a part."""
+    """A digest of everything that it separates, so that nobody can have put it into a part."""
     digest = hashlib.sha256()
     for part in parts:
         for piece in (part.name.encode(), (part.filename or "").encode(), part.content_type.encode(), part.content):
@@ -107,7 +107,7 @@ def _decoded(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
 
 
 def changed(sent: bytes, content_type: bytes, before: Mapping[str, Any], after: Mapping[str, Any]) -> bytes:
-    """The form with the members of `after` instead of those of `before`; what is the same stays as it came."""
+    """The form with the members of `after` instead of those of `before`; unchanged parts stay as they came."""
     parts, boundary = _parts(sent, content_type)
     same = {name for name in after if name in before and after[name] == before[name]}
     kept = [part for part in parts if part.member in same]
@@ -126,7 +126,7 @@ def _parts(sent: bytes, content_type: bytes) -> tuple[list[Part], str]:
             kind = (part.content_type or "").lower()
             if kind and not _TYPE.fullmatch(kind):
                 raise _refused(f"The Content-Type of `{part.name[:64]}` is not valid.")
-            # Some readers leave out the spaces around a name, or end it at its first U+0000.
+            # Some readers strip spaces around a name, or end it at its first U+0000.
             if part.name != part.name.strip() or not part.name.isprintable():
                 raise _refused(f"{part.name[:64]!a} is not a valid name of a part.")
             found.append(Part(part.name, part.filename, kind, part.raw, _text(part, kind)))
@@ -140,7 +140,7 @@ def _text(part: Any, kind: str) -> str | None:
     """A part's text, None for a file's. Raises UnicodeError, LookupError."""
     if part.filename is not None:
         return None
-    # Providers take any part without a file's name for text, in UTF-8, whatever it says of itself.
+    # Providers treat every part without a file name as UTF-8 text, whatever it declares.
     if part.charset.lower() not in _CHARSETS:
         raise LookupError(f"`{part.name}` must be in UTF-8")
     try:
@@ -153,7 +153,7 @@ def _text(part: Any, kind: str) -> str | None:
 
 
 def _named(part: Part) -> Part:
-    """A file that says nothing of itself is what its first bytes say."""
+    """Detect the type of an undeclared file by its first bytes."""
     if not part.is_file or part.content_type not in ("", ANY):
         return part
     kind = kind_of(part.content[:HEAD_BYTES])
@@ -175,7 +175,7 @@ def _put(found: dict[str, Any], part: Part) -> None:
         before = into[part.name]
         into[part.name] = [*(before if isinstance(before, list) else [before]), value]
     else:
-        # Of two, another could be served than the one that is priced.
+        # With a duplicate, another value could be served than is priced.
         raise BadRequest(
             f"The form contains `{part.name}` more than once; send it once.", code="duplicate_field", param=part.name
         )
@@ -198,7 +198,7 @@ def _holder(found: dict[str, Any], name: str, steps: list[str]) -> Any:
         elif step.isdecimal() and int(step) < len(into):
             into = into[int(step)]
         else:
-            # A member that the last object has already begins the next one.
+            # A member that the last object already has starts the next one.
             if not into or step or following in into[-1]:
                 into.append(inner)
             into = into[-1]
@@ -227,13 +227,13 @@ def _fields(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _written(parts: list[Part], boundary: str) -> bytes:
-    """The form below a boundary that stands in none of its parts."""
+    """The form with a boundary that occurs in none of its parts."""
     out = []
     for part in parts:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{part.name.translate(_QUOTED)}"'
         if part.filename is not None:
             head += f'; filename="{part.filename.translate(_QUOTED)}"'
-        # A field says nothing of itself where it is what every field is.
+        # The default type of a field is left out.
         if part.content_type and (part.is_file or part.content_type != "text/plain"):
             head += f"\r\nContent-Type: {part.content_type}"
         out += [head.encode(), b"\r\n\r\n", part.content if part.plain is None else part.plain.encode(), b"\r\n"]

@@ -1,16 +1,16 @@
-"""How much is kept of calls that cost nothing, a day and a key at a time: nothing else would end it before the disk."""
+"""Limits how much is stored for calls that cost nothing, per day and key: otherwise it could fill the disk."""
 
 from __future__ import annotations
 
 from elkapi.clock import Clock
 
 DAY_NS = 86_400_000_000_000
-# What a row takes beside its answer.
+# The size of a row besides its answer.
 ROW_BYTES = 1024
 
 
 class FreeKept:
-    """One worker's account; what paid calls keep is bounded by what they pay."""
+    """The count of one worker; what paid calls store is limited by what they pay."""
 
     def __init__(self, bytes_max: int, clock: Clock) -> None:
         self._bytes_max = bytes_max
@@ -19,7 +19,7 @@ class FreeKept:
         self._taken: dict[int, int] = {}
 
     def take(self, key_id: int, answer_bytes: int) -> bool:
-        """Whether so many bytes of an answer, or of what was asked, may be kept; they count from now on."""
+        """Whether this many bytes of an answer, or of a request, may be stored; they count from now on."""
         day = self._clock.now_ns() // DAY_NS
         if day != self._day:
             self._day, self._taken = day, {}
@@ -30,5 +30,5 @@ class FreeKept:
         return True
 
     def until_next_day_s(self) -> int:
-        """Seconds until every key has all of its room again."""
+        """Seconds until every key has its full allowance again."""
         return 1 + (DAY_NS - self._clock.now_ns() % DAY_NS) // 1_000_000_000

@@ -1,7 +1,7 @@
-"""Guardrails on a call's way: its texts before anything is held, its answer before anything is released.
+"""Guardrails of a call: its texts are checked before anything is held, its answer before anything is released.
 
-What is found where is `elkapi.guards`', and `looking` asks each of them. A stream that is looked at whole is, to
-everybody behind this module, a call for a whole answer, which `Dressed` gives to the caller as the stream it asked for.
+`elkapi.guards` finds what is to be found, and `looking` runs the guardrails. A stream that must be checked as a whole
+is a whole call for everything after this module; `Dressed` gives it to the caller as a stream.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from elkapi.translate.ir import UsageSeen
 from elkapi.translate.stored import events_of, id_of, written
 from elkapi.types import Grant, Policy, Usage
 
-# Wires whose body says whether it is to be streamed.
+# Wires whose body requests a stream.
 _STREAM_IN_BODY = frozenset({"chat", "completions", "responses", "anthropic"})
 
 
 class Guarding:
-    """The guardrails of one call. `request` is the call as it goes on: masked, and whole where it is looked at whole.
+    """The guardrails of one call. `request` is the call to continue with: masked, and not streamed if its answer is
+    checked as a whole.
 
-    `refusal` is set when it does not: `admit` records that.
+    If the call is blocked, `refusal` is set, which `admit` records.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Guarding:
         self.refusal: GatewayError | None = None
 
     async def look(self) -> None:
-        """Look at the call; afterwards `request` or `refusal` is new. Raises BadRequest for what cannot be read."""
+        """Check the call; then `request` or `refusal` is new. Raises BadRequest for an unreadable body."""
         request = self.request
         shape = ASKED.get(request.operation.wire or "chat")
         try:
@@ -81,10 +82,10 @@ class Guarding:
                 self._choose_stream()
 
     def _choose_stream(self) -> None:
-        """Let a stream pass a window where all its guards can look through one, else make it a whole call."""
+        """Check a stream through a window if all its guards can, otherwise make it a whole call."""
         request = self.request
         by_window = self._window and all(rule.find is not None for rule in self._output)
-        # What is kept of an answer is kept whole.
+        # A stored answer must be checked as a whole.
         if by_window and request.facts.choices == 1 and request.keep is None:
             return
         if request.facts.choices > 1:
@@ -92,7 +93,7 @@ class Guarding:
                 "`n` must be 1 in a stream: the guardrails of this API key cannot check several choices.", param="n"
             )
         if request.keep is None or not request.keep.background:
-            # A background response is streamed from what was kept of it, so its reply needs no dressing.
+            # A background response is streamed from its stored frames, so its reply needs no conversion.
             self._call.reply = Dressed(self._call.reply, request, self._plane.clock.now_ns() // 1_000_000_000)
         body = request.body
         if request.operation.wire in _STREAM_IN_BODY:
@@ -100,20 +101,18 @@ class Guarding:
         self.request = msgspec.structs.replace(request, body=body, stream=False, array=False)
 
     async def admit(self, hold: Hold) -> None:
-        """Let the call go on, or leave a record of why it does not and raise Failed: nothing was held or sent."""
+        """Let the call continue, or record why not and raise Failed: nothing was held or sent."""
         if self.refusal is not None:
             failed = Failed(self.refusal, ())
             hold.held_nano = 0
-            # No record of this call may hold what was said.
+            # The record of this call must not contain its text.
             hold.request = msgspec.structs.replace(hold.request, body=b"")
             await hold.resolve(failed)
             raise failed
 
     async def release(self, hold: Hold, outcome: Outcome) -> None:
-        """Look at a whole answer and mask it.
-
-        Raises Failed for one that stays here, free and the operator's loss, and Left where its caller went away.
-        """
+        """Check a whole answer and mask it. Raises Failed if it is blocked, free and at the operator's loss, and
+        Left if its caller went away."""
         shape = ANSWERED.get(self.request.operation.wire or "embeddings")
         if not self._output or outcome.started or shape is None:
             return
@@ -122,7 +121,7 @@ class Guarding:
                 return
             await hold.lose_answer(outcome)
         except asyncio.CancelledError:
-            # Nothing had reached the caller yet.
+            # Nothing has reached the caller yet.
             if outcome.channel is not None:
                 hold.lose(outcome, hold.number)
                 raise Left(outcome.attempts, outcome.channel, started=False) from None
@@ -130,14 +129,14 @@ class Guarding:
         raise Failed(error, outcome.attempts)
 
     async def _kept_here(self, hold: Hold, outcome: Outcome, shape: Shape) -> GatewayError | None:
-        """Why an answer stays here; None for one that may leave, masked."""
+        """Why an answer is blocked; None for one that may be sent, masked."""
         try:
             if outcome.recount is not None:
-                # The answer is written anew with its count, which would undo the masks.
+                # The answer would be rewritten with its count, which would undo the masks.
                 outcome.body, outcome.recount = outcome.recount(await hold.counted(outcome)), None
             outcome.body = await self._looked(outcome.body, shape, self._output, "output")
             if isinstance(self._call.reply, Dressed):
-                # What cannot be given as a stream must show before the money is written.
+                # An answer that cannot become a stream must fail before the money is written.
                 await anywhere(len(outcome.body), self._call.reply.try_on, outcome.body)
         except (Blocked, HookDown) as refused:
             return refusal_of(refused)
@@ -154,14 +153,14 @@ class Guarding:
 async def guarding_of(
     plane: DataPlane, snapshot: Snapshot, policy: Policy, grant: Grant, request: Request, call: Call
 ) -> Guarding:
-    """The call after its guardrails have looked at it. Raises BadRequest, Unavailable for a guardrail that is gone."""
+    """Check the call. Raises BadRequest, Unavailable for a guardrail that no longer exists."""
     guarding = Guarding(plane, rules_of(snapshot, policy), policy, grant, request, call)
     await guarding.look()
     return guarding
 
 
 class Dressed(Passing):
-    """A reply that gives a whole answer to a caller who asked for a stream; errors pass as they are."""
+    """A reply that sends a whole answer as the stream that its caller requested; errors pass unchanged."""
 
     def __init__(self, reply: Reply, request: Request, created_s: int) -> None:
         super().__init__(reply)
@@ -186,7 +185,7 @@ class Dressed(Passing):
         return written(wire, events, facts, usage, stream=True, array=request.array)
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer as its stream."""
+        """Send a whole answer as a stream."""
         if status == 200:
             kind = JSON if self._request.array else EVENTS
             headers = (*kind, *(pair for pair in headers if pair[0] != b"content-type"))

@@ -1,7 +1,7 @@
-"""Guardrails of the input on a submit of a task, before it is placed, priced and held; no output is looked at.
+"""Input guardrails of a task's submit, before it is placed, priced and held; outputs of tasks are not checked.
 
-A mask changes what is read, so it changes what the provider is sent in whichever form. A refusal goes on in `Asked`:
-the submit is priced for its record and ends at its hold.
+A mask changes the body as read, and so what the provider is sent in any form. A refusal is kept in `Asked`: the submit
+is priced for its record and ends at its hold.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from elkapi.types import Grant, Policy
 async def looked_at(
     plane: DataPlane, snapshot: Snapshot, grant: Grant, asked: Asked, match: Match, call: Call, policy: Policy
 ) -> Asked:
-    """The submit as it goes on: masked, or with its `refusal`. Raises BadRequest for what cannot be read, Unavailable
-    for a guardrail that is gone.
-    """
+    """The submit to continue with: masked, or with its `refusal`. Raises BadRequest for an unreadable body,
+    Unavailable for a guardrail that no longer exists."""
     rules = [rule for rule in rules_of(snapshot, policy) if rule.guard.direction != "output"]
     if not rules:
         return asked
@@ -61,7 +60,7 @@ async def looked_at(
 
 
 def _words(operation: Operation) -> frozenset[str]:
-    """The names of members, wherever they stand, that decide model and price or name what was made before."""
+    """The names of members, at any depth, that determine model and price or refer to earlier results."""
     assert operation.meter is not None
     paths = (operation.model.name, *operation.meter.seconds, operation.meter.count, *REFS, *FILES)
     paths += tuple(path for paths in operation.meter.features.values() for path in paths if path[:1] != "=")

@@ -1,7 +1,7 @@
-"""Hop 6 and 8: reserve the most a call may cost before any upstream byte, then resolve it exactly once.
+"""Hops 6 and 8: reserve the most a call may cost before any upstream byte, then resolve it exactly once.
 
-Settlement law: docs/money.md. Whatever way a call ends, its hold is resolved: settled by `settle`, or by `resolve` with
-what went wrong, and then given back (or charged for what had reached the caller) with a record that says why.
+Settlement law: docs/money.md. However a call ends, its hold is resolved: settled by `settle`, or by `resolve` with the
+error, and then released (or charged for what had reached the caller) with a record that says why.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from elkapi.types import (
 )
 
 IDEMPOTENCY_KEY_CHARS_MAX = 255
-# An answer shorter than this is not worth asking for.
+# A shorter answer is not worth requesting.
 OUTPUT_TOKENS_MIN = 16
-# What is added to an exact count of a text call's input, since no provider documents how many tokens it puts around
-# messages and tools: one for so many that were counted, and a fixed number.
+# Added to an exact count of a text call's input, since no provider documents how many tokens it adds around messages
+# and tools: one per so many counted, and a fixed number.
 FRAME_SHARE, FRAME_TOKENS = 20, 512
 
 
 def claim_of(call: Call, grant: Grant, operation: str, body: bytes) -> IdempotencyClaim | None:
-    """The caller's Idempotency-Key for this body, if any. Raises BadRequest for one that cannot be kept."""
+    """The claim of the caller's Idempotency-Key for this body, if any. Raises BadRequest for an invalid key."""
     value = call.header(b"idempotency-key")
     if value is None:
         return None
@@ -61,7 +61,7 @@ def claim_of(call: Call, grant: Grant, operation: str, body: bytes) -> Idempoten
 
 
 def checked_key(value: bytes) -> str:
-    """An Idempotency-Key as it is kept. Raises BadRequest."""
+    """A valid Idempotency-Key. Raises BadRequest."""
     text = value.decode("latin-1")
     if not 0 < len(text) <= IDEMPOTENCY_KEY_CHARS_MAX or not text.isprintable():
         raise BadRequest(
@@ -80,7 +80,7 @@ STOPPED = "The gateway was stopped during the call."
 
 
 class _End(msgspec.Struct, frozen=True):
-    """How a call ended, for its record; `served` are the features of its price that its answer told."""
+    """How a call ended, for its record; `served` are the price features that its answer reported."""
 
     outcome: str
     status: int
@@ -91,7 +91,7 @@ class _End(msgspec.Struct, frozen=True):
 
 
 class Hold:
-    """The money of one call: `reserve`, then `settle` or, whenever anything raised after that, `resolve`.
+    """The money of one call: `reserve`, then `settle`, or `resolve` if anything was raised after that.
 
     `request` and `quote` are those of the candidate that answers (`answer_with`); the hold covers the dearest.
     """
@@ -111,17 +111,17 @@ class Hold:
         self._resolved = False
 
     def answer_with(self, number: int) -> None:
-        """From here on the call is that of this candidate, and priced as such."""
+        """Make this candidate the one that answers, at its price."""
         candidate, self.number = self.candidates[number], number
         self.request, self.quote = candidate.request, candidate.quote
 
     @property
     def tokens(self) -> int:
-        """What the call came to, in tokens of every class."""
+        """The tokens of the call, in all classes."""
         return self._used.input_total + self._used.output_total
 
     def lose(self, unseen: Outcome, number: int) -> None:
-        """What a candidate billed for an answer that its caller does not get is the operator's loss. Never waits."""
+        """Book what a candidate billed for an undelivered answer as the operator's loss. Never waits."""
         candidate = self.candidates[number]
         usage, quote = unseen.usage, candidate.quote
         if usage is None:
@@ -131,20 +131,20 @@ class Hold:
         self.lost_nano += cost_nano(quote, usage, unseen.served)
 
     async def lose_answer(self, outcome: Outcome) -> None:
-        """What a whole answer had cost that may not reach the caller is the operator's loss."""
+        """Book a whole answer that must not reach the caller as the operator's loss."""
         usage = await self.counted(outcome)
         if outcome.unsplit:
             usage = _with_dearest_writes(usage)
         self.lost_nano += cost_nano(self.quote, usage, outcome.served)
 
     async def counted(self, outcome: Outcome) -> Usage:
-        """The usage of an answer: the upstream's, else our own count."""
+        """The usage of an answer: the upstream's, otherwise a local count."""
         return outcome.usage if outcome.usage is not None else (await self._counted(outcome.tally))[0]
 
     async def reserve(self) -> StoredReply | None:
-        """Reserve before any upstream byte. Returns the stored reply when this call was made before.
+        """Reserve before any upstream byte. Returns the stored reply if this call was made before.
 
-        Raises InsufficientQuota, Conflict (see docs/errors.md), Unavailable. Needs no resolution when it raises.
+        Raises InsufficientQuota, Conflict (see docs/errors.md), Unavailable; then there is nothing to resolve.
         """
         claim = claim_of(self.call, self.grant, self.request.operation.id, self.request.body)
         if not self.held_nano and claim is None:
@@ -160,8 +160,8 @@ class Hold:
             except IdempotencyReplay as replay:
                 return replay.reply
             except IdempotencyPending:
-                # The same call is under way, perhaps in another worker. None means it failed before the upstream and
-                # its claim is free again, so this one takes its place.
+                # The same call is in progress, perhaps in another worker. None means that it failed before the upstream
+                # and its claim is free again, so this one takes its place.
                 if claim and (reply := await self.plane.ledger.wait_reply(claim)) is not None:
                     return reply
             else:
@@ -170,14 +170,14 @@ class Hold:
                 return None
 
     async def lower(self) -> bool:
-        """Make do with less than is held now, since the balance does not cover it; False when nothing is left to try.
+        """Lower the hold, since the balance does not cover it; False if nothing is left to try.
 
-        Bytes bound tokens from above; only when that much is not there is a closer look worth its time.
+        Bytes bound tokens from above; a closer count is worth its time only if the balance does not cover that bound.
         """
         return self._without_dearer() or await self._quote_exactly() or await self._quote_affordable()
 
     def _without_dearer(self) -> bool:
-        """Leave out the fallbacks that may cost more than the model asked for; False when there is none."""
+        """Drop the fallbacks that may cost more than the requested model; False if there are none."""
         within = tuple(one for one in self.candidates if one.quote.nano <= self.quote.nano)
         if len(within) == len(self.candidates):
             return False
@@ -185,9 +185,9 @@ class Hold:
         return True
 
     async def _quote_exactly(self) -> bool:
-        """Lower the quote to an exact count of the input; False when it would not be lower, as after the first time.
+        """Lower the quote to an exact count of the input; False if it would not be lower, as the second time.
 
-        Nothing is counted for a balance that no count could make enough: that work is nobody's who pays.
+        Nothing is counted for a balance that no count could make sufficient, since nobody pays for that work.
         """
         least = self._quoted(self._least())
         if least.nano >= self.quote.nano or least.nano > await available_to(self.plane, self.grant):
@@ -205,10 +205,11 @@ class Hold:
         return True
 
     async def _quote_affordable(self) -> bool:
-        """Lower the quote to the most output that the balance covers, where the caller set no limit of its own.
+        """Lower the quote to the most output that the balance covers, if the caller set no limit; that limit is then
+        sent upstream.
 
-        That limit is then sent upstream. The quote stays, and is asked for once more, where the balance covers it by
-        now, since others have given back what they held. False when it would be no answer at all, and after that.
+        If the balance covers the quote by now, since others have released holds, the quote stays and is tried once
+        more. False if no output would be left, and after that.
         """
         upper, facts = self.quote.upper, self.request.facts
         if not self._may_cap_output:
@@ -236,7 +237,7 @@ class Hold:
         return request.operation.dialect is not None and not limited
 
     def _least(self) -> Usage:
-        """The least that this call could be held for: a token of input, and of output what makes an answer."""
+        """The smallest usage that this call could be held for: one input token, and the output of a minimal answer."""
         upper, facts = self.quote.upper, self.request.facts
         output_tokens = upper.output_tokens
         if self._may_cap_output:
@@ -248,7 +249,7 @@ class Hold:
         return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.further_micro, old.features)
 
     def _requote(self, upper: Usage, output_cap: int | None = None) -> None:
-        """Hold less, for the model asked for alone: a balance that only just covers it covers no fallback."""
+        """Hold less, for the requested model alone: a balance that only just covers it covers no fallback."""
         first = self.candidates[0]
         request = msgspec.structs.replace(first.request, output_cap=output_cap)
         self.candidates = (msgspec.structs.replace(first, request=request, quote=self._quoted(upper)),)
@@ -264,7 +265,7 @@ class Hold:
     async def settle(self, outcome: Outcome) -> None:
         """Charge the metered usage; the record and the money are one transaction.
 
-        Raises Unavailable, and Failed for a background response that cannot be kept, which is then to be resolved.
+        Raises Unavailable, and Failed for a background response that cannot be stored, which must then be resolved.
         """
         flags = outcome.flags
         usage = outcome.usage
@@ -276,13 +277,13 @@ class Hold:
                 usage, flags = await self._counted(outcome.tally)
             except asyncio.CancelledError:
                 if self.plane.cutting:
-                    # The caller did not go: see `_left`.
+                    # The caller did not leave: see `_left`.
                     self.lose(outcome, self.number)
                     gone = Unavailable(STOPPED)
                     await self._void(gone.code, gone.status, outcome.attempts, gone)
                     raise
-                # The upstream answered in full, so the call is charged; its caller left while it was counted. This
-                # waits for nothing: who is cancelled once more would not be charged.
+                # The upstream answered completely, so the call is charged; its caller left while it was counted.
+                # Nothing is awaited here: after another cancellation the call would not be charged.
                 usage, how = estimated(self.request, outcome.tally)
                 flags = ("usage_missing", "client_gone", how)
                 end = msgspec.structs.replace(end, outcome="client_gone", status=499)
@@ -302,14 +303,14 @@ class Hold:
                 stored = answer_kept(self, outcome, usage)
             except NotKept as why:
                 if keep.background:
-                    # Its row is all that a caller has of it, and will say that it failed.
+                    # The caller has only its row, which will say that it failed.
                     self.lost_nano += cost_nano(self.quote, usage, outcome.served)
                     raise Failed(UpstreamError(str(why)), outcome.attempts, outcome.channel) from None
                 flags = (*flags, "not_stored")
         await self._write(self._charged(end, usage, flags, reply, stored), outcome)
 
     def may_keep(self, answer_bytes: int) -> bool:
-        """Whether so much of an answer may be kept; of a call that costs nothing it counts from now on."""
+        """Whether this much of an answer may be stored; for a call that costs nothing it counts from now on."""
         return self.held_nano > 0 or self.plane.free_kept.take(self.grant.key_id, answer_bytes)
 
     async def _counted(self, tally: Tally | None) -> tuple[Usage, tuple[str, ...]]:
@@ -319,7 +320,7 @@ class Hold:
 
     @property
     def _searches_free(self) -> bool:
-        """Whether a priced call of text has its searches for nothing; the units of a rerank may be paid by tokens."""
+        """Whether web searches of a priced text call are free; the units of a rerank may be paid by its tokens."""
         price = self.quote.price
         return self.request.operation.dialect is not None and not price.search_nano and not price.is_zero
 
@@ -344,7 +345,7 @@ class Hold:
         return Settlement(record, self.order, reply, stored=stored)
 
     async def resolve(self, error: BaseException) -> None:
-        """End the hold of a call that ended with `error`; nothing is left to do when it was settled already."""
+        """Resolve the hold of a call that ended with `error`; nothing is left to do if it is settled already."""
         if self._resolved:
             return
         if isinstance(error, Failed):
@@ -358,9 +359,9 @@ class Hold:
             await self._void("internal_error", gateway.status if gateway else 500, (), gateway)
 
     async def _left(self, left: Left) -> None:
-        """The caller went away: what had reached them is charged by a local count, flagged; before that it is free.
+        """The caller left: what had reached them is charged by a local count, flagged; before that the call is free.
 
-        Who was cut off by a drain that took too long did not go: the gateway failed them.
+        A caller cut off by the end of a drain did not leave: the gateway failed them.
         """
         if not left.started:
             await self._void("client_gone", 499, left.attempts)
@@ -384,7 +385,7 @@ class Hold:
         await self._write(self._charged(end, usage, ("client_gone", *flags)), left.crossing)
 
     async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
-        """(usage, flags) of what of a stream had passed when it ended before its time."""
+        """(usage, flags) of the part of a stream that had passed when it ended early."""
         usage, how = await count_left(self.plane, self.request, crossing, tally)
         flags = (how, UNPRICED_FLAG) if crossing.came.unpriced else (how,)
         if usage.cache_write_tokens and crossing.unsplit and self.request.may_write_long:
@@ -392,7 +393,7 @@ class Hold:
         return usage, flags
 
     async def _failed(self, failed: Failed) -> None:
-        """Free to the caller; what a broken stream had cost by then is the operator's loss."""
+        """Free for the caller; what a broken stream had cost by then is the operator's loss."""
         error = failed.error
         if failed.crossing is None:
             await self._void(error.code, error.status, failed.attempts, error)
@@ -409,7 +410,7 @@ class Hold:
     async def _void(
         self, outcome: str, status: int, attempts: tuple[AttemptRecord, ...], error: GatewayError | None = None
     ) -> None:
-        """Free of charge: the hold goes back. The claim is forgotten unless the upstream may have done the work."""
+        """Release the hold free of charge. The claim is forgotten unless the upstream may have done the work."""
         self._resolved = True
         unknown = any(attempt.fate == "unknown" for attempt in attempts)
         end, flags = _End(outcome, status, attempts, None, error), ("unknown_outcome",) if unknown else ()
@@ -427,10 +428,10 @@ class Hold:
         settling: Awaitable[None] = self.plane.ledger.settle(settlement)
         try:
             if settlement.reply is None and settlement.stored is None:
-                # The order is handed over before the first wait, so a caller that leaves now cannot take it back.
+                # The order is handed over before the first await, so a caller that leaves now cannot undo it.
                 await settling
             else:
-                # Sealing what is to be kept comes before that; the shield costs a task, so only these calls pay for it.
+                # Sealing a stored answer comes before that. The shield costs a task, so only these calls use it.
                 settling = asyncio.ensure_future(settling)
                 await asyncio.shield(settling)
         except asyncio.CancelledError:
@@ -439,9 +440,10 @@ class Hold:
         point("relay.settle.after")
 
     async def _left_booking(self, settlement: Settlement, settling: Awaitable[None], *, cut_off: bool) -> None:
-        """The caller left while the call was booked, and is charged; or a drain cut it off, with its answer still here.
+        """The caller left while the call was being booked, and is charged; or a drain cut it off with its answer still
+        here.
 
-        Nobody's connection waits for a line of a batch: its answer is kept with its charge, and a successor tells it.
+        A line of a batch has no caller waiting: its answer is stored with its charge, and a successor reports it.
         """
         if isinstance(settling, asyncio.Future):
             with contextlib.suppress(Unavailable):
@@ -455,7 +457,7 @@ class Hold:
         plane, grant, quote = self.plane, self.grant, self.quote
         attempts, channel, error = end.attempts, end.channel, end.error
         self._used = usage
-        # By position, in the order of the record: names cost every call a dict of them all.
+        # By position, in the order of the record, because names would cost every call a dict of all of them.
         return RequestRecord(
             self.call.id,
             grant.key_id,
@@ -488,5 +490,5 @@ class Hold:
 
 
 def _with_dearest_writes(usage: Usage) -> Usage:
-    """Cache writes whose lifetimes nobody told, in the dearest class that a call can have written (guarantee 26)."""
+    """Cache writes of unknown lifetime, counted in the dearest class that the call can have written (guarantee 26)."""
     return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=usage.cache_write_tokens)
