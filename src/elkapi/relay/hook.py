@@ -1,7 +1,7 @@
-"""A guardrail's HTTP hook: what it is asked, how that is signed, and what its answer means.
+"""A guardrail's HTTP hook: the request, its signature, and the meaning of the answer.
 
-The address is the operator's own, so it may be private. There is one try: a hook that fails, is slow or says what
-nobody understands is down, and its guard says what that means. Contract: docs/guardrails.md.
+The address is the operator's own, so it may be private. There is one try: a hook that fails, is slow or answers
+incomprehensibly is down, and its guard decides what follows. Contract: docs/guardrails.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REASON_CHARS_MAX = 300
 
 
 class HookDown(Exception):
-    """The hook gave no answer that can be used, and its guard is closed then."""
+    """The hook gave no usable answer, and its guard fails closed."""
 
     def __init__(self, guard: str) -> None:
         super().__init__(guard)
@@ -32,7 +32,7 @@ class HookDown(Exception):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What a hook is asked: `texts` in the order of the body, of a call or of its answer."""
+    """A request to a hook: `texts` in the order of the body of the call or of its answer."""
 
     id: str
     guard: str
@@ -61,7 +61,7 @@ def signature(secret: str, now_s: int, body: bytes) -> bytes:
 
 
 async def asked(plane: DataPlane, rule: Rule, question: Question) -> list[str]:
-    """The texts as the hook wants them. Raises Blocked, HookDown."""
+    """The texts after the hook. Raises Blocked, HookDown."""
     guard = rule.guard
     answer = await _answered(plane, rule, question)
     if answer is None:
@@ -77,7 +77,8 @@ async def asked(plane: DataPlane, rule: Rule, question: Question) -> list[str]:
 async def _answered(plane: DataPlane, rule: Rule, question: Question) -> _Answer | None:
     guard, body = rule.guard, msgspec.json.encode(question)
     if not guard.secret:
-        # It did not open with this installation's key; a signature that anybody can make would be worse than none.
+        # The secret cannot be decrypted with this installation's key; a signature that anybody can make is worse than
+        # none.
         plane.log.write(
             "guard_hook_failed", "error", guard=guard.name, error="cannot decrypt its secret with this secret key"
         )

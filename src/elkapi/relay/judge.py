@@ -1,6 +1,6 @@
-"""Takes a bad channel key out of service: one small write on a thread, never on the request's way.
+"""Disables a bad channel key: one small write on a thread, never while a call waits.
 
-The control process probes such keys and brings them back; keys an operator disabled are left alone.
+The control process probes such keys and enables them again; keys that an operator disabled are left alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StorageKeyJudge:
         self._asked_s: dict[int, float] = {}
 
     def disable(self, channel_key_id: int, reason: str) -> None:
-        """Returns at once. A burst of refusals of one key is one write."""
+        """Disable a key; returns at once. A burst of refusals of one key is one write."""
         now_s = self._clock.monotonic_s()
         if now_s - self._asked_s.get(channel_key_id, -AGAIN_AFTER_S) < AGAIN_AFTER_S:
             return
@@ -49,7 +49,7 @@ class StorageKeyJudge:
                     actor=AUTOMATIC,
                 )
         except Unavailable:
-            # The key stays in its cooldown here; the next refusal asks again.
+            # The key keeps its cooldown here; the next refusal tries again.
             self._log.write("key_disable_failed", "warning", channel_key_id=channel_key_id)
         else:
             self._log.write("channel_key_disabled", "warning", channel_key_id=channel_key_id, reason=reason)

@@ -1,7 +1,7 @@
-"""Keeping answers: the history a call goes on from, what an upstream is asked instead of storing, and the row.
+"""Stored answers: the history that a call continues from, the body without storing upstream, and the row.
 
 The gateway's own tables are the truth (docs/adr/0013-stored-answers.md): no upstream is asked to store anything, so any
-model of any dialect can go on with any conversation.
+model of any dialect can continue any conversation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from elkapi.types import Attempt, Grant, StoredObject, Usage
 if TYPE_CHECKING:
     from elkapi.relay.hold import Hold
 
-# Families whose reasoning models hand their thoughts over sealed, so that a later turn can carry them.
+# Families whose reasoning models return encrypted reasoning, which a later turn can send along.
 _SEALING = frozenset({"openai", "azure"})
 TOO_LARGE = "The answer is too large to keep."
 UNREADABLE = "The answer cannot be read."
@@ -65,9 +65,9 @@ _include = msgspec.json.Decoder(_Include)
 
 
 async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
-    """The call with the history it goes on from before its own input, and how its answer is kept.
+    """The call with its history before its own input, and how its answer is stored.
 
-    Raises BadRequest (`previous_response_not_found`, labels that cannot be kept), NotFound (`item_not_found`,
+    Raises BadRequest (`previous_response_not_found`, invalid metadata), NotFound (`item_not_found`,
     `conversation_not_found`), BodyTooLarge, Unavailable.
     """
     facts, wire = request.facts, request.operation.wire
@@ -115,7 +115,8 @@ async def _with_past(
 
 
 def _joined(request: Request, members: dict[str, Any], turns: Sequence[Found]) -> tuple[Request, int]:
-    """The call with what was asked and answered in these turns before its own input, and how many items that has."""
+    """The call with the requests and answers of these turns before its own input, and the number of items of that
+    input."""
     history = [item for turn in turns for item in stored.turn_of(turn.kept)]
     own = members.get("input")
     if isinstance(own, list):
@@ -125,7 +126,7 @@ def _joined(request: Request, members: dict[str, Any], turns: Sequence[Found]) -
 
 
 async def _resolved(plane: DataPlane, grant: Grant, given: Any, size_bytes: int) -> Any:
-    """The input with the items that its references name, each as a later input carries it. Raises BodyTooLarge."""
+    """The input with the referenced items in place, in the form that inputs use. Raises BodyTooLarge."""
     if not isinstance(given, list):
         return given
     wanted = await anywhere(size_bytes, lambda: [_referred(item) for item in given])
@@ -150,7 +151,7 @@ def _in_place(given: list[Any], wanted: list[str | None], found: dict[str, dict[
 
 
 def _referred(item: Any) -> str | None:
-    """The id an item refers to; an item of an id alone is a reference too."""
+    """The id that an item refers to; an item with only an id is a reference too."""
     if not isinstance(item, dict) or "role" in item:
         return None
     if item.get("type") is None and not isinstance(item.get("id"), str):
@@ -159,7 +160,7 @@ def _referred(item: Any) -> str | None:
 
 
 def _items(given: Any) -> int:
-    """How many items an input is."""
+    """The number of items of an input."""
     return len(given) if isinstance(given, list) else int(given is not None)
 
 
@@ -173,13 +174,13 @@ def _check_labels(metadata: dict[str, str] | None) -> None:
 
 
 def object_id(request: Request) -> str:
-    """The public id of the answer that is kept."""
+    """The public id of the stored answer."""
     prefix = stored.CHAT_PREFIX if request.operation.wire == "chat" else stored.RESPONSE_PREFIX
     return prefix + request.call_id
 
 
 def ours_of(request: Request) -> Ours:
-    """What a kept response says of itself."""
+    """The members of a stored response about itself."""
     keep = request.keep
     if keep is None:
         raise TypeError("this call's answer is not kept")
@@ -188,10 +189,10 @@ def ours_of(request: Request) -> Ours:
 
 
 def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> bytes:
-    """The body for an upstream of the caller's own dialect, which is asked to keep nothing.
+    """The body for an upstream of the caller's own dialect, with storing turned off.
 
-    Labels are only taken by one that stores, and the work is done in the foreground there. Thoughts of a reasoning
-    model are asked for sealed: stored upstream, its next turn would have had them. Raises BadRequest.
+    Metadata is only accepted with storing, and there the call runs in the foreground. Encrypted reasoning is requested,
+    because stored upstream the next turn would have had it. Raises BadRequest.
     """
     if wire == "chat":
         return without(body, _NOT_IN_CHAT)
@@ -208,7 +209,7 @@ def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> byte
 
 
 def with_state(request: Request, asked: ChatRequest) -> ChatRequest:
-    """The request as an answer we write repeats it: whether it is stored, and what it goes on from."""
+    """The request as our answer repeats it: whether it is stored, and what it continues from."""
     if request.operation.wire != "responses":
         return asked
     kept = request.keep is not None
@@ -218,7 +219,7 @@ def with_state(request: Request, asked: ChatRequest) -> ChatRequest:
 
 
 def named_ours(request: Request, body: bytes) -> bytes:
-    """A whole answer of the caller's own dialect under our id. Raises Unreadable."""
+    """A whole answer of the caller's own dialect with our id. Raises Unreadable."""
     if not stored.is_readable(body):
         raise Unreadable
     if request.operation.wire == "chat":
@@ -229,7 +230,7 @@ def named_ours(request: Request, body: bytes) -> bytes:
 def kept_relayed(
     request: Request, dialect: Dialect, writer: Writer, strip: bool, rename: tuple[str, str] | None
 ) -> Crossing:
-    """The way of a stream between alike wires whose answer is kept."""
+    """The conversion of a stream between equal wires whose answer is stored."""
     kind = KeptChat if request.operation.wire == "chat" else KeptResponses
     crossing = kind(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
     crossing.ours = ours_of(request)
@@ -238,7 +239,7 @@ def kept_relayed(
 
 
 def kept_translated(request: Request, theirs: Dialect | UpstreamDialect, writer: Writer) -> Crossing:
-    """The way of a translated chat's stream whose answer is kept."""
+    """The conversion of a translated chat stream whose answer is stored."""
     crossing = KeptTranslated(theirs.reader(), writer, theirs.ends_by_close)
     _record(request, crossing)
     return crossing
@@ -253,11 +254,11 @@ def _record(request: Request, crossing: Crossing) -> None:
 
 
 class NotKept(Exception):
-    """Why there is no row of an answer, for whoever polls it."""
+    """Why an answer has no row, for whoever polls it."""
 
 
 def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject:
-    """The row of a whole answer. Raises NotKept for one that cannot be read, or that is more than is kept."""
+    """The row of a whole answer. Raises NotKept if it is unreadable or too large."""
     request, log = hold.request, hold.call.reply
     keep = request.keep
     assert keep is not None
@@ -273,7 +274,7 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject:
         raise NotKept(UNREADABLE) from None
     if len(row.body) > keep.bytes_max:
         raise NotKept(TOO_LARGE)
-    # What was asked for in the background counts since it began.
+    # A background response was counted at its start.
     size_bytes = len(answer) + log.size_bytes + len(last) if isinstance(log, FrameLog) else len(row.body)
     if not hold.may_keep(size_bytes):
         raise NotKept(NO_ROOM)
@@ -301,7 +302,7 @@ def stored_row(
     error: str | None = None,
     worker: bytes | None = None,
 ) -> StoredObject:
-    """The row of an answer, or of one that is still to come (`worker` makes it). `status` None: the answer's own."""
+    """The row of an answer, or of one in progress (made by `worker`). `status` None: the answer's own."""
     keep = request.keep
     assert keep is not None
     now_ns = plane.clock.now_ns()
@@ -337,7 +338,7 @@ def stored_row(
 
 
 def without_input(row: StoredObject) -> StoredObject:
-    """The row of an answer of which nothing more is kept."""
+    """The row of an answer without its input."""
     kept = stored.kept_decoder.decode(row.body)
     return msgspec.structs.replace(row, body=_encode(msgspec.structs.replace(kept, input=msgspec.Raw(b"[]"))))
 

@@ -1,6 +1,6 @@
-"""Texts put to a call's guardrails, one after the other: lists and finders here, hooks by `hook`.
+"""Runs a call's guardrails on its texts, one after the other: lists and finders here, hooks in `hook`.
 
-Where the texts stand is the caller's to say; what a refusal leaves behind is `guarding`'s and `submit`'s.
+Callers find the texts; `guarding` and `submit` handle a refusal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from elkapi.relay.relay import blocked_error
 from elkapi.snapshot import Snapshot
 from elkapi.types import Grant, Policy
 
-# Looking at more text than this takes long enough to be worth a thread.
+# Checking more text than this takes long enough to be worth a thread.
 INLINE_CHARS = 4 * 1024
 LOOKED_CHARS_MAX = 4 * 1024 * 1024
 Direction = Literal["input", "output"]
@@ -32,18 +32,18 @@ Body = TypeVar("Body")
 
 
 class TooLong(Exception):
-    """More text than guardrails look at."""
+    """More text than guardrails check."""
 
 
 def too_long() -> BadRequest:
-    """What the caller of such a call is told."""
+    """The caller's error for too much text."""
     return BadRequest(
         f"The guardrails of this API key check at most {LOOKED_CHARS_MAX} characters per call; send less."
     )
 
 
 def rules_of(snapshot: Snapshot, policy: Policy) -> list[Rule]:
-    """A policy's guardrails in their order. Raises Unavailable for one that is gone."""
+    """A policy's guardrails in order. Raises Unavailable if one no longer exists."""
     names = policy.guards or ()
     if any(name not in snapshot.rules for name in names):
         raise Unavailable(
@@ -53,7 +53,7 @@ def rules_of(snapshot: Snapshot, policy: Policy) -> list[Rule]:
 
 
 def refusal_of(refused: Blocked | HookDown) -> GatewayError:
-    """What the caller is told of a call that may not go on."""
+    """The caller's error for a call that may not continue."""
     if isinstance(refused, Blocked):
         return blocked_error(refused)
     return Unavailable(
@@ -62,7 +62,7 @@ def refusal_of(refused: Blocked | HookDown) -> GatewayError:
 
 
 class Asker(msgspec.Struct, frozen=True):
-    """Who asks guardrails, and about which call; hooks are told."""
+    """The call that is checked; hooks are told about it."""
 
     plane: DataPlane
     grant: Grant
@@ -78,9 +78,8 @@ class Asker(msgspec.Struct, frozen=True):
         rules: Sequence[Rule],
         direction: Direction,
     ) -> Body:
-        """The body after all rules. `walk` goes through its texts, the same ones each time. Raises Blocked, HookDown,
-        TooLong, and what `walk` does.
-        """
+        """The body after all rules. `walk` visits its texts, the same ones each time. Raises Blocked, HookDown,
+        TooLong, and what `walk` raises."""
         texts: list[str] = []
 
         def note(text: str) -> str:
@@ -97,7 +96,7 @@ class Asker(msgspec.Struct, frozen=True):
         return await anywhere(size_bytes, walk, clean, lambda _: next(given))
 
     async def _passed(self, texts: list[str], rules: Sequence[Rule], direction: Direction) -> list[str]:
-        """The texts after all rules, each seeing what the one before left. Raises Blocked, HookDown."""
+        """The texts after all rules, each applied to the result of the one before. Raises Blocked, HookDown."""
         for rule in rules:
             if rule.find is None:
                 texts = await asked(self.plane, rule, self._question(rule, direction, texts))

@@ -1,4 +1,4 @@
-"""A finished call, an ended task -> the log line, counters and telemetry; names and numbers, never a body or a key."""
+"""A finished call or task -> log line, counters and telemetry; names and numbers, never a body or a key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elkapi.types import RequestRecord
 
 
 def note(plane: DataPlane, record: RequestRecord, *, timed: bool = True) -> None:
-    """Queue the log line and bump the counters of one call; does no I/O. `timed`: it lasted as long as its record."""
+    """Queue the log line and count one call; no I/O. `timed`: its duration is that of its record."""
     plane.metrics.add(record)
     if timed:
         plane.metrics.durations[record.operation].add(record.duration_ms / 1000)
@@ -20,7 +20,7 @@ def note(plane: DataPlane, record: RequestRecord, *, timed: bool = True) -> None
 
 
 def note_end(plane: DataPlane, task: Task, record: RequestRecord, *, timed: bool) -> None:
-    """The same of a task whose end was made here; `timed`: it ended with its submit."""
+    """The same for a task that was ended here; `timed`: it ended with its submit."""
     note(plane, record, timed=timed)
     if plane.telemetry is not None:
         plane.telemetry.ended(task, record)

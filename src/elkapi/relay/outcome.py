@@ -1,4 +1,4 @@
-"""What one call came to: the reply to finish, the usage to charge, and the attempts that led there."""
+"""The outcome of one call: the reply to finish, the usage to charge, and the attempts that led to it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from elkapi.types import AttemptRecord, Channel, Usage
 
 
 class Outcome(msgspec.Struct):
-    """`usage` None means the upstream reported none that can be believed; `tally` is what is counted then.
+    """`usage` None: the upstream reported none that can be believed; `tally` is then counted.
 
-    `body` is, for a started reply, what it still owes. `unsplit`: cache writes that may live long came without their
-    lifetimes. `refused`: the model declined, none of it has reached the caller, and another model may be asked instead.
-    `channel` None: no upstream was asked. `recount` is set when a translated answer came without usage: it writes
-    `body` with a count of ours in it. `crossing` is that of a stream. `served` are the features of its price that the
-    answer tells.
+    `body` is, for a started reply, the rest that is still to be sent. `unsplit`: cache writes that may be long-lived
+    came without their lifetimes. `refused`: the model declined, none of it has reached the caller, and another model
+    may be tried. `channel` None: no upstream was asked. `recount` is set if a translated answer came without usage: it
+    rewrites `body` with a local count. `crossing` is that of a stream. `served` are the price features that the answer
+    reports.
     """
 
     status: int
@@ -37,7 +37,7 @@ class Outcome(msgspec.Struct):
     served: dict[str, str] = {}
 
     def finish(self, reply: Reply) -> None:
-        """Let the last bytes go: only called after the money is written."""
+        """Send the last bytes; only called after the money is written."""
         if self.started:
             reply.finish(self.body)
         else:

@@ -1,6 +1,6 @@
-"""Addresses of files that we gave out, where a caller names one to go on from: what the provider itself calls the file.
+"""Maps addresses of our files, from which a caller continues, to the provider's address of the file.
 
-A provider knows its own address of what it made, and only the account that made it may go on from that.
+A provider knows its own address of what it made, and only the account that made it may continue from it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks.record import Task
 from elkapi.types import Grant
 
-# A signed address, and the one that Google's clients are given.
+# A signed address, and the one for Google's clients.
 _FILE = re.compile(r"/v1(?:/assets|beta/files)/([0-9a-f]{32})(?::download|/[^/]*)?$")
 
 
 async def made_at(plane: DataPlane, grant: Grant, address: str, origin: str) -> tuple[Task, str] | None:
     """(the caller's task that made the file, the provider's address of it), or None for an address that is not ours.
 
-    `origin` is how the caller calls us. Raises NotFound for one of ours with no file of the caller's behind it,
-    BadRequest for a file that the provider has no address of, Unavailable.
+    `origin` is how the caller addresses us. Raises NotFound for one of ours without a file of the caller's, BadRequest
+    for a file without a provider's address, Unavailable.
     """
     try:
         parts = urlsplit(address)
@@ -39,7 +39,7 @@ async def made_at(plane: DataPlane, grant: Grant, address: str, origin: str) -> 
                 message = "The provider of this video cannot extend or remix it; create a new video."
                 raise BadRequest(message, code="not_supported", param="video")
             return task, source
-    # An address of ours all the same: were there a file of the caller's behind it, it would have been found above.
+    # It is an address of ours nevertheless: a file of the caller's would have been found above.
     if parts.netloc.lower() in {urlsplit(one).netloc.lower() for one in (plane.addresses.public_url, origin) if one}:
         raise NotFound(f"The file '{address[:100]}' does not exist.", code="task_not_exist", param="video")
     return None

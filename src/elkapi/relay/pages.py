@@ -1,6 +1,7 @@
-"""Operations the gateway answers from memory or its own tables: model lists in three shapes, and one request's account.
+"""Operations that the gateway answers from memory or its own tables: model lists in three formats, and the account of
+one request. Contract: platform.md section 2.
 
-Contract: platform.md section 2. A customer sees what a call cost and why; who the upstream was is the operator's.
+A customer sees what a call cost and why; the upstream's identity is for the operator alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from elkapi.types import CACHED_FLAG, Grant
 
 PAGE_MAX = 1000
 INT32_MAX = 2**31 - 1
-# Kinds of models that are remembered with one snapshot.
+# How many models' kinds are remembered with one snapshot.
 KINDS_MAX = 50_000
 CREATED_UNIX_S = 1_700_000_000
 _CREATED_TEXT = datetime.fromtimestamp(CREATED_UNIX_S, UTC).isoformat().replace("+00:00", "Z")
@@ -43,7 +44,7 @@ def _is_gemini(call: Call) -> bool:
     return call.header(b"x-goog-api-key") is not None or call.query.startswith("key=") or "&key=" in call.query
 
 
-# What a model is asked with, in the words of clients of this family and in Google's methods. A chat makes videos too.
+# The endpoints of a model, in this family's terms and as Google's methods. A chat may make videos too.
 _ENDPOINT_TYPES = {
     "text": ("openai", "openai-response", "anthropic", "gemini"),
     "embedding": ("embeddings",),
@@ -87,10 +88,11 @@ class _Models(msgspec.Struct, frozen=True):
         return self.plane.model_facts.get(self._model(name), {})
 
     def kind(self, name: str) -> Kind:
-        """What a model is for: bundled ones say so, channels know what makes videos, of others the name is all."""
+        """The kind of a model: bundled models declare it, channels know which make videos, otherwise the name
+        decides."""
         if "dimensions" in self.facts(name):
             return "embedding"
-        # Lists have thousands of names; what each is for is found out once for all the keys of a group.
+        # Lists have thousands of names; kinds are determined once for all keys of a group.
         model = self._model(name)
         known, asked = self.snapshot.kinds, (self.grant.scope, self.grant.group, model)
         if (kind := known.get(asked)) is None:
@@ -106,7 +108,7 @@ class _Models(msgspec.Struct, frozen=True):
         return next((kind for operation, kind in _SERVED if self._serves(operation, model)), "task")
 
     def methods(self, name: str) -> tuple[str, ...]:
-        """Google's names of what it is asked with."""
+        """Google's names of its methods."""
         kind = self.kind(name)
         predicts = kind == "video" and self._serves(_PREDICTION, self._model(name))
         return ("predictLongRunning",) if predicts else _METHODS[kind]
@@ -153,7 +155,7 @@ def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
     size, after, before = number_in(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
     if after and before:
         raise BadRequest("Send either `before_id` or `after_id`, not both.", param="before_id")
-    # The names are in order, so a cursor holds even if its model went away between two pages.
+    # Names are sorted, so a cursor is valid even if its model disappears between two pages.
     if before:
         names = names[: bisect_left(names, before)]
         page = names[-size:] if size else names
@@ -165,9 +167,9 @@ def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
 
 
 def _gemini_list(models: _Models, query: str) -> dict[str, object]:
-    """All models, or `pageSize` of them; a page's token is the name that the page before it ended with."""
+    """All models, or `pageSize` of them; the page token is the last name of the previous page."""
     names, asked = models.names(), query_of(query)
-    # Google takes any number, and a page has what it has.
+    # Google accepts any number, and a page contains what there is.
     size, token = number_in(asked, "pageSize", 0, INT32_MAX), asked.get("pageToken")
     names = names[bisect_right(names, token) :] if token else names
     page = names[:size] if size else names
@@ -180,7 +182,8 @@ def _openai_list(models: _Models) -> dict[str, Any]:
 
 
 async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """One path, three answers, chosen by the request's headers, never by where the key stood; and OpenAI's own path."""
+    """One path with three formats, chosen by the request's headers and not by where the key was; and OpenAI's own
+    path."""
     models = _models_of(plane, snapshot, grant)
     if call.path.startswith("/v1beta/openai/"):
         send_json(call, _openai_list(models))
@@ -228,7 +231,7 @@ async def show_request(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
     found = None
     if request_id is not None:
         found = await plane.reader.run(lambda connection: read_account(connection, request_id, grant.owner_id))
-    # Until there are customers' accounts all keys have one owner, the operator, so the owner alone keeps nobody apart.
+    # All keys have one owner, the operator, until customers have accounts, so the key is compared as well.
     if found is None or found.record.key_id != grant.key_id:
         raise NotFound("No request of yours has this id.", code="request_not_found", param="id")
     send_json(call, _account(found))

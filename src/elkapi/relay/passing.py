@@ -1,4 +1,4 @@
-"""`Passing`: a reply that stands before the caller's own and hands everything on; subclasses change what they must."""
+"""`Passing`: a reply that forwards everything to the caller's own; subclasses override what they change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from elkapi.relay.call import Headers, Reply
 
 
 class Passing(Reply):
-    """Hands everything to `_reply`."""
+    """Forwards everything to `_reply`."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply

@@ -1,8 +1,8 @@
-"""Pictures that a neutral request gives by address, for providers that take bytes alone: fetched before a hold.
+"""Downloads images that a neutral request gives by address, for providers that accept only bytes; before any hold.
 
-Addresses are the caller's: each is judged by the guarded dialer, as is every hop of a redirect, and what went wrong is
-told without a word about what stands behind it. The body in `Asked.sent` names the addresses until then, so a repeat
-under an idempotency key is the same request whatever they show by now.
+The addresses are the caller's: the guarded dialer checks each one and every hop of a redirect, and errors reveal
+nothing about what is behind it. Until then the body in `Asked.sent` contains the addresses, so a repeat under an
+idempotency key is the same request whatever they return by now.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from elkapi.upstream import UpstreamClient, UpstreamFailure, UpstreamRequest
 from elkapi.upstream.errors import AddressRefused, ConnectFailed, ConnectTimeout
 from elkapi.upstream.follow import follow
 
-# One sentence for what is private and for what is not there: the difference is nobody's business outside.
+# The same message for private and for missing addresses, so that callers cannot tell them apart.
 _UNREACHED = "it cannot be reached"
-# Some hosts give nothing to who does not say what asks.
+# Some hosts refuse requests without a user agent.
 _HEADERS = (
     (b"accept", b"image/*"),
     (b"accept-encoding", b"identity"),
@@ -37,11 +37,11 @@ _HEADERS = (
 
 
 class _NotFetched(Exception):
-    """Why a picture is not there, for its caller to read."""
+    """Why an image could not be downloaded, for the caller."""
 
 
 def to_fetch(asked: Asked) -> tuple[str, ...]:
-    """The addresses whose pictures the provider of a request that was put to it wants as bytes."""
+    """The addresses of a converted request whose images its provider needs as bytes."""
     wire, ask = asked.operation.wire, asked.media
     if ask is None or wire not in VIDEO_MAPS or not VIDEO_MAPS[wire].inline:
         return ()
@@ -49,12 +49,12 @@ def to_fetch(asked: Asked) -> tuple[str, ...]:
 
 
 async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
-    """The request with its pictures in it. Raises BadRequest, naming the caller's field, for one that is not had."""
+    """The request with its images in it. Raises BadRequest, naming the caller's field, if one cannot be downloaded."""
     ask, settings = asked.media, plane.settings
     assert ask is not None
     assert asked.operation.wire is not None
     found: dict[str, str] = {}
-    # Together no more than a caller could have sent along.
+    # Together at most what a caller could have sent along.
     left = settings.body_bytes_max
     address = ""
     try:
@@ -79,12 +79,12 @@ async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
         references=tuple(found.get(one, one) for one in ask.references),
     )
     with_bytes = msgspec.structs.replace(asked, media=ask)
-    # Base64 of this size would keep the loop of every other call.
+    # Base64 of this size would block the loop.
     return await asyncio.to_thread(crossed, with_bytes, plane.catalog, asked.operation.wire)
 
 
 async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
-    """(its content type by its first bytes, the picture). Raises _NotFetched."""
+    """(the content type by the first bytes, the image). Raises _NotFetched."""
     bytes_max = plane.settings.picture_bytes_max
     try:
         origin, target = split(address.partition("#")[0], allow_private=plane.settings.picture_allow_private)
@@ -97,7 +97,7 @@ async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
         except UpstreamFailure as failure:
             if not failure.stale:
                 raise
-            # The host had closed the connection of the picture before.
+            # The host had closed the connection after an earlier image.
             content, whole = await _answer(plane.client, request, bytes_max)
     except (AddressRefused, ConnectFailed, ConnectTimeout):
         raise _NotFetched(_UNREACHED) from None
@@ -112,7 +112,7 @@ async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
 
 
 async def _answer(client: UpstreamClient, request: UpstreamRequest, bytes_max: int) -> tuple[bytes, bool]:
-    """(its first bytes, whether they are all). Raises _NotFetched, UpstreamFailure."""
+    """(the first bytes, whether they are all). Raises _NotFetched, UpstreamFailure."""
     reply = await client.send(request)
     try:
         reply = await follow(client, reply, request)
@@ -124,13 +124,13 @@ async def _answer(client: UpstreamClient, request: UpstreamRequest, bytes_max: i
 
 
 def _refusal(asked: Asked, address: str, why: str) -> BadRequest:
-    # A chat keeps no more than its prompt; its pictures stand in its messages.
+    # A chat keeps only its prompt; its images are in its messages.
     param = next(_places(asked.shown, address, ""), "messages")
     return BadRequest(f"The image in `{param}` cannot be used: {why}.", code="invalid_image_url", param=param)
 
 
 def _places(value: Any, address: str, path: str) -> Iterator[str]:
-    """Where in a caller's body an address stands: `images[1]`, `input.image`."""
+    """Where an address occurs in a caller's body: `images[1]`, `input.image`."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _places(inner, address, f"{path}.{name}" if path else name)

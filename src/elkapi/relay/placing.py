@@ -1,7 +1,6 @@
-"""Where a submit may go, as what and at which price: the account that made what it names, the provider's form, its
-callback's address.
+"""Determines the provider, form, price and callback of a submit.
 
-Each function takes the submit as it was read and gives it back changed, or refuses it; money and rows are `submit`'s.
+Each function takes the submit as read and returns it changed, or refuses it; money and rows are in `submit`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ REMIX = "sora.remix"
 
 
 async def check_callback(plane: DataPlane, asked: Asked, *, ask: bool) -> None:
-    """Raises BadRequest for an address that cannot be called, or, where it is to be asked, does not want to be."""
+    """Raises BadRequest for a callback address that cannot be called, or that fails its challenge."""
     allowed, param = plane.settings.webhook_allow_private, asked.task.callback or PARAM
     if asked.media is not None:
         param = asked.media.word("callback_url")
@@ -49,15 +48,15 @@ async def check_callback(plane: DataPlane, asked: Asked, *, ask: bool) -> None:
 
 
 async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
-    """A follow-up that names no model: it is that of the task it goes on from. Raises NotFound, BadRequest."""
+    """Complete a follow-up by the task that it continues from, such as its model. Raises NotFound, BadRequest."""
     meter, upper = asked.operation.meter, asked.upper
     assert meter is not None
     if not asked.refs:
-        # A file of the caller's own: the model is what it says, or the one that the provider would take.
+        # For a file of the caller's own, the model is the given one, or the one that the provider would use.
         model = asked.body.get("model") or DEFAULT_VIDEO_MODEL
         if not isinstance(model, str):
             raise BadRequest("`model` must be the name of a model.", param="model")
-        # Anybody can write a header that says too little, so it only ever raises the bound.
+        # A file's header can be forged to claim too little, so it can only raise the bound.
         ms, resolution = await _uploaded(asked)
         if not meter.extends:
             upper = msgspec.structs.replace(upper, video_ms=max(upper.video_ms, ms))
@@ -73,15 +72,15 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
     if not meter.extends:
         upper = msgspec.structs.replace(upper, video_ms=_length_ms(source))
     shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
-    # An edit or an extension has a source too, but is no remix.
+    # An edit or extension has a source too, but is no remix.
     remixed = {"remixed_from_video_id": task_id_text(source.row.id)} if asked.operation.id == REMIX else {}
     return msgspec.structs.replace(
         asked,
         model=source.row.model,
         said=source.asked.asked_model,
         upper=upper,
-        # A follow-up names no size, so it is made in that of its source, and not in the provider's default. Of one that
-        # does, some providers would make a larger one.
+        # A follow-up without a size gets that of its source, not the provider's default. With a size, some providers
+        # would make a larger one.
         features=at_least(
             {**asked.features, **source.asked.features},
             asked.features.get(RESOLUTION) if asked.body.get("size") is not None else None,
@@ -91,14 +90,14 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
 
 
 def _length_ms(source: Task) -> int:
-    """How long a video is: an extension lasts longer than what was asked for."""
+    """The length of a video in ms: an extension lasts longer than what was requested."""
     asked_ms = source.asked.upper.video_ms
     files = [asset for asset in source.told.assets if asset.kind == "video"]
     return charged_ms(files[0].duration_ms, asked_ms) if files else asked_ms
 
 
 async def _uploaded(asked: Asked) -> tuple[int, str | None]:
-    """How long a video is that the caller sends along, and its resolution; (0, None) where nobody can tell."""
+    """The length and resolution of a video that the caller uploads; (0, None) if unknown."""
     url = asked.body.get("video")
     with contextlib.suppress(ProbeError, ValueError):
         text = url.partition(",")[2] if isinstance(url, str) else ""
@@ -115,7 +114,7 @@ async def _uploaded(asked: Asked) -> tuple[int, str | None]:
 
 
 def planned(plane: Places, snapshot: Snapshot, grant: Grant, asked: Asked) -> tuple[Way, tuple[Attempt, ...], Asked]:
-    """(the way, its attempts, the submit as their provider takes it). Raises ModelForbidden, NoChannel, BadRequest."""
+    """(the routing, its attempts, the submit for their provider). Raises ModelForbidden, NoChannel, BadRequest."""
     request = Request(asked.operation, asked.model, asked.sent, Facts(asked.model, asked.upper))
     way = way_of(snapshot, grant, request)
     attempts = route(plane, snapshot, grant, request, way)
@@ -125,7 +124,7 @@ def planned(plane: Places, snapshot: Snapshot, grant: Grant, asked: Asked) -> tu
 
 
 def priced(asked: Asked, grant: Grant, way: Way) -> tuple[Price, Quote]:
-    """(the price with all its variants, the most that the submit may cost). Raises NoPrice."""
+    """(the price with all its variants, the upper bound of the cost). Raises NoPrice."""
     price = Price(id=0, model=asked.model, version=0) if asked.operation.unit == "free" else way.price
     if price is None:
         raise NoPrice(f"The model {asked.model!r} has no price; ask the operator to set one with `elkapi price set`.")
@@ -142,9 +141,9 @@ def priced(asked: Asked, grant: Grant, way: Way) -> tuple[Price, Quote]:
 
 
 def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
-    """(the attempts of one kind of provider, the neutral request in its form); its own words pass as they came.
+    """(the attempts at one kind of provider, the neutral request in its form); a provider's own body passes unchanged.
 
-    Raises BadRequest for what that provider cannot carry, NoChannel where none of them makes videos.
+    Raises BadRequest for what that provider does not support, NoChannel if none of them makes videos.
     """
     operation = asked.operation
     wires = [
@@ -161,13 +160,14 @@ def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> 
 
 
 async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, *, repeatable: bool) -> None:
-    """Raises BadRequest for a name of the caller's own that is none, or already that of a task; providers want it once.
+    """Raises BadRequest for a caller's own name that is invalid or already used by a task; providers require it to be
+    unique.
 
-    `repeatable`: a submit under an idempotency key may come again, so its claim is asked first (`Submit.reserve`).
+    `repeatable`: a submit under an idempotency key may be repeated, so its claim is checked first (`Submit.reserve`).
     """
     param = asked.task.mark
     mark = asked.body.get(param)
-    # PostgreSQL takes no text with a NUL in it.
+    # PostgreSQL stores no text with a NUL.
     if not isinstance(mark, str) or len(mark) > OWN_MARK_CHARS_MAX or "\0" in mark:
         text = f"`{param}` must be a string of at most {OWN_MARK_CHARS_MAX} characters without U+0000."
         raise BadRequest(text, param=param)
@@ -176,7 +176,7 @@ async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, *, repe
 
 
 def mark_taken(asked: Asked) -> BadRequest:
-    """The refusal of a name of the caller's own that another submit came with."""
+    """The error for a caller's own name that another submit uses."""
     return BadRequest(
         f"`{asked.task.mark}` is already used by another task; choose a unique value.", param=asked.task.mark
     )
@@ -185,18 +185,18 @@ def mark_taken(asked: Asked) -> BadRequest:
 async def same_account(
     plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...], origin: str
 ) -> tuple[tuple[Attempt, ...], dict[str, str]]:
-    """(only the account that made what the submit refers to, the provider's names for it). Raises NotFound for what is
-    not the caller's own, NoChannel for an account that is served no more. `origin` is how the caller calls us.
+    """(only the account that made what the submit refers to, the provider's names for it).
 
-    A name that no task of the caller's has may be the provider's own to know, where an account is the caller's alone;
-    here accounts are shared, so it is nobody's.
+    Raises NotFound for what is not the caller's, NoChannel for an account that is no longer available. `origin` is how
+    the caller addresses us. A provider may know a name that no task of the caller has, but accounts are shared here, so
+    it belongs to nobody.
     """
     named, made = {}, []
     for ref in asked.refs:
         task = await plane.tasks.find_or_none(grant, ref)
         if task is None:
             raise not_found(ref)
-        # The name of what a task made is the provider's already.
+        # The name of a result is already the provider's.
         if ref == task_id_text(task.row.id) and task.row.native_id:
             named[ref] = task.row.native_id
         elif ref == task.row.native_id:

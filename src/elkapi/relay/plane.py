@@ -1,4 +1,4 @@
-"""The data plane's parts, wired once by `worker`: what `serve` and its hops may reach, and nothing else."""
+"""The data plane's parts, wired once by `worker`: everything that `serve` and its hops may use."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ OpenPage = Callable[["DataPlane", Snapshot, Match, Call], Awaitable[None]]
 
 
 class KeyJudge(Protocol):
-    """Takes a bad channel key out of service, off the loop."""
+    """Disables a bad channel key, off the loop."""
 
     def disable(self, channel_key_id: int, reason: str) -> None:
-        """Returns at once; the change reaches every process through the snapshot."""
+        """Disable a key; returns at once, and the change reaches every process through the snapshot."""
 
 
 class Bearings(Protocol):
-    """What hop 4 looks at beside the snapshot; a dry run has its own."""
+    """What hop 4 uses besides the snapshot; a dry run has its own."""
 
     health: Health
     affinity: Affinity
@@ -57,13 +57,13 @@ class Bearings(Protocol):
 
 
 class Places(Bearings, Protocol):
-    """What a submit is placed by beside that: which operation each provider has for it."""
+    """What placing a submit uses besides: each provider's operation for it."""
 
     catalog: Catalog
 
 
 class DataPlane(msgspec.Struct):
-    """Shared by all calls of one worker; no part of it belongs to a single call."""
+    """Shared by all calls of one worker; no part belongs to a single call."""
 
     settings: Settings
     catalog: Catalog
@@ -97,14 +97,14 @@ class DataPlane(msgspec.Struct):
     addresses: Addresses
     teller: Teller
     telemetry: Telemetry | None = None
-    # When a drain that has begun will be over, on the monotonic clock.
+    # When a drain in progress will be over, on the monotonic clock.
     cut_at_s: float = inf
 
     def cut_off(self) -> None:
-        """The drain is over."""
+        """End the drain now."""
         self.cut_at_s = -inf
 
     @property
     def cutting(self) -> bool:
-        """Whether the drain is over: a call that ends from then on was cut off by us, whatever its connection says."""
+        """Whether the drain is over: from now on calls end because we cut them off, whatever their connection says."""
         return self.clock.monotonic_s() >= self.cut_at_s

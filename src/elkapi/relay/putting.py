@@ -1,4 +1,5 @@
-"""Puts a submit to its providers: one account after the other, until one took it, refused it, or may have taken it."""
+"""Sends a submit to its providers: one account after the other, until one accepts it, refuses it, or may have
+accepted it."""
 
 from __future__ import annotations
 
@@ -41,14 +42,14 @@ from elkapi.types import Attempt, AttemptRecord
 from elkapi.upstream import Answer, UpstreamFailure, answer_to
 from elkapi.upstream.gcp import TokenRefused
 
-# What a caller of the same form says to the provider beside its body.
+# Headers that a caller of the same form sends to the provider besides the body.
 _NATIVE = frozenset({b"x-runway-version"})
 _body = msgspec.json.Decoder(Any)
 TOO_MANY = 429
 
 
 class NativeRefusal(Exception):
-    """The provider refused; its own body, without who it is, is the answer to a caller who speaks its form."""
+    """The provider refused. Its body, without its identity, is the answer to a caller of its own form."""
 
     def __init__(self, status: int, body: bytes, error: GatewayError) -> None:
         super().__init__(error.message)
@@ -58,9 +59,8 @@ class NativeRefusal(Exception):
 
 
 class Putting:
-    """One submit on its way. `tries` is what came of each account, `error` why nobody took it, `native` that in its
-    provider's own words; `named` has the provider's names of what the caller calls by ours.
-    """
+    """One submit being sent. `tries` records each account's result, `error` is why none accepted, `native` the same
+    in the provider's format; `named` maps our ids in the request to the provider's."""
 
     def __init__(
         self, plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...], named: Mapping[str, str], call: Call
@@ -77,7 +77,7 @@ class Putting:
         self.native: NativeRefusal | None = None
 
     async def ask(self) -> tuple[Attempt, int, bytes] | None:
-        """The attempt that accepted, with its answer; None when nobody did."""
+        """The attempt that accepted, with its answer; None if none did."""
         walk = Walk(self.attempts, self.plane.settings.attempts_max)
         while (attempt := walk.next()) is not None:
             begun_s = self.plane.clock.monotonic_s()
@@ -86,7 +86,7 @@ class Putting:
             try:
                 outcome = await self._try(attempt, one)
             except UpstreamFailure as failure:
-                # Never again after it left: not even on another connection to the same provider.
+                # Never repeated once it was sent, not even on another connection to the same provider.
                 verdict = on_failure(failure.code, failure.sent)
                 one.error = str(failure)[:RECORDED_CHARS_MAX]
             else:
@@ -135,7 +135,7 @@ class Putting:
             return on_busy(over.retry_after_s)
         try:
             point("tasks.submit.before")
-            # From here on it may have been begun, whatever goes wrong.
+            # From here on the task may have started, whatever goes wrong.
             one.fate = "unknown"
             reply = await answer_to(plane.client.send, request, ANSWER_BYTES_MAX)
             point("tasks.submit.after")
@@ -164,7 +164,7 @@ class Putting:
         return {name: value for name, value in self.forwarded.items() if name in allowed or name in _NATIVE}
 
     def _judged(self, attempt: Attempt, one: AttemptRecord, status: int, reply: Answer) -> tuple[int, bytes] | Verdict:
-        """What an answer to a submit means: accepted, refused here, refused by the provider, or nobody knows."""
+        """The meaning of an answer to a submit: accepted, refused here, refused by the provider, or unknown."""
         asked, body = self.asked, reply.body
         one.error = None if is_success(status) else recorded(body, attempt)
         decoded = decoded_json(body) if reply.complete else None
@@ -181,7 +181,7 @@ class Putting:
                 self.native = self._as_native(attempt, status, decoded)
             return verdict
         if not isinstance(decoded, dict):
-            # A success that cannot be read may well have begun something.
+            # An unreadable success may well have started a task.
             return Verdict("fail", on_unreadable("unreadable_reply").outcome, "unknown", cool="channel")
         if refusal is not None:
             one.error = recorded(refusal.message, attempt)
@@ -206,7 +206,7 @@ class Putting:
 
 
 def _elsewhere(refusal: machine.Refused, wait_s: float) -> Verdict:
-    """The verdict on a refusal that another channel may not make; a rate limit is one by whatever status it comes."""
+    """The verdict on a refusal that another channel may not make; a rate limit counts as such with any status."""
     if refusal.busy:
         return on_status(TOO_MANY, wait_s)
     return Verdict("next", f"code_{refusal.code}", "none", cool="key")
@@ -225,7 +225,7 @@ def _overridden(body: bytes, content_type: bytes, attempt: Attempt) -> bytes:
 
 
 def decoded_json(body: bytes) -> Any:
-    """An answer's JSON; None where it is none."""
+    """An answer's JSON; None if it is not JSON."""
     try:
         return _body.decode(body)
     except NOT_JSON:

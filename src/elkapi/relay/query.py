@@ -1,4 +1,4 @@
-"""What a page reads of its query: the last of each name, and numbers in one way, with one refusal."""
+"""Reads query strings: the last value of each name, and numbers with one common error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIELDS_MAX = 100
 
 
 def query_of(text: str) -> dict[str, str]:
-    """Names and values, the last of a name that comes twice. Raises BadRequest."""
+    """Names and values; the last value of a repeated name. Raises BadRequest."""
     try:
         return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX))
     except ValueError:
@@ -19,7 +19,7 @@ def query_of(text: str) -> dict[str, str]:
 
 
 def number_in(query: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """A number, such as how much a page may have; None where the caller set none. Raises BadRequest."""
+    """A number of the query, such as a page size; None if it is not set. Raises BadRequest."""
     if not (text := query.get(name)):
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):

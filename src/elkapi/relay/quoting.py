@@ -1,6 +1,6 @@
-"""`POST /v1/quote`: what the hold of a call or of a task would be, by the code that makes it; nothing is held or asked.
+"""`POST /v1/quote`: the hold that a call or task would need, by the code that makes it; nothing is held or sent.
 
-The body names a path and the body that would be posted there, and the quote's own headers stand for the call's. A call
+The body contains a path and the body that would be posted there; the quote's own headers stand for the call's. A call
 that would be refused before its hold is refused here with the same error.
 """
 
@@ -27,7 +27,7 @@ from elkapi.types import Grant, Quote
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`path` may carry a query; `body` is kept as its bytes came, since they bound its tokens."""
+    """`path` may include a query; `body` stays as its bytes came, since they bound its tokens."""
 
     path: str
     body: msgspec.Raw
@@ -37,7 +37,7 @@ _asked = msgspec.json.Decoder(_Asked)
 
 
 async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Answer a quote. Raises BadRequest for a path that holds nothing, and whatever the call itself would."""
+    """Answer a quote. Raises BadRequest for a path without a hold, and whatever the call itself would raise."""
     asked = decode(_asked, await call.body())
     path, _, query = asked.path.partition("?")
     found = plane.catalog.match("POST", path)
@@ -85,7 +85,7 @@ async def _show_submit(plane: DataPlane, one: Submit, call: Call) -> None:
 
 
 async def _covered(plane: DataPlane, hold: Hold) -> bool:
-    """Whether the balance covers the hold, once it is lowered as far as the call itself would lower it."""
+    """Whether the balance covers the hold, lowered as far as the call itself would lower it."""
     available = await available_to(plane, hold.grant)
     while hold.held_nano > available:
         if not await hold.lower():
@@ -97,14 +97,14 @@ def _shown(hold: Hold, covered: bool) -> dict[str, object]:
     request = hold.request
     offers = [_offer(one.quote, one.request.model, one.request.operation) for one in hold.candidates]
     shown = _quoted(request.operation, request.asked, hold.held_nano, covered, offers)
-    # What is sent upstream as the limit, where the balance covers no longer answer.
+    # The limit that is sent upstream if the balance does not cover longer answers.
     return shown if request.output_cap is None else {**shown, "output_tokens_max": request.output_cap}
 
 
 def _quoted(
     operation: Operation, said: str, hold_nano: int, covered: bool, offers: list[dict[str, object]]
 ) -> dict[str, object]:
-    """The first of `offers` answers; the others may stand in for it. `said` is the caller's word for its model."""
+    """The quote: the first of `offers` answers, the others are fallbacks. `said` is the caller's name of the model."""
     return {
         "object": "quote",
         "operation": operation.id,
@@ -118,7 +118,7 @@ def _quoted(
 
 
 def _offer(quote: Quote, model: str, operation: Operation) -> dict[str, object]:
-    """One model's own part: the most it may use, at which price, and what that comes to."""
+    """One model's part: the most it may use, its price, and the amount."""
     rule = msgspec.to_builtins(quote.price)
     return {
         "model": model,

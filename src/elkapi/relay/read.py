@@ -1,4 +1,4 @@
-"""Hop 3: a call's bounded body -> `Request`: the model that the caller's word stands for, the bytes as they came."""
+"""Hop 3: a call's bounded body -> `Request`: the model behind the caller's name, and the bytes as they came."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from elkapi.types import BatchLine, Grant
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """How a call's answer is kept: the last `own` items of the input are the call's, where there is a history before
-    them, `previous` is the response it goes on from. Nothing above `bytes_max` is kept.
-    """
+    """How a call's answer is stored: with a history, the last `own` items of the input are the call's; `previous` is
+    the response it continues from. Nothing above `bytes_max` is stored."""
 
     kind: Literal["response", "chat"]
     previous: bytes | None = None
@@ -31,14 +30,14 @@ class Keep(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked: `body` names `model` at its top level, unless the operation takes it from the path alone.
+    """A request. `body` names `model` at its top level, unless the operation takes it from the path alone.
 
-    `array`: a stream is wanted as one JSON array. `output_cap` is the most output the balance covers, where the caller
-    set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
-    where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
-    that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch,
-    `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass. `added` is what of
-    its bound its channels may put in. `features` are those that its price goes by, as its answer tells.
+    `array`: the stream is one JSON array. `output_cap` is the most output that the balance covers, if the caller set no
+    limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's name of the model
+    if `model` is another. `given` are the facts without what the model's name adds. `session` identifies calls that are
+    likely to share a prompt cache, if it matters. `line` is set for a line of a batch, `keep` if the answer is stored.
+    `output_rules` are the guardrails that the answer must pass. `added` is the part of its bound that its channels may
+    add. `features` are those that its price depends on, as its answer reports.
     """
 
     operation: Operation
@@ -60,19 +59,19 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def may_write_long(self) -> bool:
-        """Whether the call may write what lives long in a cache."""
+        """Whether the call may write long-lived cache entries."""
         return self.added.lives_long or lives_long(spelled_out(self.body))
 
     @property
     def output_tokens_max(self) -> int:
-        """The most output this call can come to: its own limit, or the model's, or what the balance covers."""
+        """The most output tokens of this call: its own limit, the model's, or what the balance covers."""
         if self.output_cap is not None:
             return self.output_cap * self.facts.choices
         return self.facts.upper.output_tokens
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """Who makes a line of a batch, and as what it is served."""
+    """The grant and the operation of a line of a batch."""
 
     match: Match
     grant: Grant
@@ -80,7 +79,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = None) -> Request:
-    """Read and check a body; a model named by an alias is the alias's model.
+    """Read and check a body; an alias is replaced by its model.
 
     Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone.
     """
@@ -127,7 +126,7 @@ def asked_of(request: Request, model: str) -> Request:
 
 
 def with_added(request: Request, added: Added) -> Request:
-    """The same call with room in its bound for what its channels put in, or its model reads or searches unasked."""
+    """The same call with room in its bound for what its channels add, or its model reads or searches unasked."""
     upper = request.facts.upper
     wider = msgspec.structs.replace(
         upper, input_tokens=upper.input_tokens + added.tokens, searches=max(upper.searches, added.searches)
@@ -136,13 +135,13 @@ def with_added(request: Request, added: Added) -> Request:
 
 
 def with_research(request: Request, thought_tokens: int) -> Request:
-    """The same call with room in its bound for what a model thinks beside its answer."""
+    """The same call with room in its bound for what a model reasons besides its answer."""
     upper = msgspec.structs.replace(request.facts.upper, reasoning_tokens=thought_tokens)
     return msgspec.structs.replace(request, facts=msgspec.structs.replace(request.facts, upper=upper))
 
 
 def with_body(request: Request, body: bytes) -> Request:
-    """The same call with another body, whose bounds are its own. Raises BadRequest."""
+    """The same call with another body, which is bounded again. Raises BadRequest."""
     if request.operation.read is None:
         raise TypeError(f"{request.operation.id} is relayed but has no reader")
     given = request.operation.read(body)
@@ -151,8 +150,10 @@ def with_body(request: Request, body: bytes) -> Request:
 
 
 def _model_elsewhere(match: Match, body: bytes, named: str | None) -> tuple[str, bytes]:
-    """(model, body) where the path may name one, or the body names none: from the path or the operation's default,
-    then put into the body. What the body names goes first, but for a deployment: Azure reads that from the path alone.
+    """(model, body) if the path may name the model, or the body names none: taken from the path or the operation's
+    default, then written into the body.
+
+    The body's model wins, except for a deployment: Azure reads that from the path alone.
     """
     source = match.operation.model
     model = match.params.get(source.name, source.default)
@@ -164,13 +165,13 @@ def _model_elsewhere(match: Match, body: bytes, named: str | None) -> tuple[str,
         return model.removeprefix("models/"), body
     if named is not None:
         return model, with_string(body, source.name, model)
-    # A null may stand there.
+    # The member may be null.
     return model, with_raw(body, source.name, msgspec.json.encode(model))
 
 
 def check_media_type(value: bytes | None) -> None:
-    """Raises UnsupportedMediaType for a body that does not say it is JSON."""
-    # A missing type is taken for JSON, as the original does: `curl -d` without a header would send a form's type.
+    """Raises UnsupportedMediaType unless the body is declared as JSON."""
+    # A missing type counts as JSON, as OpenAI does: `curl -d` without a header would send a form's type.
     if value is None:
         return
     kind = value.partition(b";")[0].strip().lower()
@@ -181,7 +182,7 @@ def check_media_type(value: bytes | None) -> None:
 
 
 def check_coding(call: Call) -> None:
-    """Raises UnsupportedMediaType for a body that is compressed: what it unpacks to has no bound that we know of."""
+    """Raises UnsupportedMediaType for a compressed body, whose size when unpacked has no known bound."""
     coding = call.header(b"content-encoding")
     if coding is not None and coding.lower() != b"identity" and call.whole != b"":
         raise UnsupportedMediaType(

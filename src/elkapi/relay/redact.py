@@ -1,4 +1,4 @@
-"""What an upstream says about a caller's mistake, without who it is: no host, key or account of the operator's."""
+"""An upstream's message about a caller's mistake, without its identity: no host, key or account of the operator's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECRETS = re.compile(
   | (?: \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|cn|dev|cloud|app|internal|local)\b(?::\d+)? )
     """
 )
-# What a key is turned into where it does not travel itself, good for as long as it lives.
+# What a key is exchanged for if it is not sent itself, valid for its lifetime.
 _TOKENS = re.compile(
     r"""(?ix)
     (?: \b(?:bearer\s+)?eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+ )
@@ -36,7 +36,7 @@ _TOKENS = re.compile(
   | (?: \bAWS4-HMAC-SHA256\s[^"\n)]* )
     """
 )
-# A key may be two words, and a header of the channel's may be a third; a shorter value is no secret.
+# A key may be two words, and a header of the channel a third; a shorter value is not a secret.
 _BETWEEN = re.compile(r"[:|]")
 _SECRET_CHARS_MIN = 8
 _ACCOUNT = re.compile(r"(?i)quota|billing|balance|credit|account|organi[sz]ation|subscription|payment|\bplan\b")
@@ -50,7 +50,7 @@ class _Error(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """`detail` is FastAPI's word (Luma's), a list of what was wrong where a body did not fit."""
+    """`detail` is FastAPI's (Luma's): a list of errors if a body did not validate."""
 
     error: _Error | str | None = None
     message: str | None = None
@@ -62,7 +62,7 @@ _WORD = re.compile(r"[\w.\-]{1,64}")
 
 
 def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> GatewayError:
-    """The caller's error for a 4xx that is the caller's own doing; the OpenAI `param` and `code` survive."""
+    """The caller's error for a 4xx that they caused; the OpenAI `param` and `code` are kept."""
     try:
         view = _decoder.decode(body)
     except NOT_JSON:
@@ -71,7 +71,7 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
     message = redact(error.message or f"The provider refused the request (status {status}).", attempt, client_model)
     code = _word(None if error.code is None else str(error.code), attempt, client_model)
     if reason_in(status, body) == "context":
-        # One word for what providers say in many: agents shorten the conversation when they read it.
+        # One code for the many phrases of providers: agents shorten the conversation when they see it.
         code = OVERFLOW
     kind = _word(error.type, attempt, client_model) or "invalid_request_error"
     param = _word(error.param, attempt, client_model)
@@ -84,27 +84,27 @@ def _said(view: _Body) -> str | None:
 
 
 def redact(message: str, attempt: Attempt, client_model: str) -> str:
-    """The message with the upstream's identity, secrets and account texts taken out."""
+    """The message without the upstream's identity, secrets and account texts."""
     if _ACCOUNT.search(message):
         return "The provider of this model refused the request."
     return _without_identity(message, attempt, client_model)[:MESSAGE_CHARS_MAX]
 
 
 def recorded(said: str | bytes, attempt: Attempt) -> str:
-    """An upstream's words as the record of an attempt keeps them for operators: all but the keys, which nobody sees."""
+    """An upstream's message as recorded for operators: everything but the keys, which nobody sees."""
     text = said if isinstance(said, str) else said[:LOOKED_AT_CHARS_MAX].decode("utf-8", "replace")
     return _without_key(text, attempt)[:RECORDED_CHARS_MAX]
 
 
 def _word(text: str | None, attempt: Attempt, client_model: str) -> str | None:
-    """A machine-readable member as it came, or None when it is no word or holds what a message may not."""
+    """A machine-readable member unchanged; None if it is not a word, or contains what a message must not."""
     if not text or not _WORD.fullmatch(text) or _without_identity(text, attempt, client_model) != text:
         return None
     return text
 
 
 def _without_key(text: str, attempt: Attempt) -> str:
-    # Before anything is cut: the first half of a secret would not be known for one.
+    # Before truncating, since the first half of a secret would not be recognised.
     text = _TOKENS.sub("***", text)
     key = attempt.key.secret
     parts = [*attempt.channel.header_set.values(), *(_BETWEEN.split(key) if key[:1] != "{" else ())]
@@ -117,7 +117,7 @@ def _without_key(text: str, attempt: Attempt) -> str:
 def _without_identity(text: str, attempt: Attempt, client_model: str) -> str:
     text = _without_key(text, attempt)[:LOOKED_AT_CHARS_MAX]
     if host := urlsplit(attempt.channel.base_url).hostname:
-        # A host inside somebody's network needs no dot, so the patterns would not know it for one.
+        # An internal host name needs no dot, so the patterns would not recognise it.
         text = re.sub(rf"(?i)(?<![\w.-]){re.escape(host)}(?![\w-])(?::\d+)?", "***", text)
     if attempt.upstream_model != client_model:
         text = text.replace(attempt.upstream_model, client_model)
