@@ -1,7 +1,7 @@
-"""Hop 7: send a call to its attempts in order until one answers; meter the answer; keep a record of each try.
+"""Hop 7: send a call to its attempts in order until one answers; meter the answer; record each try.
 
-A reply up to `reply_buffer_bytes_max` is held until the money is written, so that its cost can stand in a header and a
-failing upstream can still be replaced. A larger one is pumped chunk by chunk with its last bytes held back.
+A reply up to `reply_buffer_bytes_max` is held until the money is written, so that its cost can be in a header and a
+failing upstream can still be replaced. A larger one is pumped chunk by chunk, with its last bytes held back.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 OWN_FAULT = "The gateway failed to handle this request."
 _TOO_LATE = (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout)
-# How long the rest of a large answer is read whose caller left in the middle of it: no upstream works on for longer
-# than that for nobody (guarantee 43).
+# How long the rest of a large answer is read after its caller left in the middle: no upstream works longer than this
+# for nobody (guarantee 43).
 READ_ON_S = 1.0
 _TIMEOUTS = frozenset({"first_token_timeout", *(kind.code for kind in _TOO_LATE)})
 
@@ -89,7 +89,7 @@ class Failed(Exception):
     """No attempt answered: `error` is for the caller, `attempts` for the record.
 
     A stream that broke after its first content has a `crossing`: what had passed by then is the operator's loss, and
-    its `farewell`, an explicit error event, ends the reply. `reason` is why another model might do better, if it might.
+    its `farewell`, an explicit error event, ends the reply. `reason` is why another model might do better, if any.
     """
 
     def __init__(
@@ -113,15 +113,15 @@ class Failed(Exception):
 
 
 def blocked_error(blocked: Blocked) -> ContentBlocked:
-    """What the caller of a blocked call is told: the guardrail's name, a hook's reason, and nothing of the text."""
+    """The caller's error for a blocked call: the guardrail's name and a hook's reason, but nothing of the text."""
     why = f": {blocked.reason}" if blocked.reason else ""
     return ContentBlocked(f"content_blocked by the guardrail {blocked.guard!r}{why}", blocked.guard)
 
 
 class Left(Exception):
-    """The caller went away; `started` tells whether a part of the answer had been sent by then.
+    """The caller left; `started` tells whether part of the answer had been sent.
 
-    `whole` is (usage, unsplit) of an answer that came whole all the same.
+    `whole` is (usage, unsplit) of an answer that arrived completely nevertheless.
     """
 
     def __init__(
@@ -143,9 +143,9 @@ class Left(Exception):
 async def relay(
     plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call, *, judging: bool = False
 ) -> Outcome:
-    """The first acceptable answer. Raises Failed when there is none, Left when the caller went away meanwhile.
+    """The first acceptable answer. Raises Failed if there is none, Left if the caller leaves meanwhile.
 
-    `judging`: an answer that is a refusal is held back and marked, since another model may be asked.
+    `judging`: a refusal is held back and marked, since another model may be tried.
     """
     tries: list[AttemptRecord] = []
     walk = Walk(attempts, plane.settings.attempts_max)
@@ -158,18 +158,18 @@ async def relay(
             verdict = on_failure(failure.code, failure.sent, failure.stale, walk.outcomes)
             one.record.error = str(failure)[:RECORDED_CHARS_MAX]
         except (asyncio.CancelledError, ClientGone):
-            # Cancelled by the edge because the connection closed; the record says what may have been billed.
+            # Cancelled by the edge because the connection closed; the record says what may be billed.
             one.time()
             if not one.sent:
                 one.record.fate = "none"
             whole = await one.read_on() if one.tail and not plane.cutting else None
             raise Left(tuple(tries), attempt.channel, one.started, one.crossing, whole) from None
         except Blocked as blocked:
-            # What had passed by then is the operator's loss, and no other model is asked for the same.
+            # What had passed by then is the operator's loss, and no other model is tried.
             one.note(BLOCKED)
             raise _stopped(one, blocked, tuple(tries)) from None
         except Exception as fault:
-            # A fault of ours forgets neither what was sent before it nor that this attempt may be billed too.
+            # A fault of ours must lose neither what was sent before nor that this attempt may be billed.
             one.note(Verdict("fail", "internal_error", "unknown" if one.sent else "none"))
             plane.log.write(
                 "unexpected", "error", request_id=request_id_text(call.id), trace="".join(format_exception(fault))
@@ -192,7 +192,7 @@ async def relay(
             plane.affinity.failed(request.session, attempt.channel.id, attempt.key.id)
         walk.judged(attempt, verdict)
         if one.started:
-            # After a byte reached the caller there is no second try: the reply was broken off.
+            # After a byte reached the caller there is no second try: the reply was aborted.
             break
     error = one.error or nobody_answered(walk, request.model)
     crossing = one.crossing if one.started else None
@@ -201,7 +201,7 @@ async def relay(
 
 
 def _stopped(one: Try, blocked: Blocked, tries: tuple[AttemptRecord, ...]) -> Failed:
-    """The end of a stream that a guardrail stopped: an explicit error event, where the caller has some of it."""
+    """The end of a stream that a guardrail stopped: an explicit error event if the caller has part of it."""
     error, crossing = blocked_error(blocked), one.crossing
     farewell = b""
     if one.started and crossing is not None:
@@ -210,9 +210,9 @@ def _stopped(one: Try, blocked: Blocked, tries: tuple[AttemptRecord, ...]) -> Fa
 
 
 class Try:
-    """One attempt under way: `sent` once the upstream may have seen it, `started` once the caller has bytes of it.
+    """One attempt: `sent` once the upstream may have seen it, `started` once the caller has bytes of it.
 
-    `asks` are the words that the upstream of a stream is asked with of the features that the call's price goes by.
+    `asks` are the words of the price's features in the request of a stream.
     """
 
     def __init__(self, plane: DataPlane, attempt: Attempt, request: Request, call: Call, judging: bool = False) -> None:
@@ -230,17 +230,17 @@ class Try:
         self.begun_s = plane.clock.monotonic_s()
         self.reply: UpstreamReply | None = None
         self.asks: dict[str, str] = {}
-        # The last bytes of a large answer that is sent on as it comes.
+        # The last bytes of a large answer that is passed on as it arrives.
         self.tail = b""
         self.record = begun_record(attempt, fate="unknown", model=request.model if request.asked else None)
 
     async def run(self) -> Outcome | Verdict:
-        """An Outcome when the answer is accepted, else the verdict on it. Raises UpstreamFailure."""
+        """An Outcome if the answer is accepted, otherwise the verdict on it. Raises UpstreamFailure."""
         try:
             large = len(self.request.body) > INLINE_BYTES
             exchange, upstream_request = await aside(self._crossed) if large else self._crossed()
         except BadRequest as error:
-            # Another channel may speak the caller's own dialect.
+            # Another channel may speak the caller's dialect.
             self.error = error
             return UNTRANSLATABLE
         if needs_signing(self.attempt):
@@ -259,7 +259,7 @@ class Try:
         if self.attempt.channel.status_map:
             status = self.attempt.channel.status_map.get(status, status)
         said = reply.fields.get
-        # Where OpenAI and its like, Anthropic and AWS name the call.
+        # The headers in which OpenAI-compatible servers, Anthropic and AWS name the call.
         if theirs := said(b"x-request-id") or said(b"request-id") or said(b"x-amzn-requestid"):
             self.record.upstream_request_id = theirs[:128].decode("latin-1")
         if is_success(status):
@@ -276,13 +276,13 @@ class Try:
             self.error = rejected(status, body, self.attempt, self.request.model)
             self.reason = reason_in(status, body)
         elif status == 404:
-            # What is unknown there may be what the request names (a file, an answer): another channel may have it.
+            # The unknown object may be one that the request refers to (a file, an answer): another channel may have it.
             told = rejected(answered, body, self.attempt, self.request.model)
             self.error = told if answered != status or told.param not in (None, "model") else None
         return verdict
 
     def _crossed(self) -> tuple[Exchange, UpstreamRequest]:
-        """The way across, and the call as the upstream is sent it. Raises BadRequest."""
+        """The conversion, and the call as it is sent. Raises BadRequest."""
         exchange = exchange_for(self.attempt, self.request, self.plane.clock)
         sent = build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
         if exchange.stream and (names := self.request.features):
@@ -292,7 +292,7 @@ class Try:
         return exchange, sent
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
-        # An answer that must be looked at is never passed on as it comes.
+        # An answer that must be checked is never passed on as it arrives.
         request = self.request
         whole_only = exchange.translated or request.output_rules or request.features or may_show_tools(request)
         bytes_max = WHOLE_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
@@ -307,10 +307,10 @@ class Try:
         if not whole:
             return on_unreadable("reply_too_large") if whole_only else await self._pump(reply, status, body)
         if b"content-length" not in fields and b"transfer-encoding" not in fields and not is_json(body):
-            # Nothing but the end of the connection said that this is all of it.
+            # Only the end of the connection marks the end of the answer.
             return on_unreadable("unreadable_reply")
         try:
-            # An answer may repeat what was asked.
+            # An answer may repeat the request.
             size_bytes = max(len(body), len(self.request.body))
             answer = exchange.whole(body) if size_bytes <= INLINE_BYTES else await aside(exchange.whole, body)
         except Unreadable:
@@ -328,17 +328,17 @@ class Try:
         return outcome
 
     async def told(self, body: bytes) -> dict[str, str]:
-        """How a whole answer says that it was served."""
+        """The price features that a whole answer reports."""
         assert self.reply is not None
         names = self.request.features
         return told_in(self.reply.fields.get, names) | await anywhere(len(body), served_as, body, names)
 
     def refuse(self, outcome: Outcome) -> None:
-        """Mark an answer of which nothing has left yet as one that another model may better."""
+        """Mark an answer, of which nothing was sent yet, as a refusal that another model may better."""
         outcome.refused, self.record.outcome = True, "refusal"
 
     def failed_inside(self, failure: Failure) -> Verdict:
-        """The verdict on an error that came inside a success reply, before the caller has any of it."""
+        """The verdict on an error inside a success reply, before the caller has any of it."""
         self.record.error = recorded(failure.message, self.attempt)
         verdict = on_no_answer() if failure.kind == NO_ANSWER else on_status(failure.status)
         if verdict.action == "fail":
@@ -350,10 +350,10 @@ class Try:
         return verdict
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
-        """Send a large answer on as it comes, holding back its last bytes until the money is written.
+        """Pass a large answer on as it arrives, holding back its last bytes until the money is written.
 
-        One that breaks off, or was none, is no Outcome: `edge.front` breaks a started reply off, so that nobody takes
-        it for whole.
+        A truncated or invalid answer is no Outcome: `edge.front` aborts a started reply, so that nobody takes it for
+        complete.
         """
         out = self.call.reply
         packer = Packer() if self.request.facts.base64 and has_numbers(first) else None
@@ -386,8 +386,9 @@ class Try:
         return metered(self.tail, self.request.operation.wire or "", facts.upper, facts.open_ended)
 
     async def read_on(self) -> tuple[Usage, bool] | None:
-        """(usage, unsplit) of a large answer whose caller left in the middle of it, None where it does not come to its
-        end soon. It was made by then and is billed in full, and nearly all of it may have been taken.
+        """(usage, unsplit) of a large answer whose caller left in the middle, None if it does not end soon.
+
+        It was already made and is billed in full, and the caller may have taken nearly all of it.
         """
         await to_its_end(self._read_on())
         if not self.tail.rstrip().endswith(b"}"):
@@ -419,13 +420,13 @@ class Try:
         return Outcome(status, self.headers(JSON), body, usage, (), self.attempt.channel, started)
 
     def headers(self, kind: Headers) -> Headers:
-        """The head of an answer; it names the model where the caller had said another word."""
+        """The head of an answer; it names the model if the caller used another name."""
         if not self.request.asked:
             return kind
         return (*kind, (b"x-elkapi-model", self.request.model.encode("ascii", "backslashreplace")))
 
     def farewell_of(self, crossing: Crossing, failure: Failure) -> bytes:
-        """The explicit error event that ends a stream which has begun; as any other error it names the call."""
+        """The explicit error event that ends a started stream; like any error it contains the call's id."""
         message = f"{failure.message} (request id: {request_id_text(self.call.id)})"
         return crossing.fail(Failure(failure.status, failure.kind, message))
 
@@ -437,7 +438,7 @@ class Try:
         self.record.duration_ms = milliseconds(self.plane.clock.monotonic_s() - self.begun_s)
 
     def close(self) -> None:
-        """Give the upstream connection up when its answer was not read to the end (also when the caller left)."""
+        """Close the upstream connection unless its answer was read to the end (also if the caller left)."""
         if self.reply is not None:
             self.reply.cancel()
         if self.lease is not None:
@@ -445,7 +446,7 @@ class Try:
 
 
 def begun_record(attempt: Attempt, fate: Literal["none", "unknown"], model: str | None = None) -> AttemptRecord:
-    """A try as it begins, and as it stays where nothing comes of it; `fate` as in AttemptRecord."""
+    """The record of a try at its start, which stays if nothing comes of it; `fate` as in AttemptRecord."""
     return AttemptRecord(
         channel_id=attempt.channel.id,
         channel_name=attempt.channel.name,
@@ -459,7 +460,7 @@ def begun_record(attempt: Attempt, fate: Literal["none", "unknown"], model: str 
 
 
 def remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
-    """What a verdict says of the channel's and the key's health."""
+    """Apply a verdict to the health of the channel and the key."""
     if verdict.disable_key and attempt.key.id > 0:
         plane.judge.disable(attempt.key.id, verdict.disable_key)
     if verdict.cool == "channel":
@@ -469,7 +470,7 @@ def remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
 
 
 def nobody_answered(walk: Walk, model: str) -> GatewayError:
-    """What the caller is told when nobody answered; nothing in it says who was asked."""
+    """The caller's error if nobody answered; it does not reveal who was asked."""
     outcomes = set(walk.outcomes)
     after_s = max(1, round(walk.retry_after_s))
     if outcomes <= {"status_429", BUSY}:

@@ -23,28 +23,28 @@ from elkapi.types import Attempt, Grant, Price, Quote
 
 SUGGESTIONS_MAX = 5
 COMPARED_MAX = 64
-# In the name of a model whose tokens may be those of sounds and pictures though nothing in a call asks for them.
+# Words in the names of models whose tokens may be audio and images though nothing in a call requests them.
 WIDE_WORDS = ("audio", "image")
-# The same of models that search though nothing in a call asks for it: Perplexity's, OpenAI's search previews, and any
-# that OpenRouter is asked for with its word for a search.
+# The same for models that search unasked: Perplexity's, OpenAI's search previews, and any that OpenRouter is asked for
+# with its word for a search.
 SEARCH_WORDS = ("sonar", "search", ":online")
-# The same of models that think and read as long as they will, of which neither stands in the totals of their usage.
+# The same for models that reason and read without limit, neither of which is in the totals of their usage.
 RESEARCH_WORD, RESEARCH_TOKENS_MAX = "sonar-deep-research", 200_000
-# More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
+# More than `attempts_max`, since a channel at its own limit is skipped.
 PLANNED_MAX = 64
-# Ways kept with one snapshot; more of them are worked out for each call.
+# How many ways are cached with one snapshot; further ones are computed for each call.
 WAYS_MAX = 8192
 
 
 class Headed(Protocol):
-    """All that is looked at here of a call beside its request."""
+    """The part of a call that is used here besides its request."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
 
 
 def way_of(snapshot: Snapshot, grant: Grant, request: Request) -> Way:
-    """What calls like this one have alike, worked out once for each snapshot."""
+    """What calls like this one share, computed once per snapshot."""
     key = (grant.scope, grant.group, request.operation.id, request.model)
     return snapshot.ways.get(key) or _way(snapshot, grant, request, key)
 
@@ -67,7 +67,7 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     if researches:
         added = msgspec.structs.replace(added, tokens=added.tokens + RESEARCH_TOKENS_MAX)
     way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, researches, features, asked)
-    # Names that nothing serves are the callers' to make up, without end.
+    # Names that nothing serves are not cached: callers can make up any number.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way
     return way
@@ -114,16 +114,16 @@ def is_allowed(grant: Grant, model: str) -> bool:
 
 
 def no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> NoChannel:
-    """The refusal of a model that nothing serves so."""
+    """The error for a model that nothing serves for this call."""
     return NoChannel(_no_channel(snapshot, grant, request))
 
 
 def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
-    """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
+    """The message: what is missing, similar names, and the corrected call on a fresh installation."""
     named = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
     if request.model not in named and _is_without_keys(snapshot, grant, request.model):
-        return f"The model {request.model!r} has no working upstream right now; the operator has been alerted."
-    # A model of another kind is no advice; where none can do this at all, the names there are still say something.
+        return f"The model {request.model!r} has no working upstream right now; ask the operator."
+    # Suggest only models that support this call; if none does, the available names still help.
     near = _near(request.model, named)
     able = [m for m in near if can_serve(snapshot, grant, request.operation, m)]
     listed = able or near
@@ -144,14 +144,14 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
 
 
 def _near(model: str, named: list[str]) -> list[str]:
-    """The names among which one that was meant is looked for: of many those beside it in their order, since comparing
-    it with thousands would hold up every other call."""
+    """The names to search for a misspelled one: of many, only those near it alphabetically, since comparing
+    thousands would delay every other call."""
     first = min(max(bisect_left(named, model) - COMPARED_MAX // 2, 0), max(len(named) - COMPARED_MAX, 0))
     return named[first : first + COMPARED_MAX]
 
 
 def _is_without_keys(snapshot: Snapshot, grant: Grant, model: str) -> bool:
-    """Whether channels serve it that have no key in service."""
+    """Whether channels without an enabled key serve it."""
     return any(
         channel.scope == grant.scope and grant.group in channel.groups and model in served_names(channel)
         for channel in snapshot.channels.values()
@@ -160,13 +160,13 @@ def _is_without_keys(snapshot: Snapshot, grant: Grant, model: str) -> bool:
 
 
 def can_serve(snapshot: Snapshot, grant: Grant, operation: Operation, model: str) -> bool:
-    """Whether any channel of the key's answers this operation for a model."""
+    """Whether any of the key's channels supports this operation for a model."""
     tiers = snapshot.tiers_for(grant.scope, grant.group, model)
     return any(serves(operation, one, upstream_model(one, model)) for tier in tiers for one in tier)
 
 
 def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
-    """A model that the key may use and whose channel serves a call that names none. Raises NoChannel.
+    """A model that the key may use and whose channel serves a call without a model. Raises NoChannel.
 
     The operation's default comes first: what is made now is used with that model later.
     """
@@ -178,9 +178,9 @@ def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
 
 
 def estimate(grant: Grant, request: Request, way: Way, call: Headed) -> Quote:
-    """The upper bound in money, whatever of its price's features the call or a channel asks for.
+    """The upper bound in money, whichever of its price's features the call or a channel asks for.
 
-    Raises NoPrice: a model nobody priced is refused, never free by accident.
+    Raises NoPrice: a model without a price is refused, never free by accident.
     """
     if way.price is None:
         name = request.model

@@ -32,7 +32,7 @@ from elkapi.relay.video_chat import makes_videos, video_in_chat
 async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) -> None:
     """Answer one call. Raises GatewayError or Failed (then no reply is complete), Left, ClientGone.
 
-    `admitted`: it is a line of a batch, whose hops 1 and 2 are behind it.
+    `admitted`: a line of a batch, whose hops 1 and 2 are done.
     """
     snapshot = plane.snapshots.current
     if admitted is None:
@@ -54,7 +54,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
     request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
     if admitted is not None:
         request = msgspec.structs.replace(request, line=admitted.line)
-    if request.facts.stateful:  # what the gateway keeps, or has kept, of conversations
+    if request.facts.stateful:  # the conversation that the gateway stores, or has stored
         request = await prepared(plane, grant, request)
         if request.keep is not None and request.keep.background:
             await begin(plane, snapshot, grant, policy, request, call)
@@ -64,7 +64,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
     try:
         guarding = None
         if policy.guards:
-            guarding = await guarding_of(plane, snapshot, policy, grant, request, call)  # what may be asked
+            guarding = await guarding_of(plane, snapshot, policy, grant, request, call)  # input guardrails
             request = guarding.request
         try:
             among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
@@ -88,7 +88,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
             if outcome is None:
                 outcome = await answer(plane, hold, policy, call)  # 7 send, meter
                 if guarding is not None:
-                    await guarding.release(hold, outcome)  # what may be answered
+                    await guarding.release(hold, outcome)  # output guardrails
             await hold.settle(outcome)  # 8 charge + usage row, one transaction
         except BaseException as error:
             await hold.resolve(error)

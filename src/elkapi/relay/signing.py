@@ -1,4 +1,4 @@
-"""Credentials that are more than a header of the channel's key: AWS signatures and Google's exchanged tokens."""
+"""Credentials that are more than a header with the channel's key: AWS signatures and exchanged Google tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def needs_signing(attempt: Attempt) -> bool:
 
 
 async def signed(plane: DataPlane, attempt: Attempt, request: UpstreamRequest) -> UpstreamRequest:
-    """The request with its credential. Raises ValueError for a key that is none, TokenRefused, UpstreamFailure."""
+    """The request with its credential. Raises ValueError for an invalid key, TokenRefused, UpstreamFailure."""
     channel, key = attempt.channel, attempt.key
     if UPSTREAM_FAMILIES[channel.family].auth == "gcp":
         token = await plane.tokens.token(key.id, key.secret, option(channel, "token-url"), channel.allow_private)

@@ -1,6 +1,6 @@
-"""A worker's hands on the stored answers: reads on the reader's threads, changes on a thread of its own, all opened.
+"""A worker's access to stored answers, unsealed: reads on the reader's threads, changes on a separate thread.
 
-Whose an object is, is decided by the queries; an object of somebody else is not found, in the same words.
+The queries check ownership; another's object is not found, with the same message.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _DERIVED = re.compile(r"[a-z]+_([0-9a-f]{32})_[0-9]+")
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An object, opened."""
+    """An unsealed object."""
 
     row: StoredRow
     kept: Kept
 
 
 def parse_stored_id(kind: Kind, text: str) -> bytes | None:
-    """The id behind an object's public spelling, or None when it is not one."""
+    """The id behind an object's public spelling, or None if it is not one."""
     return parse_prefixed_id(text, PREFIXES[kind])
 
 
@@ -52,12 +52,12 @@ def stored_id_text(kind: Kind, object_id: bytes) -> str:
 
 
 def unknown(kind: Kind, text: str) -> NotFound:
-    """What a caller is told of an id that is nobody's, or not theirs."""
+    """The error for an id that does not exist or is not the caller's."""
     return NotFound(f"{_NAMES[kind]} with id '{text[:100]}' not found.", param="id")
 
 
 class StoredObjects:
-    """One of a worker. Every method raises Unavailable when the database does not answer."""
+    """One per worker. Every method raises Unavailable if the database does not answer."""
 
     def __init__(self, settings: Settings, database: Database, reader: Reader, sealer: Sealer, clock: Clock) -> None:
         self._keep_ns = round(settings.stored_keep_s * 1e9)
@@ -76,9 +76,9 @@ class StoredObjects:
         return found
 
     async def conversation(self, grant: Grant, text: str) -> list[Found]:
-        """The turns that lead to a response, itself the last; they are kept for as long again.
+        """The turns that lead to a response, itself last; their retention starts anew.
 
-        Raises BadRequest when nothing can go on from it, BodyTooLarge.
+        Raises BadRequest if it cannot be continued, BodyTooLarge.
         """
         object_id = parse_stored_id("response", text)
         turns = None if object_id is None else await self._read(self._turns, grant, object_id)
@@ -99,16 +99,15 @@ class StoredObjects:
         return turns
 
     def _touch(self, turns: list[Found]) -> None:
-        """Move the expiry of a conversation that goes on, at most once in TOUCH_EVERY_NS; nobody waits for it, and
-        where the database is away the next turn does.
-        """
+        """Extend the expiry of a continued conversation, at most once in TOUCH_EVERY_NS; nobody waits for it, and if
+        the database is unavailable the next turn does it."""
         expires_ns = self._clock.now_ns() + self._keep_ns
         stale = [turn.row.id for turn in turns if turn.row.expires_ns < expires_ns - TOUCH_EVERY_NS]
         if stale:
             self._writer.begin(lambda connection: rows.touch(connection, stale, expires_ns))
 
     async def items(self, grant: Grant, item_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Items of the caller's responses by their ids; those that are not there are left out. Raises BodyTooLarge."""
+        """Items of the caller's responses by their ids; missing ones are left out. Raises BodyTooLarge."""
         return await self._read(self._items, grant, item_ids)
 
     async def page(
@@ -121,7 +120,7 @@ class StoredObjects:
         model: str | None,
         metadata: Mapping[str, str],
     ) -> tuple[list[Found], bool]:
-        """(chat completions in the order of their making, whether there are more)."""
+        """(chat completions in the order of creation, whether there are more)."""
 
         def read(connection: Connection) -> tuple[list[Found], bool]:
             page, has_more = rows.page(
@@ -141,7 +140,8 @@ class StoredObjects:
         return await self._reader.run(read)
 
     async def frames(self, object_id: bytes, first: int) -> list[tuple[int, bytes]]:
-        """(number of the first frame, frames) of the kept pieces of a stream, from the one that holds `first` on."""
+        """(number of the first frame, frames) of the stored pieces of a stream, from the one that contains `first`
+        on."""
 
         def read(connection: Connection) -> list[tuple[int, bytes]]:
             pieces = rows.frames(connection, object_id, first)
@@ -152,23 +152,23 @@ class StoredObjects:
         return await self._reader.run(read)
 
     async def still_wanted(self, ids: Collection[bytes]) -> set[bytes]:
-        """Those of these background responses that nobody cancelled or deleted, in whichever worker."""
+        """Those of these background responses that are neither cancelled nor deleted, in any worker."""
         return await self._read(rows.still_wanted, ids, timed=False)
 
     async def set_metadata(self, grant: Grant, text: str, metadata: str | None) -> None:
-        """Change a chat completion's labels. Raises NotFound."""
+        """Change a chat completion's metadata. Raises NotFound."""
         await self._change(rows.set_metadata, grant, "chat", text, metadata)
 
     async def remove(self, grant: Grant, kind: Kind, text: str) -> None:
-        """Forget an object. Raises NotFound."""
+        """Delete an object. Raises NotFound."""
         await self._change(rows.remove, grant, kind, text)
 
     async def cancel(self, grant: Grant, object_id: bytes) -> bool:
-        """Mark a background response as cancelled; False when it has ended already."""
+        """Mark a background response as cancelled; False if it has ended already."""
         return await self._writer.run(lambda connection: rows.cancel(connection, grant, object_id))
 
     async def aclose(self) -> None:
-        """Wait for the change under way."""
+        """Wait for the current change."""
         await asyncio.to_thread(self._writer.close)
 
     async def _change(self, change: Callable[..., bool], grant: Grant, kind: Kind, text: str, *more: Any) -> None:

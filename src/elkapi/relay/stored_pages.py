@@ -1,4 +1,5 @@
-"""Pages of stored responses and chat completions: read, stream again, list, relabel, cancel, delete; all of it free.
+"""Endpoints of stored responses and chat completions: read, stream again, list, change metadata, cancel, delete; all
+free.
 
 They are answered from the gateway's own tables, whatever upstream answered. Contract: openai.md ("Response ID to obtain
 results", "Stored completions").
@@ -61,7 +62,7 @@ def _send(call: Call, body: bytes) -> None:
 async def _listed(
     call: Call, found: Found, rows_of: Callable[[Kept, str], Rows], text: str, default_order: str
 ) -> None:
-    """A page of what an object holds, which `rows_of` writes in full. Raises BadRequest."""
+    """A page of an object's parts, all of which `rows_of` writes. Raises BadRequest."""
     query = query_of(call.query)
     limit, ascending = number_in(query, "limit", 1, LIMIT_MAX) or LIMIT_DEFAULT, _ascending(query, default_order)
 
@@ -79,7 +80,7 @@ async def _listed(
 
 
 async def get_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`GET /v1/responses/{id}`: the object as it stands, or with `stream=true` its events after `starting_after`."""
+    """`GET /v1/responses/{id}`: the current object, or with `stream=true` its events after `starting_after`."""
     query = query_of(call.query)
     streams = _flag(query, "stream")
     after = number_in(query, "starting_after", 0, SEQUENCE_MAX)
@@ -93,7 +94,7 @@ async def get_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
 
 
 async def cancel_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`POST /v1/responses/{id}/cancel`: background responses only; one that has ended stays as it is."""
+    """`POST /v1/responses/{id}/cancel`: background responses only; an ended one is unchanged."""
     found = await plane.stored.find(grant, "response", match.params["id"])
     if found.row.worker is None:
         raise BadRequest("Only responses created with `background` true can be cancelled.", param="id")
@@ -104,7 +105,7 @@ async def cancel_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, ma
 
 
 async def delete_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`DELETE /v1/responses/{id}`; one that is being made is cancelled with it."""
+    """`DELETE /v1/responses/{id}`; one in progress is cancelled as well."""
     text = match.params["id"]
     await plane.stored.remove(grant, "response", text)
     object_id = parse_stored_id("response", text)
@@ -114,7 +115,7 @@ async def delete_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, ma
 
 
 async def list_input_items(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`GET /v1/responses/{id}/input_items`: the call's own input, the last item first unless asked otherwise."""
+    """`GET /v1/responses/{id}/input_items`: the call's own input, last item first by default."""
     text = match.params["id"]
     found = await plane.stored.find(grant, "response", text)
     await _listed(call, found, stored.input_items, text, "desc")
@@ -128,12 +129,12 @@ def _completion(found: Found) -> msgspec.Raw:
 
 
 async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`GET /v1/chat/completions`: those kept, the first one first unless asked otherwise."""
+    """`GET /v1/chat/completions`: the stored ones, oldest first by default."""
     query = query_of(call.query)
     limit, ascending = number_in(query, "limit", 1, LIMIT_MAX) or LIMIT_DEFAULT, _ascending(query, "asc")
     after = None
     if (text := query.get("after")) is not None:
-        # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.
+        # Ids are in the order of creation, so a page can continue after one that was deleted meanwhile.
         after = parse_stored_id("chat", text)
         if after is None:
             raise BadRequest("`after` must be the id of a chat completion.", param="after")
@@ -158,7 +159,7 @@ async def get_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, mat
 
 
 async def update_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`POST /v1/chat/completions/{id}`: other labels; null takes them away."""
+    """`POST /v1/chat/completions/{id}`: replace the metadata; null removes it."""
     check_media_type(call.header(b"content-type"))
     labels: _Labels = decode(_labels, await call.body())
     if labels.metadata is not None and (problem := stored.metadata_problem(labels.metadata)):
@@ -177,7 +178,7 @@ async def delete_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, 
 
 
 async def list_messages(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`GET /v1/chat/completions/{id}/messages`: what was sent, the first message first unless asked otherwise."""
+    """`GET /v1/chat/completions/{id}/messages`: the messages sent, oldest first by default."""
     text = match.params["id"]
     found = await plane.stored.find(grant, "chat", text)
     await _listed(call, found, stored.messages, text, "asc")

@@ -1,7 +1,7 @@
 """A streamed answer: frames in, frames out, the first content as the point of no return, the terminal event last.
 
 Until the first content nothing reaches the caller, so a failing upstream can still be replaced; setup events wait in a
-bounded buffer. After it a break ends in an explicit error event. What frames mean is `translate.crossing`'s.
+bounded buffer. After it, a break ends in an explicit error event. `translate.crossing` interprets frames.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from elkapi.upstream.reply import More
 if TYPE_CHECKING:
     from elkapi.relay.relay import Try
 
-# How much of a stream may come before anything that the caller can see; until then another channel may be tried. A
-# response repeats its call's instructions and tools in each of its first events, perhaps in longer spelling.
+# How much of a stream may arrive before any visible content; until then another channel may be tried. A response
+# repeats its call's instructions and tools in each of its first events, perhaps in a longer spelling.
 SETUP_BYTES_MAX, REPEATED_MAX = 256 * 1024, 4
-# The longest answer that must be read whole before any of it can be passed on.
+# The longest answer that may have to be read whole before any of it can be passed on.
 WHOLE_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CUT = Failure(502, "upstream_error", "The model's answer broke off before its end.")
 STALLED = Failure(504, "upstream_timeout", "The model stopped answering before the end of its answer.")
 
 
 class Unpacked(EventStreamDecoder):
-    """AWS frames that carry another dialect's events, as that dialect frames them itself."""
+    """Unwraps AWS frames that carry another dialect's events into that dialect's own framing."""
 
     def feed(self, chunk: bytes) -> list[Frame]:
         return [
@@ -53,7 +53,7 @@ class Unpacked(EventStreamDecoder):
 
 
 class Noticing:
-    """A decoder whose frames may also tell what of the price's features the upstream serves."""
+    """A decoder that also notes the price features which frames report."""
 
     def __init__(self, decoder: SseDecoder | EventStreamDecoder, crossing: Crossing, names: frozenset[str]) -> None:
         self._decoder = decoder
@@ -77,7 +77,7 @@ Decoder = SseDecoder | EventStreamDecoder | Noticing
 
 
 class Silence:
-    """Writes a keep-alive frame whenever a started stream says nothing for `after_s`."""
+    """Writes a keep-alive frame whenever a started stream is silent for `after_s`."""
 
     def __init__(self, out: Reply, ping: bytes, after_s: float) -> None:
         self._out = out
@@ -94,12 +94,12 @@ class Silence:
         self._timer = self._loop.call_later(self._after_s, self._look)
 
     def end(self) -> None:
-        """No ping after this."""
+        """Stop the pings."""
         self._timer.cancel()
 
 
 async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
-    """Relay one stream. A Verdict while nothing reached the caller may be "next"; later `one.farewell` is set.
+    """Relay one stream. A Verdict may be "next" while nothing has reached the caller; later `one.farewell` is set.
 
     Raises UpstreamFailure only before the caller has anything.
     """
@@ -133,12 +133,12 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
 
 
 async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
-    """An upstream that answers whole although a stream was asked for: its answer is streamed to the caller."""
+    """Stream the whole answer of an upstream that was asked for a stream."""
     crossing = one.crossing
     assert crossing is not None
     body, whole = await reply.read(WHOLE_REPLY_BYTES_MAX)
     if b"content-encoding" in reply.fields:
-        # Always on a thread: a few packed bytes may become many.
+        # Always on a thread: a few compressed bytes may become many.
         body = await aside(plain, reply, body, whole, WHOLE_REPLY_BYTES_MAX)
     body = body.strip()
     if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
@@ -160,7 +160,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
 
 
 class _Stream:
-    """One stream under way."""
+    """One stream in progress."""
 
     def __init__(self, one: Try, reply: UpstreamReply, crossing: Crossing, decoder: Decoder) -> None:
         self.one = one
@@ -172,9 +172,9 @@ class _Stream:
         self.silence: Silence
 
     async def until_content(self) -> Verdict | None:
-        """Read up to the first content, or to the end of an answer that has none; the frames wait in `setup`.
+        """Read up to the first content, or to the end of an answer without any; the frames wait in `setup`.
 
-        A refusal is no content where another model may be asked: it is read to its end.
+        If another model may be tried, a refusal is no content and is read to its end.
         """
         crossing = self.crossing
         while not (crossing.spoken if self.one.judging else crossing.content):
@@ -184,7 +184,7 @@ class _Stream:
                 pieces.append(crossing.feed(frame))
                 if crossing.failure is not None:
                     return _failed_inside(self.one, crossing, crossing.failure)
-            # Not with each frame: of 256 KiB of empty comments that took the loop nearly two seconds.
+            # Not for each frame: for 256 KiB of empty comments that took the loop nearly two seconds.
             self.setup = b"".join(pieces)
             if crossing.ended or (not chunk and crossing.whole):
                 return None
@@ -195,7 +195,7 @@ class _Stream:
         return None
 
     async def to_the_end(self, status: int, ping_s: float) -> Outcome | Verdict:
-        """Hand the rest on as it comes. The terminal event is left in the outcome."""
+        """Pass the rest on as it arrives. The terminal event stays in the outcome."""
         one, crossing, out = self.one, self.crossing, self.out
         one.started = True
         _start(one)
@@ -229,16 +229,17 @@ class _Stream:
         if crossing.stopped is not None:
             raise crossing.stopped
         self.one.record.error = recorded(crossing.failure.message, self.one.attempt)
-        # The upstream's own words may name it.
+        # The upstream's own message may name it.
         return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
 
     def _last_frames(self) -> Iterator[Frame]:
-        """What the end of the body completes: a frame without its blank line, an answer without its terminal event."""
+        """The frames that the end of the body completes: a frame without its blank line, an answer without its
+        terminal event."""
         yield from self.decoder.close()
         yield from self.crossing.left_out()
 
     def _take(self, chunk: bytes) -> More:
-        """Hand on what a chunk brings. Called where it arrives, for each event of a stream: it never waits."""
+        """Pass on what a chunk brings. Called where it arrives, for each event of a stream: it never waits."""
         crossing, slow = self.crossing, None
         pieces = [crossing.feed(frame) for frame in self.decoder.feed(chunk)]
         if data := (pieces[0] if len(pieces) == 1 else b"".join(pieces)):
@@ -249,7 +250,7 @@ class _Stream:
         return True if slow is None else slow
 
     def _is_over(self) -> bool:
-        """Whether nothing more is wanted of the upstream; some dialects' answers end only with their body."""
+        """Whether the upstream's answer is complete; in some dialects it ends only with the body."""
         return self.crossing.ended and not self.crossing.ends_by_close
 
 
@@ -269,7 +270,7 @@ def _kind(one: Try) -> Headers:
 
 
 def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome:
-    """A whole stream that says no more than that the model declines; nothing of it has left."""
+    """A whole stream that contains only the model's refusal; nothing of it was sent."""
     outcome = _outcome(one, status, crossing)
     outcome.started, outcome.headers = False, one.headers(_kind(one))
     if (recount := outcome.recount) is not None:

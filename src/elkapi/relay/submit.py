@@ -68,17 +68,17 @@ from elkapi.types import (
 )
 
 STEP_AGAIN_S = 1.0
-# The length of a `traceparent` in every version that is known.
+# The length of a `traceparent` in every known version.
 TRACEPARENT_BYTES = 55
-# The form of a submit that its provider answers at once: it has a row, by which later calls find its account, and no
-# caller sees that row as a task.
+# The form of a submit that its provider answers at once: it has a row, by which later calls find its account, but no
+# caller sees it as a task.
 AT_ONCE = "at-once"
-# The form of a task that was asked for in a chat, and is told there.
+# The form of a task that was requested in a chat and is reported there.
 CHAT_FORM = "chat"
 
 
 async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Begin a task and answer its caller. Raises GatewayError."""
+    """Start a task and answer its caller. Raises GatewayError."""
     policy = snapshot.policy_for(grant)
     asked = await read_submit(call, match, plane.catalog.family_of[match.operation.id], policy.aliases)
     wait_s = wait_s_of(asked)
@@ -112,7 +112,7 @@ async def ready(
     *,
     dry: bool = False,
 ) -> Submit:
-    """A submit as it was read, up to its hold; `dry`: its callback's address is not asked. Raises GatewayError."""
+    """Prepare a submit up to its hold; `dry`: its callback's address is not challenged. Raises GatewayError."""
     if policy.guards:
         asked = await looked_at(plane, snapshot, grant, asked, match, call, policy)
     if match.operation.model.where == "source":
@@ -125,7 +125,7 @@ async def ready(
 
 
 async def begun(plane: DataPlane, one: Submit) -> tuple[int, bytes]:
-    """The provider's answer to a submit that was reserved, which from here on has a life of its own."""
+    """Send a reserved submit; from here on it continues even without its caller."""
     under_way = asyncio.get_running_loop().create_task(one.run())
     plane.tasks.submits.add(under_way)
     under_way.add_done_callback(plane.tasks.submits.discard)
@@ -137,7 +137,7 @@ async def begun(plane: DataPlane, one: Submit) -> tuple[int, bytes]:
 
 
 def _unheard(ended: asyncio.Task[Any]) -> None:
-    """A refusal that its caller did not stay for is no fault that nobody handled; anything else still is."""
+    """Ignore a refusal whose caller has left; anything else is reported as an unhandled error."""
     error = None if ended.cancelled() else ended.exception()
     if error is not None and not isinstance(error, GatewayError | NativeRefusal):
         ended.get_loop().call_exception_handler({"message": "a submit failed", "exception": error, "task": ended})
@@ -168,7 +168,7 @@ class Submit:
         self.claim = claim_of(call, grant, asked.operation.id, asked.sent)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
         self.claims_mark = bool(self.own_mark) and self.claim is None
-        # Its task's row has the name from then on; a claim of the caller's keeps the reply for who asks again.
+        # From then on the task's row has the name; a claim by Idempotency-Key keeps the reply for repeats.
         self.claim_end: Literal["forget", "reply"] = "forget" if self.claims_mark else "reply"
         if self.claims_mark:
             self.claim = record.mark_claim(grant.key_id, self.own_mark, call.id)
@@ -179,7 +179,7 @@ class Submit:
 
     @classmethod
     async def prepared(cls, plane: DataPlane, snapshot: Snapshot, grant: Grant, asked: Asked, call: Call) -> Submit:
-        """Routed and quoted. Raises ModelForbidden, NoChannel, NoPrice, NotFound for another's task."""
+        """Route and quote the submit. Raises ModelForbidden, NoChannel, NoPrice, NotFound for another's task."""
         way, attempts, asked = planned(plane, snapshot, grant, asked)
         named: dict[str, str] = {}
         if asked.refs or asked.files:
@@ -193,10 +193,10 @@ class Submit:
     # The money and the row
 
     async def reserve(self) -> StoredReply | None:
-        """Hold the most it may cost and begin the row; the stored reply when this submit was made before.
+        """Hold the most it may cost and create the row; returns the stored reply if this submit was made before.
 
-        Raises InsufficientQuota, Conflict, Unavailable, BadRequest for a picture that is not had or a name of the
-        caller's own that is, and a guardrail's refusal, with a record of it; nothing is begun then.
+        Raises InsufficientQuota, Conflict, Unavailable, BadRequest for an image that cannot be downloaded or an own
+        name that is taken, and a guardrail's refusal, with a record of it; nothing has started then.
         """
         try:
             return await self._reserved()
@@ -218,10 +218,10 @@ class Submit:
             if named is not None and self.claim and await ledger.wait_reply(self.claim) is None:
                 raise mark_taken(self.asked)
         if to_fetch(self.asked):
-            # What was made before is answered as it was, whatever became of its pictures.
+            # A repeat is answered as before, whatever became of its images.
             if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
                 return made
-            # Anybody with a key could have large files fetched from anywhere, again and again, for nothing.
+            # Otherwise anybody with a key could have large files downloaded from anywhere, repeatedly, for free.
             there_nano = await available_to(self.plane, self.grant)
             if self.quote.nano > there_nano:
                 raise InsufficientQuota(not_covered(self.quote.nano, there_nano), self.quote.nano)
@@ -241,7 +241,7 @@ class Submit:
                 return None
 
     def _refusal_record(self, error: GatewayError) -> RequestRecord:
-        """Of a submit that a guardrail refused: nothing was held or sent, and no word of it is kept."""
+        """The record of a submit that a guardrail refused: nothing was held or sent, and none of its text is stored."""
         plane, grant, asked = self.plane, self.grant, self.asked
         return RequestRecord(
             id=self.call_id,
@@ -310,7 +310,7 @@ class Submit:
     # The provider
 
     async def run(self) -> tuple[int, bytes]:
-        """(status, body) for the caller. Raises GatewayError, NativeRefusal; the task has its step either way."""
+        """(status, body) for the caller. Raises GatewayError, NativeRefusal; the task's step is written in any case."""
         try:
             accepted = await self.put.ask()
         except Exception:
@@ -322,7 +322,7 @@ class Submit:
         attempt, status, reply = accepted
         return await self._accepted(attempt, status, reply)
 
-    # What became of it
+    # Results
 
     async def _accepted(self, attempt: Attempt, status: int, reply: bytes) -> tuple[int, bytes]:
         asked, hooks, now_ns = self.asked, self.asked.family.hooks, self.plane.clock.now_ns()
@@ -333,18 +333,18 @@ class Submit:
         if asked.task.at_once:
             return await self._answered_at_once(attempt, status, reply, native)
         first = machine.read(asked.task, accepted)
-        # An end is the poller's to write, with its files and its money.
+        # The poller writes an end, with its files and its money.
         state = first.state if first.known and not first.state.is_end else State.QUEUED
         if first.known and first.state.is_end:
             reply = msgspec.json.encode(machine.reopened(asked.task, decoded))
         told = self._told(attempt, reply)
-        # Some begin at once, and are never seen to wait.
+        # Some tasks start at once and are never queued.
         started_ns = now_ns if state is State.RUNNING else None
         stands = self._as_it_stands(state, native, told, version=1, started_ns=started_ns)
-        # What the caller is told: the task as the step makes it.
+        # The caller sees the task as after the step.
         body = self.plane.showing.submitted(asked.form, stands, reply)
         if asked.form != "native":
-            # Luma's 201 is no word of the other forms.
+            # Luma's 201 has no meaning in the other forms.
             status = 200
         step = TaskStep(
             id=self.call_id,
@@ -373,7 +373,7 @@ class Submit:
         return record.Told(reply=msgspec.Raw(reply), attempts=tries, upstream_model=attempt.upstream_model)
 
     async def _answered_at_once(self, attempt: Attempt, status: int, reply: bytes, native: str) -> tuple[int, bytes]:
-        """The answer is all there is: charged and kept in one step; later calls find its account by `native`."""
+        """The answer is the result: charged and stored in one step; later calls find its account by `native`."""
         told = self._told(attempt, reply)
         task = self._as_it_stands(State.QUEUED, native, told, version=0)
         done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
@@ -395,7 +395,7 @@ class Submit:
     def _as_it_stands(
         self, state: State, native: str | None, told: record.Told, *, version: int, started_ns: int | None = None
     ) -> record.Task:
-        """The task before, or as, the step makes it, with the account that it was last put to."""
+        """The task before or after the step, with the account that it was last sent to."""
         new, last = self.task, self.put.tries[-1] if self.put.tries else None
         row = TaskRow(
             **{name: getattr(new, name) for name in ("id", "owner_id", "key_id", "operation", "wire", "form", "model")},
@@ -420,7 +420,7 @@ class Submit:
     async def _refused(self) -> tuple[int, bytes]:
         unknown = any(one.fate == "unknown" for one in self.put.tries)
         if unknown and self.asked.task.recall:
-            # The poller asks for it by our own id; until then nobody knows, and the money stays held.
+            # The poller looks it up by our id; until then its state is unknown, and the money stays held.
             told = record.Told(attempts=tuple(self.put.tries))
             step = self._as_it_stands(State.QUEUED, None, told, version=0).step(self.plane.clock.now_ns())
             step = msgspec.structs.replace(step, told=record.encode(told), claim=self.claim, claim_end="unknown")
@@ -440,7 +440,7 @@ class Submit:
         )
 
     async def _end(self, code: str, status: int, error: GatewayError | None = None) -> None:
-        """The task was never begun, or nobody will ever know: it ends, free."""
+        """End a task that never started, or whose state will never be known: it is free."""
         text = error.message if error is not None else "The task was not started."
         task = self._as_it_stands(State.QUEUED, None, record.Told(attempts=tuple(self.put.tries)), version=0)
         done = ending.ended(
@@ -459,11 +459,11 @@ class Submit:
             note_end(self.plane, task, done.settlement.record, timed=True)
 
     async def _made(self, step: TaskStep) -> bool:
-        """Make the step, however long the ledger takes: a task without it would be nobody's.
+        """Write the step, however long the ledger takes, since a task without it would belong to nobody.
 
-        One that recovery took from this worker, which was silent for too long, is stepped from where it stands. False
-        for a step that comes too late and that nobody needs: a failure, or the word that the outcome is unknown. Raises
-        OutcomeUnknown where what the provider began was given up before.
+        A step that recovery took from this worker, which was silent for too long, is made from the current version.
+        Returns False for a late step that nobody needs: a failure, or an unknown outcome. Raises OutcomeUnknown if a
+        task that the provider did start was given up before.
         """
         while True:
             try:
@@ -480,7 +480,7 @@ class Submit:
             if step.native_id is None:
                 return False
             if task is not None and task.row.native_id == step.native_id:
-                # It was made by an earlier try, or a poller that asked for it found the same.
+                # An earlier try wrote it, or a poller found the same.
                 return True
             raise OutcomeUnknown(
                 f"The gateway was interrupted while it submitted the task {task_id_text(step.id)} and has given it up. "

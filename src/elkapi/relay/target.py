@@ -21,7 +21,7 @@ from elkapi.upstream.channel import deadlines_of, header_rules, place, ruled
 
 CALL_ID = b"x-client-request-id"
 _ACCEPT = {"sse": b"text/event-stream", "aws": b"application/vnd.amazon.eventstream"}
-# What a caller of the same dialect says to the provider beside its body; anthropic.md sections 1 and 5.
+# Headers that a caller of the same dialect sends to the provider besides its body; anthropic.md sections 1 and 5.
 NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
     "anthropic": (b"anthropic-version", b"anthropic-beta", b"anthropic-user-profile-id"),
     "anthropic-count": (b"anthropic-version", b"anthropic-beta"),
@@ -29,10 +29,10 @@ NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
 }
 
 
-# The one word of a caller's query that is handed on, and where: Anthropic's own paths.
+# The only parameter of a caller's query that is forwarded, and where: Anthropic's own paths.
 BETA = "beta=true"
 _MESSAGES = "/v1/messages"
-# Routes kept; a changed channel is another object, and takes the place of the old one.
+# How many routes are cached; a changed channel is another object, and replaces the old one.
 ROUTES_MAX = 4096
 OBJECTS_REFUSED = (
     "Objects of Google Cloud Storage (`gs://`) and document stores are not supported by this model; send the data or "
@@ -41,11 +41,12 @@ OBJECTS_REFUSED = (
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What all calls of one channel, key, model and way across have alike. `forwarded` are names taken from the caller.
+    """What all calls of one channel, key, model and conversion share.
 
-    `traced`: the channel lets `traceparent` through, and telemetry has a span of ours for it. `beta_target` is where a
-    call goes that says `beta=true` in its query, "" where nobody understands that. `guards_objects`: what its provider
-    would read with the rights of the channel's key is not for its callers to name.
+    `forwarded` are the headers copied from the caller. `traced`: the channel permits `traceparent`, and telemetry has a
+    span for it. `beta_target` is the target for calls with `beta=true` in the query, "" if the upstream does not
+    support that. `guards_objects`: callers must not name objects that its provider would read with the rights of the
+    channel's key.
     """
 
     channel: Channel
@@ -68,9 +69,9 @@ _routes: dict[_Key, Route] = {}
 def build(
     attempt: Attempt, exchange: Exchange, call: Call, settings: Settings, telemetry: Telemetry | None = None
 ) -> UpstreamRequest:
-    """The bytes to send. With no mapping and no override the caller's body goes out unchanged.
+    """The bytes to send. Without mapping and override the caller's body is sent unchanged.
 
-    Raises BadRequest for a body that the upstream's wire cannot carry.
+    Raises BadRequest for a body that the upstream's wire does not support.
     """
     channel = attempt.channel
     key = (channel.id, attempt.key.id, attempt.upstream_model, exchange.wire, exchange.stream, exchange.translated)
@@ -84,7 +85,7 @@ def build(
         body = with_instructions(body, exchange.wire, channel.system_prompt)
     if channel.param_set or channel.param_default or channel.param_remove:
         body = with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
-    # The upstream's bill can be compared with our ledger by this id.
+    # By this id the upstream's bill can be compared with our ledger.
     headers = [(CALL_ID, call.text_id)] if route.sends_id else []
     shared = route.shared
     if route.traced and telemetry is not None:
@@ -101,12 +102,13 @@ def build(
 
 
 def says_beta(call: Call) -> bool:
-    """Whether the caller says it with the one word of a query that is handed on."""
+    """Whether the caller's query has the parameter that is forwarded."""
     return bool(call.query) and BETA in call.query.split("&")
 
 
 def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _Key) -> Route:
-    """Ours, then the allow-listed headers of the client, then the channel's: later rules win, credentials stay ours."""
+    """Our headers, then the caller's allow-listed ones, then the channel's: later ones win, but credentials stay
+    ours."""
     channel = attempt.channel
     path = endpoint_path(channel, exchange.endpoint, attempt.upstream_model, exchange.stream)
     origin, target = place(channel, path)
@@ -133,7 +135,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         shared=tuple(kept.items()),
         sends_id=CALL_ID not in removed and CALL_ID not in replaced,
         forwarded=tuple(name for name in forwarded if not (traced and name == TRACEPARENT)),
-        # The caller's own version word wins over the one we would send.
+        # The caller's own version wins over ours.
         replaceable=frozenset(native).intersection(kept),
         traced=traced,
         beta_target=target + b"?" + BETA.encode() if takes_beta else b"",

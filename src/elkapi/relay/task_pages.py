@@ -1,6 +1,6 @@
-"""Tasks after their submit: read, listed, followed, cancelled, deleted; all of it free, and from our own tables.
+"""Endpoints of tasks after their submit: read, list, follow, cancel, delete; all free, from our own tables.
 
-Native routes answer in the provider's own shape, neutral ones in the form that their operation names.
+Native routes answer in the provider's format, neutral ones in the form of their operation.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ OFFSET_MAX, PAGES_MAX, PAGE_SIZE_MAX = 1_000_000_000, 1_000_000, (1 << 31) - 1
 
 
 async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """A task as it stands. Raises NotFound, BadRequest, Unavailable."""
+    """The current task. Raises NotFound, BadRequest, Unavailable."""
     name = await _named(match, call)
     task = await plane.tasks.find(grant, name)
     asked_for, found = match.operation.task, plane.catalog.by_id[task.row.operation].task
     if asked_for is not None and found is not None and asked_for.at_once is not found.at_once:
-        # A character is no video, though both have ids below /v1/videos.
+        # A character is no video, though the ids of both are below /v1/videos.
         raise not_found(name)
     if match.operation.form == "neutral-events":
         await follow_task(plane, task, call)
@@ -76,7 +76,7 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     wanted = Wanted(
         wires=(operation.wire or "",),
         operations=_of_list(plane, match),
-        # A provider lists what it began; a submit that it refused is none of that.
+        # A provider lists the tasks that it started, not submits that it refused.
         begun=True,
         **_filters(operation, listing, asked),
     )
@@ -102,7 +102,7 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
 
 
 async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, call: Call) -> None:
-    """OpenAI's kind of list: `after`, `limit`, `order`. Raises BadRequest, NotFound, Unavailable."""
+    """A list in OpenAI's format: `after`, `limit`, `order`. Raises BadRequest, NotFound, Unavailable."""
     query = query_of(call.query)
     limit = _page_size(query, "limit", 20, 100)
     if (order := query.get("order") or "desc") not in ("asc", "desc"):
@@ -110,7 +110,7 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     after = None
     if named := query.get("after"):
         last = await plane.tasks.find_or_none(grant, named)
-        # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.
+        # Ids are in the order of creation, so a page can continue after one that was deleted meanwhile.
         after = parse_task_id(named) if last is None else last.row.id
         if after is None:
             raise not_found(named)
@@ -124,12 +124,13 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
 
 
 _VARIANTS = ("video", "thumbnail", "spritesheet")
-# The type of OpenAI's spritesheets, by which they differ from its thumbnails; other providers' pictures are thumbnails.
+# The type of OpenAI's spritesheets, which distinguishes them from its thumbnails; other providers' images are
+# thumbnails.
 _SPRITES = "image/jpeg"
 
 
 async def content(plane: DataPlane, grant: Grant, task: Task, call: Call) -> None:
-    """The bytes of what a task made: `variant` video, thumbnail or spritesheet. Raises BadRequest, NotFound."""
+    """The content of a task: `variant` video, thumbnail or spritesheet. Raises BadRequest, NotFound."""
     variant = parse_qs(call.query).get("variant", ["video"])[-1]
     if variant not in _VARIANTS:
         raise BadRequest("`variant` must be video, thumbnail or spritesheet.", param="variant")
@@ -169,7 +170,7 @@ async def _send_asset(plane: DataPlane, grant: Grant, asset_id: bytes, call: Cal
 async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
     """A task's changes as server-sent events, until its end: `event: task`, our object as data.
 
-    Looks at our own row; a comment keeps the line alive. Raises Unavailable before the first event.
+    Reads our own row; comments keep the connection alive. Raises Unavailable before the first event.
     """
     operation, origin, out = plane.catalog.by_id["tasks.get"], plane.origin(call), call.reply
     out.start(200, EVENTS)
@@ -183,7 +184,7 @@ async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
 
 
 def _filters(operation: Operation, listing: Listing, asked: dict[str, list[str]]) -> dict[str, Any]:
-    """What of a list is wanted, as members of `Wanted`; a word that means nothing is a list of nothing."""
+    """The filters of a list, as members of `Wanted`; an unknown word matches nothing."""
     wanted: dict[str, Any] = {}
     for name, what in listing.filters.items():
         values = [value for text in asked.get(name, []) for value in text.split(",")]
@@ -199,7 +200,7 @@ def _filters(operation: Operation, listing: Listing, asked: dict[str, list[str]]
 
 
 def _of_list(plane: DataPlane, match: Match) -> tuple[str, ...] | None:
-    """Where a list is that of one kind of submit, the submits of that path."""
+    """For a list of one kind of submit, the submits of that path."""
     if "action" not in match.params:
         return None
     wanted = "/".join(match.params[name] for name in ("action", "action2") if name in match.params)
@@ -214,7 +215,7 @@ def _item(listing: Listing, shown: Any) -> Any:
 
 
 async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Cancel an open task at its provider, or forget one that ended. Raises NotFound, Conflict, UpstreamError."""
+    """Cancel an open task at its provider, or delete an ended one. Raises NotFound, Conflict, UpstreamError."""
     task = await plane.tasks.find(grant, await _named(match, call))
     if not task.state.is_end:
         task = await _cancelled(plane, snapshot, task)
@@ -229,7 +230,7 @@ async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
 
 
 async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
-    """The task after its provider cancelled it: free, since the provider says that it will not be made."""
+    """Cancel a task at its provider and return it: free, since the provider confirms that it will not be made."""
     operation = plane.catalog.by_id[task.row.operation]
     spec = operation.task
     assert spec is not None
@@ -242,10 +243,11 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     way = Way(plane.settings, plane.signer, plane.client.send, plane.catalog.family_of, plane.clock)
     found = await asked(way, operation, account, spec.fetch, values)
     if isinstance(found, tuple) and machine.read(spec, found[0]).state in (State.SUCCEEDED, State.FAILED):
-        # What is made is billed, and some would delete it all the same: its end is the poller's, in a moment.
+        # A finished task is billed, and some providers would delete it nevertheless; the poller will end it in a
+        # moment.
         raise Conflict("The provider has just finished this task; fetch it instead.", code="task_not_cancellable")
     again = task.told.cancel_asked
-    # Noted before it is asked: should this process end before the answer, the poller knows what no trace of it means.
+    # Recorded before the request: if this process ends before the answer, the poller knows what a missing task means.
     task = await _stepped(plane, task, lambda now: _noted(plane, now, asked=True))
     if task.state.is_end:
         return task
@@ -258,7 +260,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     point("tasks.cancel.after")
     if not is_success(reply.status) and not (again and reply.status == ABSENT):
         if reply.status < 500:
-            # It said no, so the task goes on as if nobody had asked.
+            # It refused, so the task continues as if nobody had asked.
             task = await _stepped(plane, task, lambda now: _noted(plane, now, asked=False))
             if task.state.is_end:
                 return task
@@ -269,7 +271,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
 
 
 async def _stepped(plane: DataPlane, task: Task, step_of: Callable[[Task], TaskStep | None]) -> Task:
-    """The task after a step from where it then stands; as it is, once it has ended or `step_of` wants none.
+    """The task after a step from its current version; unchanged if it has ended or `step_of` returns none.
 
     Raises NotFound, Unavailable.
     """
@@ -289,7 +291,8 @@ async def _stepped(plane: DataPlane, task: Task, step_of: Callable[[Task], TaskS
 
 
 def _noted(plane: DataPlane, task: Task, *, asked: bool) -> TaskStep | None:
-    """The step that notes whether its provider may have been asked to cancel a task; None where that stands there."""
+    """The step that records whether the provider may have been asked to cancel a task; None if that is already
+    recorded."""
     if task.told.cancel_asked is asked:
         return None
     told = encode(msgspec.structs.replace(task.told, cancel_asked=asked))
@@ -314,7 +317,7 @@ def _answer(plane: DataPlane, operation: Operation, task: Task, call: Call) -> N
 
 
 async def _named(match: Match, call: Call) -> str:
-    """The id a call is about: from its path, its query or its body. Raises BadRequest."""
+    """The id of a call, from its path, query or body. Raises BadRequest."""
     if match.operation.names:
         return match.operation.names.format_map(match.params)
     for name in _ID_NAMES:
@@ -337,7 +340,7 @@ async def _named(match: Match, call: Call) -> str:
 
 
 def _page_size(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    """Providers differ in what a page may have at most and tell whether there is more, so it has what it has."""
+    """Providers differ in the limits of a page and in how they report more, so a page has what there is."""
     return min(number_in(query, name, 1, PAGE_SIZE_MAX) or default, most)
 
 

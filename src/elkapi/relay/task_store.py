@@ -1,6 +1,6 @@
-"""A worker's hands on tasks: finding and listing them, opened, on the reader's threads; steps are the ledger's.
+"""A worker's access to tasks, unsealed: finding and listing them on the reader's threads; the ledger writes steps.
 
-Whose a task is, is decided by the queries; a task of somebody else is not found, in the same words.
+The queries check ownership; another's task is not found, with the same message.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FOLLOW_S = 1.0
 
 
 def not_found(text: str) -> NotFound:
-    """What a caller is told of a task that is nobody's, or not theirs."""
+    """The error for a task that does not exist or is not the caller's."""
     return NotFound(f"The task '{text[:100]}' does not exist.", code="task_not_exist", param="id")
 
 
 class TaskStore:
-    """One of a worker. `submits` are those under way, which outlive their callers' connections."""
+    """One per worker. `submits` are those in progress, which outlive their callers' connections."""
 
     def __init__(self, database: Database, reader: Reader, sealer: Sealer) -> None:
         self._reader = reader
@@ -52,7 +52,7 @@ class TaskStore:
         return None if row is None else opened(self._sealer, row)
 
     async def again(self, task: Task) -> Task | None:
-        """The task as it stands now, or None when it was deleted. Raises Unavailable."""
+        """The current task, or None if it was deleted. Raises Unavailable."""
         return await self._reader.run(lambda connection: self._read(connection, task.row.id))
 
     def _read(self, connection: Connection, task_id: bytes) -> Task | None:
@@ -60,7 +60,7 @@ class TaskStore:
         return None if row is None or row.deleted_ns is not None else opened(self._sealer, row)
 
     async def moves(self, task: Task, quiet_s: float) -> AsyncIterator[Task | None]:
-        """The task now and after each change of its row, to its end or until it is deleted; None after every `quiet_s`
+        """The task now and after each change of its row, until it ends or is deleted; None after every `quiet_s`
         without one."""
         seen, waited_s = -1, 0.0
         while True:
@@ -90,7 +90,7 @@ class TaskStore:
         after: bytes | None = None,
         ascending: bool = False,
     ) -> list[Task]:
-        """The caller's own tasks, a part of them. Raises Unavailable."""
+        """A page of the caller's tasks. Raises Unavailable."""
 
         def read(connection: Connection) -> list[Task]:
             found = rows.page(connection, grant, wanted, limit=limit, offset=offset, after=after, ascending=ascending)
@@ -99,18 +99,18 @@ class TaskStore:
         return await self._reader.run(read)
 
     async def count(self, grant: Grant, wanted: rows.Wanted) -> int:
-        """How many of the caller's own tasks there are. Raises Unavailable."""
+        """The number of the caller's tasks. Raises Unavailable."""
         return await self._reader.run(lambda connection: rows.count(connection, grant, wanted))
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """`change`'s answer, committed. Raises Unavailable."""
+        """The committed result of `change`. Raises Unavailable."""
         return await self._writer.run(change)
 
     async def drain(self, wait_s: float) -> None:
-        """Let submits under way come to their end; recovery owns what is left."""
+        """Wait for submits in progress; recovery owns what is left."""
         if self.submits:
             await asyncio.wait(self.submits, timeout=wait_s)
 
     def close(self) -> None:
-        """Finish the write that runs."""
+        """Finish the current write."""
         self._writer.close()

@@ -1,7 +1,7 @@
-"""The worker's end of telemetry: finished calls go into a bounded queue, a thread hands them to the control process.
+"""The worker's side of telemetry: finished calls enter a bounded queue, and a thread hands them to the control process.
 
-A call pays for one entry in the queue. Exporting is `control.telemetry`'s: when it is away, slow or hangs, this queue
-fills and further calls are dropped and counted; no call ever waits. Where telemetry is off none of this exists.
+A call costs one entry in the queue. `control.telemetry` exports: if it is down, slow or hangs, this queue fills and
+further calls are dropped and counted; no call ever waits. Without telemetry none of this exists.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from elkapi.types import Grant, RequestRecord
 
 QUEUE_CALLS_MAX = 4_096
 QUEUE_BYTES_MAX = 32 * 1024 * 1024
-# A longer body is not told, nor a longer answer read for its finish reason.
+# A longer body is not exported, nor is a longer answer read for its finish reason.
 CONTENT_BYTES_MAX = 256 * 1024
 BATCH_CALLS_MAX = 256
 BATCH_BYTES_MAX = 1024 * 1024
 FLUSH_EVERY_S = 0.2
-# A call without its texts, and a task's end, take about so much.
+# The approximate size of a call without its texts, and of a task's end.
 FACTS_BYTES = 1024
 CONNECT_S = 1.0
 CLOSE_S = 1.0
@@ -42,7 +42,7 @@ Seen = Outcome | Crossing | None
 
 
 class Watched(Tally):
-    """A tally that also knows when the first content came and, where content is told, what it was."""
+    """A tally that also records when the first content arrived and, if content is exported, what it was."""
 
     __slots__ = ("_clock", "events", "first_s")
 
@@ -64,7 +64,7 @@ class Watched(Tally):
 
 
 class _Told:
-    """One queued call: what the thread makes its facts of."""
+    """One queued call, from which the thread makes the facts."""
 
     __slots__ = ("body", "first_s", "grant", "record", "request", "sampled", "seen", "size", "trace")
 
@@ -82,7 +82,7 @@ class _Told:
 
 
 class Telemetry:
-    """`dropped` counts the calls that nobody was told of."""
+    """The worker's exporter; `dropped` counts the calls that were not exported."""
 
     def __init__(self, settings: Settings, snapshots: SnapshotHolder, clock: Clock) -> None:
         self.dropped = 0
@@ -92,7 +92,7 @@ class Telemetry:
         self._snapshots = snapshots
         self._clock = clock
         self._queue: deque[_Told | CallFacts] = deque()
-        # Each is written by one thread alone, so what is waiting is their difference.
+        # Each is written by one thread only, so their difference is what is waiting.
         self._bytes_in = self._bytes_out = 0
         self._frame: tuple[bytes, int] | None = None
         self._socket: socket.socket | None = None
@@ -103,7 +103,7 @@ class Telemetry:
     # On the loop
 
     def watch(self, crossing: Crossing) -> None:
-        """Note a stream's first content from here on."""
+        """Record a stream's first content from here on."""
         crossing.tally = Watched(self._clock, self._content)
 
     def onward(self, call: Call) -> bytes:
@@ -112,7 +112,7 @@ class Telemetry:
         return onward(trace, is_sampled(trace.trace_id, self._ratio))
 
     def called(self, call: Call, grant: Grant, request: Request, record: RequestRecord, seen: Seen) -> None:
-        """Queue a finished call. Returns at once; `seen` is what there is of its answer."""
+        """Queue a finished call; returns at once. `seen` is what is known of its answer."""
         if self._is_full():
             return
         trace = trace_of(call.id, call.header(HEADER))
@@ -130,7 +130,7 @@ class Telemetry:
         self._queue.append(told)
 
     def ended(self, task: Task, record: RequestRecord) -> None:
-        """Queue a task that came to its end here. Returns at once."""
+        """Queue a task that ended here; returns at once."""
         if self._is_full():
             return
         self._bytes_in += FACTS_BYTES
@@ -138,17 +138,17 @@ class Telemetry:
         self._queue.append(span_of(task, record, channels, sample_ratio=self._ratio, with_errors=self._content))
 
     def _is_full(self) -> bool:
-        """Whether there is no place for another, which then is dropped."""
+        """Whether the queue is full, so that the entry is dropped."""
         full = len(self._queue) >= QUEUE_CALLS_MAX or self._bytes_in - self._bytes_out >= QUEUE_BYTES_MAX
         self.dropped += full
         return full
 
     def close(self) -> None:
-        """Hand over what is queued as far as that goes quickly, and stop the thread."""
+        """Hand over what is queued if that is quick, and stop the thread."""
         self._stop.set()
         self._thread.join(CLOSE_S)
         if (connected := self._socket) is not None:
-            # Wakes a thread that waits for a control process that does not read.
+            # Wakes a thread that waits for a control process which does not read.
             with contextlib.suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
             self._thread.join(CLOSE_S)
@@ -178,7 +178,7 @@ class Telemetry:
         return frame_of(calls), size
 
     def _sent(self, frame: bytes) -> bool:
-        """Whether the control process took the frame; it is kept for the next time if not."""
+        """Whether the control process accepted the frame; otherwise it is kept for the next try."""
         try:
             if self._socket is None:
                 fresh = socket.socket(socket.AF_UNIX)
@@ -226,13 +226,13 @@ class Telemetry:
 
 
 def _whole(seen: Seen) -> bytes:
-    """A whole answer that is not too long to look at."""
+    """A whole answer, unless it is too long."""
     if isinstance(seen, Outcome) and not seen.started and seen.crossing is None and len(seen.body) <= CONTENT_BYTES_MAX:
         return seen.body
     return b""
 
 
 def _said(crossing: Crossing) -> tuple[tuple[str, str, str], ...]:
-    """What a stream said, its pieces put together: (kind, text, name)."""
+    """The content of a stream with its pieces joined: (kind, text, name)."""
     tally = crossing.tally
     return said_in(tally.events or []) if isinstance(tally, Watched) else ()

@@ -37,22 +37,20 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 def makes_videos(catalog: Catalog, snapshot: Snapshot, grant: Grant, request: Request) -> bool:
-    """Whether a chat that no text channel serves is with a model that a channel makes videos with."""
+    """Whether the model of a chat that no text channel serves makes videos on some channel."""
     return request.operation.id == CHAT and can_serve(snapshot, grant, catalog.by_id[SUBMIT], request.model)
 
 
 async def video_in_chat(
     plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call, refusal: GatewayError | None
 ) -> None:
-    """Begin the task, and tell it to its end; `refusal` is a guardrail's.
-
-    Raises GatewayError while nothing was sent, ClientGone.
-    """
+    """Start the task and report it to its end; `refusal` is a guardrail's. Raises GatewayError while nothing was
+    sent, ClientGone."""
     ask, one = await ready_chat(plane, snapshot, grant, request, call, refusal)
     stored = await one.reserve()
     if stored is None:
         await begun(plane, one)
-    # A call that was made before goes on with the task it began then.
+    # A repeated call continues with the task that it started before.
     task = await plane.tasks.find(grant, task_id_text(call.id if stored is None else stored.request_id))
     completion_id = f"chatcmpl-{task.row.id.hex()}"
     if request.stream:
@@ -108,7 +106,7 @@ async def _prepared(
 
 
 def asked_in_chat(plane: Places, request: Request, ask: MediaAsk) -> Asked:
-    """What a chat asks for, as the submit of any video."""
+    """A chat's request as the submit of a video."""
     operation = plane.catalog.by_id[SUBMIT]
     assert operation.meter is not None
     shown: dict[str, Any] = {"model": request.asked or request.model, "prompt": ask.prompt}
@@ -162,7 +160,7 @@ async def _end(plane: DataPlane, call: Call, task: Task) -> TaskView:
 
 
 def _ended(view: TaskView) -> TaskView:
-    """The view at the end of following a task: one that was deleted before its end is told as cancelled."""
+    """The view after following a task; one that was deleted before its end counts as cancelled."""
     return view if view.state.is_end else msgspec.structs.replace(view, state=State.CANCELLED)
 
 

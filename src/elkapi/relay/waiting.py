@@ -1,4 +1,4 @@
-"""A submit whose caller waits on the line for what it makes: Luma's `sync`. Whoever stops waiting ends nothing."""
+"""A submit whose caller waits for its result: Luma's `sync`. A caller who stops waiting does not end the task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYNC_S, SYNC_S_MAX = 60.0, 600.0
 
 
 def wait_s_of(asked: Asked) -> float:
-    """How many seconds a submit wants to be waited for, 0 where it does not. Raises BadRequest."""
+    """How many seconds a submit wants to wait, 0 for none. Raises BadRequest."""
     if not asked.task.sync or asked.form != "native":
         return 0.0
     wanted, timeout_s = asked.body.get(asked.task.sync), asked.body.get(f"{asked.task.sync}_timeout")
@@ -32,7 +32,7 @@ def wait_s_of(asked: Asked) -> float:
 
 
 async def waited(plane: DataPlane, grant: Grant, call: Call, task_id: bytes, wait_s: float) -> bytes:
-    """The task as a fetch would show it, once it ended or `wait_s` are over. Raises NotFound, Unavailable."""
+    """The task as a fetch would show it, after it ended or `wait_s` passed. Raises NotFound, Unavailable."""
     task = await plane.tasks.find(grant, task_id_text(task_id))
     until_s = plane.clock.monotonic_s() + wait_s
     async for now in plane.tasks.moves(task, FOLLOW_S):
