@@ -243,12 +243,12 @@ def test_a_key_file_that_another_process_makes_at_this_moment_is_neither_taken_f
         return install_secret_key(path, key)
 
     monkeypatch.setattr(backups, "install_secret_key", second)
-    with pytest.raises(Refused, match="at the same moment"):
+    with pytest.raises(Refused, match="at the same time"):
         backups.restore(elsewhere, tmp_path / "copy", check=check_books, actor="test")
     assert load_secret_key(elsewhere) == b"theirs".ljust(KEY_BYTES)
     with Admin.open(elsewhere, "test") as opened:
         assert not keys.list_keys(opened)
-    with pytest.raises(Refused, match="at the same moment"):
+    with pytest.raises(Refused, match="at the same time"):
         backups.backup(filled, tmp_path / "another", with_secret_key=True)
     assert not (tmp_path / "another").exists()
     assert (tmp_path / "another.secret-key").exists()

@@ -70,4 +70,4 @@ async def test_a_key_is_not_judged_by_a_family_that_has_nothing_free_to_ask(admi
     fields = channels.ChannelFields(name="c", family="pika", base_url=upstream, allow_private=True, models=("m",))
     channels.add_channel(admin, fields, [GOOD])
     (result,) = await probe_channel(admin, "c")
-    assert (result.works, result.outcome) == (False, "this family has nothing free to ask")
+    assert (result.works, result.outcome) == (False, "this family has no free endpoint to probe")

@@ -42,7 +42,7 @@ def check_proxy(proxy_url: str, *, allow_private: bool) -> str:
 def _refuse_private(host: str, port: int, field: str) -> None:
     for address in _addresses(host, port):
         if (reason := refusal(address)) is not None:
-            hint = "if this upstream is really meant, add it with --allow-private"
+            hint = "if this upstream is intended, add it with --allow-private"
             raise InvalidInput(f"{host} is a {reason.replace('_', ' ')} address ({address}); {hint}", field=field)
 
 

@@ -67,9 +67,9 @@ def backup(admin: Admin, path: Path, *, with_secret_key: bool = False) -> Backup
     key_path = path.with_name(path.name + KEY_SUFFIX)
     for target in (path, key_path) if with_secret_key else (path,):
         if target.exists():
-            raise Refused(f"{target} exists already; a backup never overwrites a file")
+            raise Refused(f"{target} already exists; a backup never overwrites a file")
     if not path.parent.is_dir():
-        raise Missing(f"there is no folder {path.parent}")
+        raise Missing(f"the folder {path.parent} does not exist")
     key = load_secret_key(admin.settings) if with_secret_key else None
     with _private_folder(path.parent) as folder, _key_in(key_path, key):
         copy = folder / "copy"
@@ -98,7 +98,7 @@ def restore(
     not open; Missing without the file; InvalidInput for a file that is no backup.
     """
     if not path.is_file():
-        raise Missing(f"there is no file {path}")
+        raise Missing(f"the file {path} does not exist")
     with _private_folder(None) as folder:
         copy = folder / "copy"
         try:
@@ -107,7 +107,7 @@ def restore(
             if error.errno != errno.ENOSPC:
                 raise
             where = folder.parent
-            raise Refused(f"{where} has no room for a copy of {path}; TMPDIR may name another folder") from None
+            raise Refused(f"{where} has no room for a copy of {path}; set TMPDIR to another folder") from None
         source = _opened_backup(copy)
         try:
             migrate(source, clock=clock)
@@ -166,7 +166,7 @@ def _refuse_unless_free(connection: Connection, settings: Settings, *, force: bo
     # Prices, groups and rules are seen by the audit row that each of them has.
     tables = (schema.keys, schema.channels, schema.requests, schema.transfers, schema.audit)
     if not force and any(connection.execute(select(func.count()).select_from(table)).scalar() for table in tables):
-        raise Refused("this installation is not empty; --force replaces everything in it")
+        raise Refused("this installation is not empty; use --force to replace everything in it")
 
 
 def _highest_version(connection: Connection) -> int:
@@ -192,7 +192,9 @@ def _fitting_key(source: Database, settings: Settings, path: Path, given: Path |
             raise Refused(f"{file} is not the secret key of this backup")
         if own is not None:
             where = "ELKAPI_SECRET_KEY" if settings.secret_key else str(secret_key_path(settings))
-            raise Refused(f"this installation has another secret key; move {where} away first, nothing replaces it")
+            raise Refused(
+                f"this installation has another secret key; move {where} away first, since it is never replaced"
+            )
         return key
 
 
@@ -211,7 +213,7 @@ def _copy_sqlite_file(database: Database, copy: Path) -> None:
             # load. In WAL mode the one long read keeps nobody from writing.
             raw.backup(target)
         except sqlite3.Error as error:
-            raise Refused(f"the copy cannot be written: {error}; nothing of it is left") from None
+            raise Refused(f"cannot write the copy: {error}; it was removed") from None
         finally:
             target.close()
     finally:
@@ -297,7 +299,7 @@ def _link_new(copy: Path, path: Path) -> None:
     try:
         files.name_new_file(copy, path)
     except FileExistsError:
-        raise Refused(f"{path} exists already; a backup never overwrites a file") from None
+        raise Refused(f"{path} already exists; a backup never overwrites a file") from None
 
 
 @contextmanager
@@ -310,7 +312,7 @@ def _key_in(path: Path, key: bytes | None) -> Iterator[None]:
         return
     files.create_private_directory(path.parent)
     if not install_secret_key(path, key):
-        raise Refused(f"{path} was made by another process at the same moment; try again")
+        raise Refused(f"another process created {path} at the same time; try again")
     try:
         yield
     except BaseException:

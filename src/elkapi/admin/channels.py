@@ -73,7 +73,7 @@ def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> 
         raise InvalidInput("it is needed", field="family")
     keys = _checked_secrets(secrets)
     if not keys:
-        raise InvalidInput("it needs at least one; for an upstream that asks for none, give any word", field="keys")
+        raise InvalidInput("at least one is required; for an upstream without keys, give any word", field="keys")
     spec = _checked(_merged(_EMPTY, fields))
     _check_forms(spec.family, keys)
     with admin.change() as connection:
@@ -81,7 +81,7 @@ def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> 
         if not spec.name:
             spec = msgspec.structs.replace(spec, name=_free_name(connection, spec))
         elif channels.find_id(connection, spec.name) is not None:
-            raise Refused(f"a channel is named {spec.name!r} already")
+            raise Refused(f"a channel named {spec.name!r} already exists")
         channel_id = channels.add_channel(connection, admin.sealer, spec, **admin.who())
         channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
         return _read_back(connection, admin, channel_id, spec)
@@ -93,7 +93,7 @@ def edit_channel(admin: Admin, which: str, fields: ChannelFields) -> ChannelView
         channel_id = _find(connection, which)
         before = channels.read_spec(connection, admin.sealer, channel_id)
     if before is None:
-        raise Missing(f"there is no channel {which!r}")
+        raise Missing(f"the channel {which!r} does not exist")
     spec = _checked(_merged(before, fields))
     if not spec.name:
         raise InvalidInput("it is empty", field="name")
@@ -101,11 +101,11 @@ def edit_channel(admin: Admin, which: str, fields: ChannelFields) -> ChannelView
         with admin.change() as connection:
             _check_groups(connection, spec.config.groups)
             if channels.read_spec(connection, admin.sealer, channel_id) != before:
-                raise Refused("the channel was changed by somebody else at the same moment; look at it and try again")
+                raise Refused("somebody else changed the channel at the same time; look at it and try again")
             channels.replace_channel(connection, admin.sealer, channel_id, spec, **admin.who())
             return _read_back(connection, admin, channel_id, spec)
     except IntegrityError:
-        raise Refused(f"a channel is named {spec.name!r} already") from None
+        raise Refused(f"a channel named {spec.name!r} already exists") from None
 
 
 def list_channels(admin: Admin) -> list[ChannelView]:
@@ -146,7 +146,7 @@ def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[C
         _check_forms(_view(connection, admin, channel_id).family, keys)
         added = channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
         if len(channels.view_keys(connection, channel_id)) > KEYS_MAX:
-            raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
+            raise InvalidInput(f"a channel has at most {KEYS_MAX}", field="keys")
         return added
 
 
@@ -174,7 +174,7 @@ def remove_channel_key(admin: Admin, key_id: int) -> int:
 
 
 def _no_key(key_id: int) -> Missing:
-    return Missing(f"there is no channel key {key_id}; `elkapi channel key list CHANNEL` shows them")
+    return Missing(f"the channel key {key_id} does not exist; see `elkapi channel key list CHANNEL`")
 
 
 def _merged(before: ChannelSpec, fields: ChannelFields) -> ChannelSpec:
@@ -190,16 +190,16 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
     config = spec.config
     if (family := UPSTREAM_FAMILIES.get(spec.family)) is None or not family.operator_may_add:
         known = ", ".join(name for name, row in UPSTREAM_FAMILIES.items() if row.operator_may_add)
-        raise InvalidInput(f"{spec.family[:40]!r} is not one of: {known}", field="family")
+        raise InvalidInput(f"{spec.family[:40]!r} must be one of: {known}", field="family")
     base_url = spec.base_url or family.base_url
     if base_url is None:
-        raise InvalidInput(f"the family {family.name} has no address of its own, so it is needed", field="base_url")
+        raise InvalidInput(f"it is required: the family {family.name} has no default", field="base_url")
     _check_is_base(family, base_url)
     _check_options(family, config.options, spec.allow_private)
     if not 0 <= spec.weight <= WEIGHT_MAX:
-        raise InvalidInput(f"it is between 0 and {WEIGHT_MAX}", field="weight")
+        raise InvalidInput(f"it must be between 0 and {WEIGHT_MAX}", field="weight")
     if abs(spec.priority) > PRIORITY_MAX:
-        raise InvalidInput(f"it is between -{PRIORITY_MAX} and {PRIORITY_MAX}", field="priority")
+        raise InvalidInput(f"it must be between -{PRIORITY_MAX} and {PRIORITY_MAX}", field="priority")
     if spec.proxy_url and config.http2:
         raise InvalidInput("HTTP/2 through a proxy is not supported", field="http2")
     return msgspec.structs.replace(
@@ -218,32 +218,36 @@ def _check_is_base(family: UpstreamFamily, base_url: str) -> None:
     for endpoint in family.wires.values():
         _, _, path = endpoint.path.removeprefix("/").partition("/")
         if path and re.search(rf"{VERSION}/{re.escape(path)}/?$", base_url):
-            raise InvalidInput(f"leave /{path} out: the gateway puts it behind the base URL", field="base_url")
+            raise InvalidInput(f"omit /{path}: the gateway appends it to the base URL", field="base_url")
 
 
 def _check_options(family: UpstreamFamily, given: dict[str, str], allow_private: bool) -> None:
     for name, text in given.items():
         if name not in family.options:
             known = ", ".join(family.options) or "none"
-            raise InvalidInput(f"{name[:40]!r} is no option of the family {family.name}: {known}", field="options")
+            raise InvalidInput(
+                f"{name[:40]!r} is not an option of the family {family.name}; its options are: {known}", field="options"
+            )
         if not text or not text.isprintable() or len(text) > OPTION_CHARACTERS_MAX:
-            raise InvalidInput(f"{name} is not a printable text", field="options")
+            raise InvalidInput(
+                f"{name} must be printable text of 1 to {OPTION_CHARACTERS_MAX} characters", field="options"
+            )
         if text not in (words := family.choices.get(name, (text,))):
-            raise InvalidInput(f"{name} is {' or '.join(words)}", field="options")
+            raise InvalidInput(f"{name} must be {' or '.join(words)}", field="options")
         if name.endswith("-url"):
             addresses.check_base_url(text, allow_private=allow_private, field="options")
     for name, default in family.options.items():
         if default is None and name not in given:
-            raise InvalidInput(f"the family {family.name} needs {name}", field="options")
+            raise InvalidInput(f"the family {family.name} requires {name}", field="options")
 
 
 def _checked_config(config: ChannelConfig) -> ChannelConfig:
     models = tuple(dict.fromkeys(check_model(model) for model in config.models))
     if not models and not config.aliases:
-        raise InvalidInput("a channel serves at least one", field="models")
+        raise InvalidInput("at least one is required", field="models")
     for nick, model in config.aliases.items():
         if check_model(nick, "aliases") in models:
-            raise InvalidInput(f"{nick!r} is one of the channel's models already", field="aliases")
+            raise InvalidInput(f"{nick!r} is already one of the channel's models", field="aliases")
         check_model(model, "aliases")
     for client, upstream in config.model_map.items():
         if client not in models and client not in config.aliases.values():
@@ -251,7 +255,7 @@ def _checked_config(config: ChannelConfig) -> ChannelConfig:
         check_model(upstream, "model_map")
     for name, value in msgspec.structs.asdict(config.limits).items():
         if value is not None and not 0 < value <= LIMIT_MAX:  # Also what is no number at all.
-            raise InvalidInput(f"{name} is {value}; it must be above zero, up to {LIMIT_MAX}", field="limits")
+            raise InvalidInput(f"{name} is {value}; it must be above 0 and at most {LIMIT_MAX}", field="limits")
     return msgspec.structs.replace(
         config,
         models=models,
@@ -268,7 +272,7 @@ def _checked_config(config: ChannelConfig) -> ChannelConfig:
 def _checked_secrets(secrets: Iterable[str]) -> list[str]:
     keys = list(dict.fromkeys(overrides.check_secret(secret) for secret in secrets))
     if len(keys) > KEYS_MAX:
-        raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
+        raise InvalidInput(f"a channel has at most {KEYS_MAX}", field="keys")
     return keys
 
 
@@ -291,7 +295,7 @@ def _check_forms(name: str, secrets: Iterable[str]) -> None:
 def _check_groups(connection: Connection, names: tuple[str, ...]) -> None:
     for name in names:
         if groups.get_group(connection, name) is None:
-            hint = f"there is no group {name!r}; make it with `elkapi group set {shlex.quote(name)} --ratio 1`"
+            hint = f"the group {name!r} does not exist; create it with `elkapi group set {shlex.quote(name)} --ratio 1`"
             raise InvalidInput(hint, field="groups")
 
 
@@ -308,23 +312,23 @@ def _find(connection: Connection, which: str) -> int:
     channel_id = channels.find_id(connection, which)
     if which.isascii() and which.isdecimal() and len(which) <= 18 and channels.exists(connection, int(which)):
         if channel_id not in (None, int(which)):
-            hint = f"say {channel_id}, or name that one anew with `elkapi channel edit {channel_id} --name NAME`"
-            raise Refused(f"{which} is a channel's id and the name of channel {channel_id}; {hint}")
+            hint = f"use {channel_id}, or rename that channel with `elkapi channel edit {channel_id} --name NAME`"
+            raise Refused(f"{which} is both the id of a channel and the name of channel {channel_id}; {hint}")
         return int(which)
     if channel_id is None:
-        raise Missing(f"there is no channel {which!r}; `elkapi channel list` shows them")
+        raise Missing(f"the channel {which!r} does not exist; see `elkapi channel list`")
     return channel_id
 
 
 def _view(connection: Connection, admin: Admin, channel_id: int) -> ChannelView:
     view = channels.view_channel(connection, admin.sealer, channel_id)
     if view is None:
-        raise Missing(f"there is no channel {channel_id}")
+        raise Missing(f"the channel {channel_id} does not exist")
     return view
 
 
 def _read_back(connection: Connection, admin: Admin, channel_id: int, spec: ChannelSpec) -> ChannelView:
     """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
     if channels.read_spec(connection, admin.sealer, channel_id) != spec:
-        raise Refused("the channel would not be stored as given; nothing was changed")
+        raise Refused("the channel cannot be stored as given; nothing was changed")
     return _view(connection, admin, channel_id)

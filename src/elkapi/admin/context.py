@@ -77,7 +77,7 @@ def read_input(kind: type[T], values: Mapping[str, Any]) -> T:
     """A checked input struct from plain values. Unknown fields and wrong types raise InvalidInput; none is dropped."""
     fields = getattr(kind, "__struct_fields__", ())
     if unknown := sorted(set(values) - set(fields)):
-        raise InvalidInput("there is no such field", field=unknown[0])
+        raise InvalidInput("the field does not exist", field=unknown[0])
     try:
         return msgspec.convert(dict(values), kind, str_keys=True)
     except msgspec.ValidationError as error:
@@ -90,7 +90,7 @@ def check_name(name: str, field: str = "name") -> str:
     """A name people can read back: printable, not blank, not too long."""
     stripped = name.strip()
     if not stripped or len(stripped) > NAME_CHARACTERS_MAX or not stripped.isprintable():
-        raise InvalidInput(f"it needs 1 to {NAME_CHARACTERS_MAX} printable characters", field=field)
+        raise InvalidInput(f"it must have 1 to {NAME_CHARACTERS_MAX} printable characters", field=field)
     return stripped
 
 

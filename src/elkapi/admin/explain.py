@@ -123,7 +123,7 @@ def _operation(path: str) -> Match:
     except GatewayError as error:
         raise InvalidInput(error.message, field="path") from None
     if found.operation.role is not Role.RELAY:
-        raise InvalidInput(f"{path} is answered by the gateway itself", field="path")
+        raise InvalidInput(f"the gateway itself answers {path}", field="path")
     return found
 
 
@@ -135,7 +135,7 @@ def _grant(snapshot: Snapshot, question: Question, row: KeyRow | None) -> Grant:
         )
     group = question.group or "default"
     if group not in snapshot.groups:
-        raise InvalidInput(f"there is no group {group!r}", field="group")
+        raise InvalidInput(f"the group {group!r} does not exist", field="group")
     return Grant(0, "", 0, group, "live", (), None, None, True)
 
 
@@ -148,9 +148,9 @@ def _complaint(row: KeyRow | None, now_ns: int) -> str | None:
     if row is None:
         return None
     if row.revoked_ns is not None or not row.enabled:
-        return "401: this key is disabled"
+        return "401: the API key is disabled"
     if row.expires_at_ns is not None and row.expires_at_ns <= now_ns:
-        return "401: this key has expired"
+        return "401: the API key has expired"
     return None
 
 
@@ -158,13 +158,13 @@ def _channel(snapshot: Snapshot, which: str) -> int:
     for channel in snapshot.channels.values():
         if which in (channel.name, str(channel.id)):
             return channel.id
-    raise InvalidInput(f"no channel in service is named {which!r}", field="fail")
+    raise InvalidInput(f"no enabled channel is named {which!r}", field="fail")
 
 
 def _fault(word: str) -> str:
     if word in FAULTS or (word.isascii() and word.isdecimal() and 100 <= int(word) <= 599):
         return word
-    raise InvalidInput(f"{word!r} is neither a status nor one of {', '.join(FAULTS)}", field="fail")
+    raise InvalidInput(f"{word!r} must be a status or one of {', '.join(FAULTS)}", field="fail")
 
 
 def _walked(

@@ -31,7 +31,7 @@ def set_group(
         before = groups.get_group(connection, name)
         if before is None:
             if given_micro is None:
-                raise InvalidInput("a new group needs one, such as 1", field="ratio")
+                raise InvalidInput("it is required for a new group, such as 1", field="ratio")
             before = GroupRow(name, given_micro, "")
         wanted = GroupRow(
             name,
@@ -49,7 +49,7 @@ def set_group(
             **admin.who(),
         )
         if groups.get_group(connection, name) != wanted:
-            raise Refused("the group would not be stored as given; nothing was changed")
+            raise Refused("the group cannot be stored as given; nothing was changed")
     return wanted
 
 
@@ -59,7 +59,7 @@ def _ratio_micro(ratio: str) -> int:
     except ValueError as error:
         raise InvalidInput(str(error), field="ratio") from None
     if ratio_micro > RATIO_MAX_MICRO:
-        raise InvalidInput("a ratio above 1000 is surely a mistake", field="ratio")
+        raise InvalidInput("it must be at most 1000", field="ratio")
     return ratio_micro
 
 
@@ -73,15 +73,15 @@ def remove_group(admin: Admin, name: str) -> None:
     """Remove a group that no channel names and no key is in; revoked ones are in `default` then. Raises Missing,
     Refused."""
     if name == DEFAULT_GROUP:
-        raise Refused(f"{name!r} is the group of keys and channels that name none; it stays")
+        raise Refused(f"{name!r} is the default group and cannot be removed")
     with admin.change() as connection:
         if groups.get_group(connection, name) is None:
-            raise Missing(f"there is no group {name!r}")
+            raise Missing(f"the group {name!r} does not exist")
         if users := _users(connection, admin, name):
             more = f" and {len(users) - USERS_NAMED_MAX} more" if len(users) > USERS_NAMED_MAX else ""
             raise Refused(
-                f"the group {name!r} is used by {', '.join(users[:USERS_NAMED_MAX])}{more}; give them another first, "
-                "with `elkapi key edit WHICH --group GROUP` and `elkapi channel edit CHANNEL --group GROUP`"
+                f"the group {name!r} is used by {', '.join(users[:USERS_NAMED_MAX])}{more}; move them to "
+                "another group first, with `elkapi key edit WHICH --group GROUP` and `elkapi channel edit CHANNEL --group GROUP`"
             )
         keys.move_revoked(connection, name, DEFAULT_GROUP)
         groups.remove_group(connection, name, **admin.who())

@@ -54,7 +54,7 @@ def set_guard(admin: Admin, given: GuardInput) -> Guard:
             guard = msgspec.structs.replace(guard, secret=kept or SECRET_PREFIX + secrets.token_urlsafe(32))
         guards.set_guard(connection, admin.sealer, guard, **admin.who())
         if guards.get_guard(connection, admin.sealer, guard.name) != guard:
-            raise Refused("the guardrail would not be stored as given; nothing was changed")
+            raise Refused("the guardrail cannot be stored as given; nothing was changed")
     return guard
 
 
@@ -62,7 +62,7 @@ def _checked(given: GuardInput) -> Guard:
     name = check_name(given.name)
     kinds = [field for field in ("words", "find", "url") if getattr(given, field)]
     if len(kinds) != 1:
-        raise InvalidInput("give words, or kinds to find, or the URL of a hook", field="words")
+        raise InvalidInput("give words, kinds of personal data, or the URL of a hook", field="words")
     guard = partial(Guard, name=name, direction=given.direction)
     if given.url:
         return guard(
@@ -79,7 +79,7 @@ def _checked(given: GuardInput) -> Guard:
     assert given.find is not None
     for region in given.regions:
         if not _is_region(region):
-            raise InvalidInput(f"{region[:20]!r} is no country with phone numbers, such as DE or GB", field="regions")
+            raise InvalidInput(f"{region[:20]!r} must be a country code, such as DE or GB", field="regions")
     found = tuple(dict.fromkeys(given.find))
     return guard(kind="pii", find=found, regions=given.regions, action=given.action)
 
@@ -97,7 +97,7 @@ def _words(words: Iterable[str]) -> tuple[str, ...]:
         raise InvalidInput(f"there are 1 to {WORDS_MAX}", field="words")
     for word in kept:
         if len(word) > WORD_CHARACTERS_MAX or not plain(word).text.strip():
-            raise InvalidInput(f"a word has 1 to {WORD_CHARACTERS_MAX} visible characters", field="words")
+            raise InvalidInput(f"a word must have 1 to {WORD_CHARACTERS_MAX} visible characters", field="words")
     return kept
 
 
@@ -111,7 +111,7 @@ def _url(url: str) -> str:
 
 def _deadline(deadline_s: float) -> float:
     if not 0 < deadline_s <= DEADLINE_S_MAX:
-        raise InvalidInput(f"it is above 0 and at most {DEADLINE_S_MAX:.0f} seconds", field="deadline_s")
+        raise InvalidInput(f"it must be above 0 and at most {DEADLINE_S_MAX:.0f} seconds", field="deadline_s")
     return deadline_s
 
 
@@ -126,7 +126,7 @@ def show_guard(admin: Admin, name: str) -> Guard:
     with admin.database.read() as connection:
         guard = guards.get_guard(connection, admin.sealer, name)
     if guard is None:
-        raise Missing(f"there is no guardrail {name!r}")
+        raise Missing(f"the guardrail {name!r} does not exist")
     return guard
 
 
@@ -134,9 +134,9 @@ def remove_guard(admin: Admin, name: str) -> None:
     """Remove a guardrail that no policy names. Raises Missing, Refused."""
     with admin.change() as connection:
         if guards.get_guard(connection, admin.sealer, name) is None:
-            raise Missing(f"there is no guardrail {name!r}")
+            raise Missing(f"the guardrail {name!r} does not exist")
         if users := _users(connection, name):
-            raise Refused(f"{name!r} stands before the calls of {users[0]}; take it out of that policy first")
+            raise Refused(f"{name!r} is used by {users[0]}; remove it from that policy first")
         guards.remove_guard(connection, name, **admin.who())
 
 
@@ -152,7 +152,7 @@ def try_guard(admin: Admin, name: str, text: str) -> list[dict[str, object]]:
     """
     guard = show_guard(admin, name)
     if guard.kind == "hook":
-        raise InvalidInput("a hook is asked by calls only", field="name")
+        raise InvalidInput("a hook can only be tried by a call", field="name")
     try:
         hits = found_in([rule_of(guard)], text)
     except Blocked as blocked:

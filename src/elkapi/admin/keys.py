@@ -164,7 +164,7 @@ def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
     """Add decimal US dollars to the key's account; raises InvalidInput, Missing, Refused."""
     nano = _dollars(amount, "amount")
     if nano == 0:
-        raise InvalidInput("a deposit is more than zero", field="amount")
+        raise InvalidInput("a deposit must be above zero", field="amount")
     with admin.change() as connection:
         row = _find(connection, which)
         # What a revoked key holds could never be spent.
@@ -178,7 +178,7 @@ def adjust(admin: Admin, which: str, amount: str, note: str) -> KeyView:
     InvalidInput, Missing, Refused."""
     nano = _usd(amount, "amount")
     if nano == 0:
-        raise InvalidInput("a correction is more or less than zero", field="amount")
+        raise InvalidInput("a correction must not be zero", field="amount")
     return _booked(admin, which, ledger.adjust, nano, note)
 
 
@@ -211,7 +211,7 @@ def _shown(row: KeyRow, money: ledger.Balance) -> KeyView:
 
 def _checked_models(models: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if models is not None and not models:
-        raise InvalidInput("name at least one, or leave it out for every model", field="models")
+        raise InvalidInput("give at least one, or omit it for every model", field="models")
     return None if models is None else tuple(check_model(model) for model in models)
 
 
@@ -221,44 +221,44 @@ def _find(connection: Connection, which: str) -> KeyRow:
     if which.isascii() and which.isdecimal() and len(which) <= 18 and (row := keys.get_key(connection, int(which))):
         # Money for the customer who is called 17 must not go to whoever has the key of that id.
         if other := next((one for one in named if one.id != row.id and one.revoked_ns is None), None):
-            hint = f"say {other.id}, or name that one anew with `elkapi key edit {other.id} --name NAME`"
-            raise Refused(f"{which} is a key's id and the name of key {other.id}; {hint}")
+            hint = f"use {other.id}, or rename that key with `elkapi key edit {other.id} --name NAME`"
+            raise Refused(f"{which} is both the id of a key and the name of key {other.id}; {hint}")
         return row
     if len(named) > 1:
         ids = ", ".join(str(row.id) for row in named)
-        raise Refused(f"several keys are named {which!r}; say which by its id: {ids}")
+        raise Refused(f"several keys are named {which!r}; use one of the ids {ids}")
     if not named:
-        raise Missing(f"there is no key {which!r}; `elkapi key list` shows them")
+        raise Missing(f"the key {which!r} does not exist; see `elkapi key list`")
     return named[0]
 
 
 def _not_revoked(changed: KeyRow | None, row: KeyRow) -> KeyRow:
     if changed is None:
-        raise Refused(f"key {row.id} ({row.name}) is revoked, which is for good; create a new one")
+        raise Refused(f"key {row.id} ({row.name}) is revoked, which is final; create a new one")
     return changed
 
 
 def _check_kept(row: KeyRow, policy: Policy) -> None:
     """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
     if row.policy != policy:
-        raise Refused("the policy would not be stored as given; nothing was changed")
+        raise Refused("the policy cannot be stored as given; nothing was changed")
 
 
 def _check_expiry(expires_at_ns: int | UnsetType | None, now_ns: int) -> None:
     if isinstance(expires_at_ns, int) and expires_at_ns <= now_ns:
-        raise InvalidInput("it lies in the past; `elkapi key disable` ends a key now", field="expires_at_ns")
+        raise InvalidInput("it is in the past; to end a key now, use `elkapi key disable`", field="expires_at_ns")
 
 
 def _check_group(connection: Connection, group: str) -> None:
     if groups.get_group(connection, group) is None:
-        hint = f"there is no group {group!r}; make it with `elkapi group set {shlex.quote(group)} --ratio 1`"
+        hint = f"the group {group!r} does not exist; create it with `elkapi group set {shlex.quote(group)} --ratio 1`"
         raise InvalidInput(hint, field="group")
 
 
 def _dollars(text: str, field: str) -> int:
     nano = _usd(text, field)
     if nano < 0:
-        raise InvalidInput("it cannot be negative", field=field)
+        raise InvalidInput("it must not be negative", field=field)
     return nano
 
 

@@ -20,7 +20,7 @@ CREDENTIAL_HEADERS = frozenset(
     {"authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "mj-api-secret", "proxy-authorization"}
 )
 # The gateway reads these to route, meter and charge; a channel may not rewrite them behind its back.
-OWN_PARAMETERS = {"model": "map a model with --map client=upstream", "stream": "it is the caller's choice"}
+OWN_PARAMETERS = {"model": "map a model with --map client=upstream", "stream": "the caller chooses it"}
 # What a call may cost is held by the caller's body, before anybody knows which channel will serve it.
 PRICED_PARAMETERS = frozenset(name for operation in CATALOG.operations for name in operation.priced_by)
 
@@ -31,7 +31,9 @@ def check_headers_set(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         lower = _header_name(name, "header_set")
         if len(value) > HEADER_VALUE_CHARACTERS_MAX or any(not " " <= sign <= "~" and sign != "\t" for sign in value):
-            raise InvalidInput(f"the value of {lower} holds a character that no header may hold", field="header_set")
+            raise InvalidInput(
+                f"the value of {lower} contains a character that headers must not contain", field="header_set"
+            )
         if lower in result:
             raise InvalidInput(f"{lower} is given twice", field="header_set")
         result[lower] = value.strip()
@@ -53,10 +55,10 @@ def check_headers_forwarded(names: Iterable[str]) -> tuple[str, ...]:
 
 def _header_name(name: str, field: str) -> str:
     if _TOKEN.fullmatch(name) is None:
-        raise InvalidInput(f"{name[:80]!r} is not a header name", field=field)
+        raise InvalidInput(f"{name[:80]!r} is not a valid header name", field=field)
     lower = name.lower()
     if lower.encode() in OWN_HEADERS:
-        raise InvalidInput(f"{lower} is written by the gateway itself", field=field)
+        raise InvalidInput(f"the gateway itself sets {lower}", field=field)
     return lower
 
 
@@ -68,21 +70,21 @@ def check_parameters(
     for field, names in (("param_set", tuple(set_)), ("param_default", tuple(default)), ("param_remove", removed)):
         for name in names:
             if not name or len(name) > 128 or not name.isprintable():
-                raise InvalidInput(f"{name[:80]!r} is not a field name", field=field)
+                raise InvalidInput(f"{name[:80]!r} is not a valid field name", field=field)
             if name in OWN_PARAMETERS:
                 raise InvalidInput(f"{name!r} cannot be overridden: {OWN_PARAMETERS[name]}", field=field)
             if name in PRICED_PARAMETERS:
-                raise InvalidInput(f"{name!r} cannot be overridden: it decides what the caller pays", field=field)
+                raise InvalidInput(f"{name!r} cannot be overridden: it determines what the caller pays", field=field)
     for name in removed:
         if name in set_ or name in default:
-            raise InvalidInput(f"{name!r} is both removed and given", field="param_remove")
+            raise InvalidInput(f"{name!r} is both removed and set", field="param_remove")
     for field, values in (("param_set", set_), ("param_default", default)):
         for name, raw in values.items():
             try:
                 msgspec.json.decode(raw)
             except msgspec.DecodeError:
                 raise InvalidInput(
-                    f"the value of {name!r} is not JSON; a text needs its own quotes", field=field
+                    f"the value of {name!r} is not JSON; a string needs quotes of its own", field=field
                 ) from None
     return removed
 
@@ -100,7 +102,7 @@ def check_secret(secret: str) -> str:
     if stripped.startswith("{"):
         return _check_json_secret(stripped)
     if not stripped or len(stripped) > HEADER_VALUE_CHARACTERS_MAX or any(not "!" <= sign <= "~" for sign in stripped):
-        raise InvalidInput("a key is one line of printable ASCII characters without spaces", field="keys")
+        raise InvalidInput("a key must be one line of printable ASCII characters without spaces", field="keys")
     return stripped
 
 
@@ -109,8 +111,8 @@ def _check_json_secret(text: str) -> str:
     try:
         members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except msgspec.DecodeError:
-        raise InvalidInput("a key that begins with { is a JSON object", field="keys") from None
+        raise InvalidInput("a key that starts with { must be a JSON object", field="keys") from None
     compact = msgspec.json.encode(members).decode()
     if len(compact) > JSON_SECRET_CHARACTERS_MAX:
-        raise InvalidInput(f"a key has at most {JSON_SECRET_CHARACTERS_MAX} characters", field="keys")
+        raise InvalidInput(f"a key must have at most {JSON_SECRET_CHARACTERS_MAX} characters", field="keys")
     return compact

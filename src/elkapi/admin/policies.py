@@ -51,16 +51,18 @@ def merged(before: Policy, fields: PolicyFields) -> Policy:
     for name in ("requests_per_min", "tokens_per_min", "parallel_max"):
         limit = getattr(policy, name)
         if limit is not None and not 0 <= limit <= LIMIT_MAX:
-            raise InvalidInput(f"it is between 0 (no limit) and {LIMIT_MAX}", field=name)
+            raise InvalidInput(f"it must be between 0 (no limit) and {LIMIT_MAX}", field=name)
     if policy.cache_age_max_s is not None and not 1 <= policy.cache_age_max_s <= CACHE_AGE_MAX_S:
-        raise InvalidInput(f"it is between 1 and {CACHE_AGE_MAX_S} seconds", field="cache_age_max_s")
+        raise InvalidInput(f"it must be between 1 and {CACHE_AGE_MAX_S} seconds", field="cache_age_max_s")
     ratio = policy.cache_hit_ratio_micro
     if ratio is not None and not 0 <= ratio <= RATIO_ONE_MICRO:
-        raise InvalidInput("a hit costs between nothing (0) and the whole call (1)", field="cache_hit_ratio_micro")
+        raise InvalidInput(
+            "it must be between 0 (free) and 1 (the price of the whole call)", field="cache_hit_ratio_micro"
+        )
     if policy.batch_ratio_micro is not None and not 0 <= policy.batch_ratio_micro <= BATCH_RATIO_MAX_MICRO:
-        raise InvalidInput("a line costs between nothing (0) and ten times its price", field="batch_ratio_micro")
+        raise InvalidInput("it must be between 0 (free) and 10 (ten times the price)", field="batch_ratio_micro")
     if policy.guards is not None and not len(set(policy.guards)) == len(policy.guards) <= GUARDS_MAX:
-        raise InvalidInput(f"there are at most {GUARDS_MAX}, each once", field="guards")
+        raise InvalidInput(f"it must contain at most {GUARDS_MAX}, each once", field="guards")
     if policy.fallback_on is not None:
         policy = msgspec.structs.replace(policy, fallback_on=tuple(dict.fromkeys(policy.fallback_on)))
     return policy
@@ -69,26 +71,26 @@ def merged(before: Policy, fields: PolicyFields) -> Policy:
 def check_guards(connection: Connection, policy: Policy) -> None:
     """Raises InvalidInput for a guardrail that nobody defined: a slip of the pen must not leave calls unguarded."""
     for name in sorted(set(policy.guards or ()) - guards.names(connection) if policy.guards else ()):
-        raise InvalidInput(f"there is no guardrail {name!r}; define it with `elkapi guard set`", field="guards")
+        raise InvalidInput(f"the guardrail {name!r} does not exist; define it with `elkapi guard set`", field="guards")
 
 
 def _check_aliases(aliases: dict[str, str]) -> None:
     if len(aliases) > ROWS_MAX:
-        raise InvalidInput(f"there are at most {ROWS_MAX}", field="aliases")
+        raise InvalidInput(f"it must contain at most {ROWS_MAX}", field="aliases")
     for name, model in aliases.items():
         if check_model(name, "aliases") == check_model(model, "aliases"):
-            raise InvalidInput(f"{name!r} would stand for itself", field="aliases")
+            raise InvalidInput(f"{name!r} must not be an alias of itself", field="aliases")
         if model in aliases:
-            raise InvalidInput(f"{model!r} is an alias itself; name the model", field="aliases")
+            raise InvalidInput(f"{model!r} is itself an alias; give the model", field="aliases")
 
 
 def _check_fallbacks(fallbacks: dict[str, tuple[str, ...]]) -> None:
     if len(fallbacks) > ROWS_MAX:
-        raise InvalidInput(f"there are at most {ROWS_MAX}", field="fallbacks")
+        raise InvalidInput(f"it must contain at most {ROWS_MAX}", field="fallbacks")
     for model, others in fallbacks.items():
         if not 0 < len(others) <= FALLBACKS_MAX or len(set(others)) < len(others):
             raise InvalidInput(f"{model!r} needs 1 to {FALLBACKS_MAX} models, each once", field="fallbacks")
         for other in (check_model(model, "fallbacks"), *others):
             check_model(other, "fallbacks")
         if model in others or ANY_MODEL in others:
-            raise InvalidInput(f"{model!r} falls back to models that have another name", field="fallbacks")
+            raise InvalidInput(f"{model!r} must fall back to models with other names", field="fallbacks")

@@ -89,7 +89,7 @@ def history(admin: Admin, model: str) -> list[PriceRow]:
     with admin.database.read() as connection:
         rows = prices.history(connection, model)
     if not rows:
-        raise Missing(f"{model!r} has no price; put one in force with `elkapi price set --model {model} ...`")
+        raise Missing(f"{model!r} has no price; set one with `elkapi price set --model {model} ...`")
     return rows
 
 
@@ -120,7 +120,7 @@ def _amounts(given: PriceInput) -> Amounts:
     texts = {**given.rates, **named}
     if given.per_call is not None:
         if texts or given.tiers:
-            raise InvalidInput("a price is per call or per token, not both", field="per_call")
+            raise InvalidInput("a price must be per call or per token, not both", field="per_call")
         rates["call_nano"] = _nano(given.per_call, "per_call")
     if "input" not in texts and not rates:
         raise InvalidInput(
@@ -145,7 +145,7 @@ def _tiers(given: PriceInput, rates: dict[str, int]) -> tuple[Tier, ...]:
     tiers = [Tier(above_tokens=tier.above_tokens, **{**rates, **_rates(tier.rates)}) for tier in given.tiers]
     bounds = [tier.above_tokens for tier in tiers]
     if bounds != sorted(set(bounds)) or any(bound < 1 for bound in bounds):
-        raise InvalidInput("tiers begin above 0 tokens, each above the one before", field="tiers")
+        raise InvalidInput("tiers must start above 0 tokens, each above the previous one", field="tiers")
     return tuple(tiers)
 
 
@@ -159,10 +159,10 @@ def _variant(given: VariantInput, rates: dict[str, int], by_length: bool) -> Var
     """One variant of a price, which has tiers by the length of the input too or has none. Raises InvalidInput."""
     when = _when(given.when)
     if given.above_tokens < 0:
-        raise InvalidInput("above_tokens is 1 or more", field="variants")
+        raise InvalidInput("above_tokens must be at least 1", field="variants")
     if (by_length or given.above_tokens) and (of_tasks := sorted(when.keys() - set(served.FEATURES))):
         raise InvalidInput(
-            f"{of_tasks[0]} is a feature of tasks, whose price does not go by the length of an input", field="variants"
+            f"{of_tasks[0]} is a feature of tasks, whose price does not depend on the input length", field="variants"
         )
     return Variant(when=when, above_tokens=given.above_tokens, **{**rates, **_variant_rates(given.rates)})
 
@@ -174,12 +174,12 @@ def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     except BadRequest as error:
         raise InvalidInput(error.message, field="variants") from None
     if not words or not all(name and of and all(of) for name, of in words.items()):
-        raise InvalidInput("a variant names features and their words, such as mode=pro", field="variants")
+        raise InvalidInput("a variant must name features and their values, such as mode=pro", field="variants")
     if unknown := sorted(words.keys() - FEATURES):
         known = ", ".join(sorted(FEATURES))
-        raise InvalidInput(f"no call has the feature {unknown[0]!r}; there are {known}", field="variants")
+        raise InvalidInput(f"the feature {unknown[0]!r} does not exist; use {known}", field="variants")
     if served.NOT_CHOSEN in words.get("service_tier", ()):
-        raise InvalidInput("auto is asked for alone: no call is served as that", field="variants")
+        raise InvalidInput("auto can be requested, but no call is served as it", field="variants")
     return words
 
 
@@ -190,7 +190,7 @@ def _spelled(name: str, word: str) -> str:
 
 def _variant_rates(texts: dict[str, str]) -> dict[str, int]:
     if not texts:
-        raise InvalidInput("a variant has rates, such as video_second=0.5", field="variants")
+        raise InvalidInput("a variant must have rates, such as video_second=0.5", field="variants")
     call = {"call_nano": _nano(texts["call"], "per_call")} if "call" in texts else {}
     return call | _rates({name: text for name, text in texts.items() if name != "call"})
 
@@ -198,7 +198,7 @@ def _variant_rates(texts: dict[str, str]) -> dict[str, int]:
 def _rates(texts: dict[str, str]) -> dict[str, int]:
     unknown = sorted(set(texts) - set(RATE_NAMES))
     if unknown:
-        raise InvalidInput(f"no such class: {unknown[0]!r}; there are {', '.join(RATE_NAMES)}", field="rates")
+        raise InvalidInput(f"the class {unknown[0]!r} does not exist; use {', '.join(RATE_NAMES)}", field="rates")
     return {RATE_NAMES[name]: _nano(text, f"{name}_per_1m") for name, text in texts.items()}
 
 
@@ -208,5 +208,5 @@ def _nano(text: str, field: str) -> int:
     except ValueError as error:
         raise InvalidInput(str(error), field=field) from None
     if not 0 <= nano <= AMOUNT_MAX_NANO:
-        raise InvalidInput("a price is between 0 and a million dollars", field=field)
+        raise InvalidInput("a price must be between 0 and a million dollars", field=field)
     return nano

@@ -14,7 +14,7 @@ from elkapi.control.prober import probed
 from elkapi.storage.repos import channels
 from elkapi.upstream import UpstreamClient
 
-NOTHING_TO_ASK = "this family has nothing free to ask"
+NOTHING_TO_ASK = "this family has no free endpoint to probe"
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
@@ -40,14 +40,16 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
         loaded = {entry.channel.id: entry.channel for entry in channels.load_channels(connection, admin.sealer)}
     channel = loaded.get(view.id)
     if channel is None or channel.family not in UPSTREAM_FAMILIES:
-        raise Missing(f"there is no channel {which!r} that could be asked")
+        raise Missing(f"no channel {which!r} can be probed")
     secrets = {key.id: key for key in channel.keys}
     client = UpstreamClient()
     results = []
     try:
         for key in view.keys:
             if key.id not in secrets:
-                results.append(ProbeResult(key.id, key.hint, False, "does not open with this secret key", 0.0, False))
+                results.append(
+                    ProbeResult(key.id, key.hint, False, "cannot be decrypted with this secret key", 0.0, False)
+                )
                 continue
             started_s = time.perf_counter()
             outcome, works, detail = NOTHING_TO_ASK, False, ""

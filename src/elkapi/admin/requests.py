@@ -17,7 +17,7 @@ def show_request(admin: Admin, request_id: str) -> RequestAccount:
     with admin.database.read() as connection:
         account = read_account(connection, parsed_id(request_id), None)
     if account is None:
-        raise Missing(f"there is no record of {request_id}")
+        raise Missing(f"no record of {request_id} exists")
     return account
 
 
@@ -36,5 +36,5 @@ def parsed_id(request_id: str) -> bytes:
     """The id behind its public spelling; raises InvalidInput."""
     parsed = parse_request_id(request_id)
     if parsed is None:
-        raise InvalidInput("a request id is `req_` or `task_` and 32 hex digits", field="id")
+        raise InvalidInput("a request id must be `req_` or `task_` followed by 32 hex digits", field="id")
     return parsed

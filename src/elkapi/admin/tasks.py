@@ -41,7 +41,7 @@ def list_tasks(
     is not there.
     """
     if state is not None and state not in STATES:
-        raise InvalidInput(f"it is one of {', '.join(STATES)}", field="state")
+        raise InvalidInput(f"it must be one of {', '.join(STATES)}", field="state")
     key_id = None if key is None else show_key(admin, key).row.id
     states = None if state is None else tasks.OPEN if state == "open" else (state,)
     behind = None if before is None else _parsed(before)
@@ -55,7 +55,7 @@ def show_task(admin: Admin, task_id: str) -> TaskFacts:
     with admin.database.read() as connection:
         row = tasks.read(connection, parsed)
     if row is None:
-        raise Missing(f"there is no task {task_id}")
+        raise Missing(f"the task {task_id} does not exist")
     try:
         return TaskFacts(row, opened(admin.sealer, row))
     except SealError:
@@ -67,7 +67,7 @@ def poll_task(admin: Admin, task_id: str) -> None:
     row = show_task(admin, task_id).row
     with admin.database.write() as connection:
         if not tasks.poke(connection, row.id):
-            raise Refused(f"{task_id} ended: it is {row.state}")
+            raise Refused(f"{task_id} has already ended: it is {row.state}")
         audit.write(connection, **admin.who(), action="task.poll", subject=f"task:{task_id_text(row.id)}", detail={})
 
 
@@ -78,13 +78,13 @@ def end_task(admin: Admin, task_id: str, reason: str) -> Task:
     """
     reason = reason.strip()
     if not reason or len(reason) > REASON_CHARACTERS_MAX or not reason.isprintable():
-        raise InvalidInput(f"it needs 1 to {REASON_CHARACTERS_MAX} printable characters", field="reason")
+        raise InvalidInput(f"it must have 1 to {REASON_CHARACTERS_MAX} printable characters", field="reason")
     found = show_task(admin, task_id)
     task = found.task
     if task is None:
-        raise Refused("this task was sealed with another ELKAPI_SECRET_KEY")
+        raise Refused("this task was encrypted with another ELKAPI_SECRET_KEY")
     if task.state.is_end:
-        raise Refused(f"{task_id} ended: it is {found.row.state}")
+        raise Refused(f"{task_id} has already ended: it is {found.row.state}")
     if found.row.worker is not None:
         raise Refused(f"{task_id} is being submitted right now")
     step = ending.ended(
@@ -106,7 +106,7 @@ def end_task(admin: Admin, task_id: str, reason: str) -> Task:
             connection, **admin.who(), action="task.end", subject=f"task:{task_id_text(task.row.id)}", detail=detail
         )
     if not asyncio.run(_made(admin, step)):
-        raise Refused(f"{task_id} moved meanwhile; look at it again")
+        raise Refused(f"{task_id} changed meanwhile; look at it and try again")
     after = show_task(admin, task_id).task
     assert after is not None
     return after
@@ -126,5 +126,5 @@ async def _made(admin: Admin, step: TaskStep) -> bool:
 def _parsed(task_id: str) -> bytes:
     parsed = parse_request_id(task_id)
     if parsed is None:
-        raise InvalidInput("a task's id is `task_` and 32 hex digits", field="id")
+        raise InvalidInput("a task id must be `task_` followed by 32 hex digits", field="id")
     return parsed

@@ -82,14 +82,14 @@ def tell_secret(admin: Admin, which: str, *, rotate: bool = False) -> SecretView
         try:
             found = webhook_secrets.ensure(connection, admin.sealer, key_id, new_secret, now_ns)
         except SealError:
-            raise Refused("this key's secret was sealed with another ELKAPI_SECRET_KEY") from None
+            raise Refused("this key's secret was encrypted with another ELKAPI_SECRET_KEY") from None
         if rotate:
             until_ns = now_ns + OVERLAP_NS
             fresh = new_secret()
             webhook_secrets.rotate(connection, admin.sealer, found, fresh, until_ns=until_ns, **admin.who())
             found = msgspec.structs.replace(found, secret=fresh, previous_until_ns=until_ns)
         elif found.shown_ns is not None:
-            raise Refused("this key's secret was told before and is not told again; --rotate makes a new one")
+            raise Refused("this key's secret was already shown and is shown only once; use --rotate for a new one")
         webhook_secrets.show(connection, key_id, **admin.who())
     return SecretView(key_id, found.secret, found.previous_until_ns)
 
@@ -97,12 +97,12 @@ def tell_secret(admin: Admin, which: str, *, rotate: bool = False) -> SecretView
 def _found(connection: Connection, event: str) -> NoticeRow:
     row = notices.find(connection, _parsed(event))
     if row is None:
-        raise Missing(f"there is no event {event}")
+        raise Missing(f"the event {event} does not exist")
     return row
 
 
 def _parsed(event: str) -> NoticeId:
     parsed = parse_event_id(event)
     if parsed is None:
-        raise InvalidInput("an event's id is `evt_` and 44 hex digits", field="event")
+        raise InvalidInput("an event id must be `evt_` followed by 44 hex digits", field="event")
     return parsed

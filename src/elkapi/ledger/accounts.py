@@ -91,11 +91,11 @@ def system_ids(connection: Connection) -> dict[str, int]:
 def create_account(connection: Connection, code: str, kind: str = CUSTOMER) -> int:
     """A new empty account's id; kind is "customer" or "quota". Raises AccountError, IntegrityError for a taken code."""
     if kind not in HELD_KINDS:
-        raise AccountError(f"{kind!r} accounts belong to the house; use {CUSTOMER!r} or {QUOTA!r}")
+        raise AccountError(f"{kind!r} accounts are system accounts; use {CUSTOMER!r} or {QUOTA!r}")
     done = connection.execute(accounts.insert(), {"code": code, "kind": kind})
     key = done.inserted_primary_key
     if key is None:
-        raise AccountError(f"the database gave no id to the account {code!r}")
+        raise AccountError(f"the database gave the account {code!r} no id")
     return int(key[0])
 
 
@@ -103,7 +103,7 @@ def balance(connection: Connection, account_id: int) -> Balance:
     """The account as it stands in the database now, never from a cache (guarantee 4). Raises AccountError."""
     found = connection.execute(_balance_query().where(accounts.c.id == account_id)).one_or_none()
     if found is None:
-        raise AccountError(f"there is no account {account_id}")
+        raise AccountError(f"the account {account_id} does not exist")
     return _balance_of(found)
 
 

@@ -91,7 +91,7 @@ def set_credit(
         stands = balance(connection, account_id)
         used = format_usd(stands.held_nano - stands.posted_nano)
         raise AccountError(
-            f"a credit line of {format_usd(nano)} USD is less than what is spent and held of it, {used} USD"
+            f"a credit line of {format_usd(nano)} USD is less than the {used} USD already spent or held of it"
         )
     named = subject or f"account:{account_id}"
     detail = {"nano": nano, "note": note}
@@ -117,7 +117,7 @@ def refund(
         sql.for_update(select(requests.c.charge_nano).where(requests.c.id == request_id))
     ).scalar()
     if charged is None:
-        raise RefundError(f"there is no call {request_id_text(request_id)}")
+        raise RefundError(f"the call {request_id_text(request_id)} does not exist")
     now_ns = clock.now_ns()
     label = new_id(now_ns).hex() if name is None else name
     done = _refund_entries(connection, request_id)
@@ -134,10 +134,10 @@ def refund(
     left = charged - sum(value for key, value in done.items() if entries.leg_of(key) == 0)
     amount = left if nano is None else nano
     if left <= 0:
-        raise RefundError(f"nothing is left of the {format_usd(charged)} USD that was charged")
+        raise RefundError(f"the charge of {format_usd(charged)} USD is already refunded")
     if not 0 < amount <= left:
         of = f"{format_usd(left)} USD of the {format_usd(charged)} USD that was charged"
-        raise RefundError(f"{of} can be given back, not {format_usd(amount)} USD")
+        raise RefundError(f"{of} can be refunded, not {format_usd(amount)} USD")
     for post in posts:
         leg = entries.leg_of(post.id)
         source, account = post.credit_account, post.debit_account
@@ -184,7 +184,9 @@ def _write(connection: Connection, entry: entries.Transfer) -> None:
         if posted_nano is None:
             stands = balance(connection, account)
             text = f"the balance does not cover {format_usd(-nano)} USD: {format_usd(stands.available_nano)} USD"
-            held = f", and {format_usd(stands.held_nano)} USD are held for calls under way" if stands.held_nano else ""
+            held = (
+                f", and {format_usd(stands.held_nano)} USD are held for calls in progress" if stands.held_nano else ""
+            )
             raise AccountError(f"{text} are available{held}")
         if abs(posted_nano) > BALANCE_MAX_NANO:
-            raise AccountError(f"{format_usd(entry.nano)} USD more are too many to be counted here")
+            raise AccountError(f"a further {format_usd(entry.nano)} USD exceed the largest possible balance")

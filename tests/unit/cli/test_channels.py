@@ -63,7 +63,7 @@ def test_keys_that_a_full_channel_has_already_are_left_as_they_are(
     assert len(elkapi("channel", "key", "add", "c", "--key-file", "-", "--json", stdin=pasted).json) == 1
     assert elkapi("channel", "key", "add", "c", "--key-file", "-", "--json", stdin=pasted).json == []
     refused = elkapi("channel", "key", "add", "c", "--key", f"{PLANTED}-3")
-    assert (refused.status, refused.err) == (2, "elkapi: keys: a channel holds at most 2\n")
+    assert (refused.status, refused.err) == (2, "elkapi: keys: a channel has at most 2\n")
     assert len(elkapi("channel", "key", "list", "c", "--json").json) == 2
 
 
@@ -110,7 +110,7 @@ def test_an_option_that_is_an_address_is_read_as_one(elkapi: Elkapi) -> None:
 def test_an_option_of_few_words_takes_no_other(elkapi: Elkapi) -> None:
     needed = ("--family", "vertex", "--base-url", "https://192.0.2.1", "--models", "m", "--key", "{}")
     outcome = elkapi("channel", "add", *needed, "--option", "own-objects=yes")
-    assert (outcome.status, outcome.err) == (2, "elkapi: options: own-objects is refuse or allow\n")
+    assert (outcome.status, outcome.err) == (2, "elkapi: options: own-objects must be refuse or allow\n")
 
 
 def test_a_channel_key_is_switched_with_its_reason(elkapi: Elkapi) -> None:
@@ -194,10 +194,10 @@ def test_a_private_upstream_is_refused_with_a_hint(elkapi: Elkapi) -> None:
 @pytest.mark.parametrize(
     ("family", "base_url", "said"),
     [
-        ("openai", "https://192.0.2.1/v1/chat/completions", "leave /chat/completions out"),
-        ("zhipu", "https://192.0.2.1/api/paas/v4/embeddings/", "leave /embeddings out"),
-        ("anthropic", "https://192.0.2.1/v1/messages", "leave /messages out"),
-        ("compatible", "https://192.0.2.1/v1beta/openai/chat/completions", "leave /chat/completions out"),
+        ("openai", "https://192.0.2.1/v1/chat/completions", "omit /chat/completions"),
+        ("zhipu", "https://192.0.2.1/api/paas/v4/embeddings/", "omit /embeddings"),
+        ("anthropic", "https://192.0.2.1/v1/messages", "omit /messages"),
+        ("compatible", "https://192.0.2.1/v1beta/openai/chat/completions", "omit /chat/completions"),
         ("openai", "https://192.0.2.1/embeddings", None),
         ("anthropic", "https://192.0.2.1/v1", None),
     ],

@@ -159,14 +159,14 @@ def test_a_name_that_is_the_id_of_another_is_never_taken_for_it(elkapi: Elkapi) 
         elkapi("key", "create", "--name", name)
     refused = elkapi("key", "deposit", "1", "10")
     assert refused.status == 1
-    assert "1 is a key's id and the name of key 2; say 2, or" in refused.err
+    assert "1 is both the id of a key and the name of key 2; use 2, or" in refused.err
     assert elkapi("key", "deposit", "2", "10", "--json").json["name"] == "1"
     assert elkapi("key", "show", "3", "--json").json["name"] == "3"
     assert elkapi("key", "revoke", "2").status == 0
     assert elkapi("key", "deposit", "1", "10", "--json").json["name"] == "alice"
     for name in ("first", "1"):
         add_channel(elkapi, "--name", name)
-    assert "1 is a channel's id and the name of channel 2; say 2, or" in elkapi("channel", "remove", "1").err
+    assert "1 is both the id of a channel and the name of channel 2; use 2, or" in elkapi("channel", "remove", "1").err
     assert elkapi("channel", "edit", "2", "--name", "second").status == 0
     assert elkapi("channel", "remove", "1", "--json").json == {"removed": 1}
 
@@ -313,7 +313,7 @@ def test_a_copy_for_which_there_is_no_room_says_so_and_leaves_nothing(
     folder.mkdir()
     outcome = elkapi("backup", str(folder / "copy"))
     assert outcome.status == 1
-    assert outcome.err == "elkapi: the copy cannot be written: database or disk is full; nothing of it is left\n"
+    assert outcome.err == "elkapi: cannot write the copy: database or disk is full; it was removed\n"
     assert not list(folder.iterdir())
 
 
@@ -408,10 +408,10 @@ def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
 def test_a_variant_or_country_that_would_never_count_is_refused_with_those_that_do(elkapi: Elkapi) -> None:
     variant = elkapi("price", "set", "--model", "m", "--per-second", "1", "--variant", "mdoe=pro:per-second=2")
     assert variant.status == 2
-    assert "no call has the feature 'mdoe'; there are audio, duration, effect, inference_geo, mode" in variant.err
+    assert "the feature 'mdoe' does not exist; use audio, duration, effect, inference_geo, mode" in variant.err
     country = elkapi("guard", "set", "g", "--pii", "phone", "--regions", "DE,UK")
     assert country.status == 2
-    assert "'UK' is no country with phone numbers, such as DE or GB" in country.err
+    assert "'UK' must be a country code, such as DE or GB" in country.err
     assert elkapi("guard", "set", "g", "--pii", "phone", "--regions", "DE,GB").status == 0
 
 
@@ -419,7 +419,7 @@ def test_a_key_for_no_model_at_all_is_not_made(elkapi: Elkapi) -> None:
     made = elkapi("key", "create", "--name", "k", "--models", "")
     assert (made.status, made.err) == (
         2,
-        "elkapi: models: name at least one, or leave it out for every model\n",
+        "elkapi: models: give at least one, or omit it for every model\n",
     )
     assert elkapi("key", "create", "--name", "k").status == 0
     assert elkapi("key", "edit", "k", "--models", "").status == 2
@@ -651,7 +651,7 @@ def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path
     back = elkapi("ledger", "refund", named, "--note", "it shows a cat")
     assert (back.status, back.out) == (0, f"refunded 0.000000001 USD of {named}\n")
     for arguments in (("request", "show"), ("ledger", "refund", "--note", "x")):
-        assert "`req_` or `task_` and 32 hex digits" in elkapi(*arguments, "task_1").err
+        assert "`req_` or `task_` followed by 32 hex digits" in elkapi(*arguments, "task_1").err
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
@@ -884,7 +884,7 @@ def test_a_balance_is_corrected_and_a_credit_line_given_and_taken(elkapi: Elkapi
     short = "the balance does not cover 18.500000001 USD: 18.50 USD are available"
     assert (below.status, below.err) == (1, f"elkapi: {short}\n")
     owed = elkapi("key", "credit", "ada", "1.49")
-    spent = "a credit line of 1.49 USD is less than what is spent and held of it, 1.50 USD"
+    spent = "a credit line of 1.49 USD is less than the 1.50 USD already spent or held of it"
     assert (owed.status, owed.err) == (1, f"elkapi: {spent}\n")
     assert money(elkapi("key", "adjust", "ada", "1.50", "--note", "paid", "--json")) == ("20.00", "20.00")
     assert money(elkapi("key", "credit", "ada", "0", "--json")) == ("0.00", "0.00")
@@ -1010,7 +1010,7 @@ def test_a_tier_in_vertex_ais_words_is_the_one_that_calls_are_served_as(elkapi: 
     (variant,) = elkapi("price", "show", "m", "--json").json["variants"]
     assert variant["when"] == {"service_tier": ["priority", "flex"]}
     refused = elkapi(*given, "service_tier=auto:input=8")
-    assert (refused.status, "no call is served as that" in refused.err) == (2, True)
+    assert (refused.status, "no call is served as it" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -1019,7 +1019,7 @@ def test_a_tier_in_vertex_ais_words_is_the_one_that_calls_are_served_as(elkapi: 
         ("mode=pro,above_tokens=5:input=2", "mode is a feature of tasks"),
         ("mode=pro:input=2", "mode is a feature of tasks"),
         ("service_tier=fast,above_tokens=many:input=2", "'many' is not a whole number"),
-        ("above_tokens=5:input=2", "a variant names features"),
+        ("above_tokens=5:input=2", "a variant must name features"),
     ],
 )
 def test_a_length_goes_with_features_of_text_alone(elkapi: Elkapi, variant: str, why: str) -> None:
