@@ -81,7 +81,8 @@ def remove_group(admin: Admin, name: str) -> None:
             more = f" and {len(users) - USERS_NAMED_MAX} more" if len(users) > USERS_NAMED_MAX else ""
             raise Refused(
                 f"the group {name!r} is used by {', '.join(users[:USERS_NAMED_MAX])}{more}; move them to "
-                "another group first, with `elkapi key edit WHICH --group GROUP` and `elkapi channel edit CHANNEL --group GROUP`"
+                "another group first, with `elkapi key edit WHICH --group GROUP` and "
+                "`elkapi channel edit CHANNEL --group GROUP`"
             )
         keys.move_revoked(connection, name, DEFAULT_GROUP)
         groups.remove_group(connection, name, **admin.who())
