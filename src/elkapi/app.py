@@ -30,7 +30,7 @@ from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen, tell
 from elkapi.types import SANDBOX_KEY
 
 GC_ALLOCATIONS = 20_000
-# What a system refuses for reasons of its own: a disk that is full, broken or read-only, a folder of another user, ...
+# Errors of the system itself: a disk that is full, broken or read-only, a folder of another user, ...
 NOT_OURS = frozenset(
     {
         *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS),
@@ -47,13 +47,14 @@ class StartError(Exception):
 def serve(settings: Settings, role: Role | None = None) -> int:
     """Run the whole gateway, or one role alone, until a signal. Returns the exit status; raises StartError."""
     _check_data_dir(settings)
-    # A start ends at once too, and with what it began; as the first process of a container it would not by itself.
+    # A signal during the start also ends it and its processes; the first process of a container would ignore it by
+    # default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if role is not None:
         return _serve_one(settings, role)
-    # Until there are workers to replace, a request to replace them has nothing to do; it would end the start.
+    # A request to replace workers would end the start, so it is ignored until there are workers.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # A second supervisor would take over the first one's sockets.
+    # A second supervisor would take over the sockets of the first.
     taken = f"another elkapi is already running with the data directory {settings.data_path}"
     lock = _only_here(settings.data_path / "serve.lock", taken)
     with lock, contextlib.ExitStack() as alone, contextlib.ExitStack() as unless_ready:
@@ -78,7 +79,7 @@ def serve(settings: Settings, role: Role | None = None) -> int:
 
 
 def _check_data_dir(settings: Settings) -> None:
-    """Make the data directory, unless the processes' sockets could not lie in it."""
+    """Create the data directory, unless its path is too long for the processes' sockets."""
     if settings.socket_path_bytes > SOCKET_PATH_BYTES_MAX:
         raise StartError(
             f"the path of the data directory {settings.data_path.absolute()} is too long: socket paths in it may have "
@@ -92,7 +93,7 @@ def _check_data_dir(settings: Settings) -> None:
 
 def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], ...]:
     return (
-        # Several workers writing one SQLite file wait for each other; one writer process batches for all of them.
+        # Several workers writing one SQLite file wait for each other; one writer process batches for all.
         ("ledger", settings.is_sqlite and settings.workers > 1),
         ("models", any(model.role == "models" for model in found.bundled)),
         ("control", True),
@@ -102,7 +103,7 @@ def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], 
 
 @contextlib.contextmanager
 def _only_here(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file of the data directory, which the kernel frees with the process. Raises StartError(taken)."""
+    """Hold a lock file of the data directory, which the kernel releases with the process. Raises StartError(taken)."""
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -124,13 +125,13 @@ def _lock_of(settings: Settings, role: str) -> tuple[Path, str]:
 
 
 def _prepared(settings: Settings) -> Preparation:
-    """`prepare` in a process of its own, so that the supervisor never loads a database driver or a model library."""
+    """Run `prepare` in a separate process, so that the supervisor never loads a database driver or a model library."""
     order = WorkerOrder(settings=settings)
     environment = os.environ | {
         ORDER_VARIABLE: msgspec.json.encode(order).decode(),
         PARENT_VARIABLE: str(os.getpid()),
     }
-    # A group of its own, as the supervisor's children have.
+    # Its own process group, like the supervisor's children.
     done = subprocess.run(
         [sys.executable, "-m", "elkapi.app", "prepare"], env=environment, stdout=subprocess.PIPE, process_group=0
     )
@@ -143,13 +144,13 @@ def _prepared(settings: Settings) -> Preparation:
 
 
 def _tell_first_key(found: Preparation) -> None:
-    """No later start can show it: what is stored is its digest."""
+    """No later start can show it: only its digest is stored."""
     if found.first_key:
         tell(sys.stdout, f"Your first key: {found.first_key}\nIt is shown only once; store it now.\n")
 
 
 def prepare(settings: Settings) -> Preparation:
-    """Migrate, make the first key of a new installation, and look which local models are installed."""
+    """Migrate, create the first key of a new installation, and find the installed local models."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.assets.store import StorageUrlError, open_store
     from elkapi.local.models import ModelUnusable
@@ -161,7 +162,7 @@ def prepare(settings: Settings) -> Preparation:
 
     sandbox = SERVED_MODELS
     try:
-        # What a role would trip over, again at each restart, stops the start instead, before anything is written.
+        # An error that would fail a role at each restart stops the start instead, before anything is written.
         open_store(settings)
         if settings.log_file:
             Path(settings.log_file).open("ab").close()
@@ -184,8 +185,8 @@ def prepare(settings: Settings) -> Preparation:
 def installed_models(settings: Settings) -> tuple[tuple[BundledModel, ...], str | None]:
     """The local models that can run on this machine, and why an installed chat model cannot.
 
-    Their files' hashes are checked when they are loaded, the chat model's size already here: its process starts with
-    the first call.
+    Hashes of files are checked when they are loaded, the chat model's size already here: its process starts with the
+    first call.
     """
     from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, locate_chat
     from elkapi.local.models import ModelUnusable, WeightsRefused, locate, read_rows
@@ -246,10 +247,10 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
 
 
 def _serve_one(settings: Settings, role: Role) -> int:
-    # There are many workers, and the ledger waits for its turn by itself.
+    # There are many workers, and the ledger waits for its lock itself.
     if role in ("worker", "ledger"):
         return _serve_role(settings, role)
-    # It would take the socket over, and take it along when it ends: also where it just finishes its calls, and no
+    # It would take over the socket and remove it at its end, even if the other process only finishes its calls and no
     # longer listens.
     lock, taken = _lock_of(settings, role)
     with _only_here(lock, taken):
@@ -275,9 +276,9 @@ def _serve_role(settings: Settings, role: Role) -> int:
 def run_role(
     role: str, order: WorkerOrder, listening: socket.socket | None = None, ready_fd: int | None = None
 ) -> None:
-    """Become one role until a signal; each branch imports only what that role needs."""
+    """Run one role until a signal; each branch imports only what that role needs."""
     settings = order.settings
-    # What is imported stays: with Python's own thresholds, looking it through again and again was a tenth of a start.
+    # Imported objects stay: with Python's default thresholds, scanning them repeatedly took a tenth of a start.
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     allow_files()
     if role == "worker":
@@ -313,7 +314,7 @@ def run_role(
         from elkapi.sandbox.app import Options
 
         set_title("sandbox")
-        # By name: the shape that a provider's keys have is then asked of none.
+        # By name, without the check of a provider's key format.
         options = Options(keys=frozenset({SANDBOX_KEY}))
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")), options=options)
@@ -333,7 +334,7 @@ def _run_chat(settings: Settings, listening: socket.socket | None) -> int:
         queue_max=settings.chat_queue_max,
         threads=settings.chat_threads,
         memory_bytes_max=settings.chat_memory_bytes_max,
-        # A process that nobody started on demand would not be started again.
+        # A process that was not started on demand would not be started again.
         idle_s=settings.chat_idle_s if listening is not None else 0.0,
     )
     with json_log("chat", settings):
@@ -357,7 +358,7 @@ def main(arguments: list[str]) -> int:
     except (Unavailable, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NOT_OURS:
             raise
-        # No fault of ours, and said again at each try to start it: in one line.
+        # Not our fault, and repeated at each try to start it, so on one line.
         tell(sys.stderr, f"elkapi: {role} cannot start: {to_operator(error)}\n")
         return 1
     return 0

@@ -14,20 +14,20 @@ SET_RIGHT_S = 3600.0
 
 
 def milliseconds(seconds: float) -> float:
-    """A duration as records and logs have it: milliseconds to three places (`round` takes ten times as long)."""
+    """A duration for records and logs: milliseconds with three decimals (`round` takes ten times as long)."""
     return int(seconds * 1e6 + 0.5) / 1000
 
 
 def doubled_s(first_s: float, failures: int, most_s: float) -> float:
-    """Seconds to wait after so many failures in a row, at least one: doubled with each, up to `most_s`."""
+    """Seconds to wait after so many failures in a row (at least one), doubled with each up to `most_s`."""
     return min(first_s * (1 << min(failures - 1, 20)), most_s)
 
 
 def seconds_until(http_date: str, now_ns: int) -> float | None:
-    """How long it is until a date of a header, 0 for one that is past; None for what is no date."""
+    """Seconds until the date of a header, 0 if it has passed; None for an invalid date."""
     try:
         date = parsedate_to_datetime(http_date)
-        # A date that names no zone is one of HTTP's older forms, which are in this one too.
+        # A date without a zone is one of HTTP's older formats, which are in UTC too.
         then = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
         return max(then.timestamp() - now_ns / 1e9, 0.0)
     except (ValueError, TypeError, OverflowError):
@@ -45,7 +45,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The real clock; the system's own functions, since they are asked several times a call."""
+    """The real clock: the system's functions directly, since they are called several times per call."""
 
     now_ns = staticmethod(time.time_ns)
     monotonic_s = staticmethod(time.monotonic)
@@ -65,7 +65,7 @@ class ManualClock:
         return self._monotonic_s
 
     def set_by(self, seconds: float) -> None:
-        """Somebody sets wall time; no time passes."""
+        """Set wall time; no time passes."""
         self._now_ns += round(seconds * 1_000_000_000)
 
     def advance(self, seconds: float) -> None:
@@ -74,14 +74,14 @@ class ManualClock:
 
 
 class SetBack:
-    """Tells when wall time was set back, against the time that nobody sets, since it was made or last `taken`."""
+    """Detects that wall time was set back, relative to monotonic time, since creation or the last `taken`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.taken()
 
     def taken(self) -> None:
-        """Whatever waits by wall time was seen to."""
+        """Acknowledge: everything that waits by wall time was adjusted."""
         self._ahead_s = self._now_ahead_s()
 
     def seen(self) -> bool:
@@ -95,10 +95,9 @@ class SetBack:
 
 
 class SetAhead:
-    """Tells for a while when wall time jumped ahead of the time that nobody sets, since it was made or last asked.
+    """Detects for a while that wall time jumped ahead of monotonic time since creation or the last check.
 
-    It may have been set by mistake, or the machine slept: whatever would be gone for good waits until somebody had the
-    time to set it right.
+    It may have been set by mistake, or the machine slept: deletions wait until somebody had the time to correct it.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -107,8 +106,8 @@ class SetAhead:
         self._until_s = -inf
 
     def seen(self, now_ns: int) -> bool:
-        """Whether this time, just read from the clock, is behind a jump of more than SET_AHEAD_S, less than SET_RIGHT_S
-        ago, that was not set back since."""
+        """Whether this time, just read from the clock, is after a jump of more than SET_AHEAD_S, less than
+        SET_RIGHT_S ago, that was not undone since."""
         now_s = self._clock.monotonic_s()
         ahead_s = now_ns / 1e9 - now_s
         if ahead_s > self._ahead_s + SET_AHEAD_S:

@@ -33,17 +33,17 @@ from typing import ClassVar
 
 import msgspec
 
-# What decoding JSON raises where the bytes are none: of another shape, no UTF-8, or nested too deeply to be read.
+# What decoding invalid JSON raises: another shape, invalid UTF-8, or nesting too deep.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# The code of a refusal because the input is longer than the model's window.
+# The code of a refusal of input longer than the model's window.
 OVERFLOW = "context_length_exceeded"
 
 
 class GatewayError(Exception):
     """An answer to the caller: HTTP `status`, stable `code`, OpenAI `type`, the field in `param`, extra `headers`.
 
-    The message is shown to the caller as it is, so it never quotes an upstream, a secret or a stack trace. Where it is
-    not `retryable`, `edge.render` tells the SDKs so (x-should-retry: false).
+    The message is shown to the caller as it is, so it never contains an upstream's identity, a secret or a stack trace.
+    If the error is not `retryable`, `edge.render` tells the SDKs so (x-should-retry: false).
     """
 
     status: int = 500
@@ -76,7 +76,7 @@ class BadRequest(GatewayError):
 
 
 class ContentBlocked(BadRequest):
-    """`guard` is the name of the guardrail; the text that it blocked stands nowhere."""
+    """`guard` is the name of the guardrail; the blocked text is stored nowhere."""
 
     code = "content_blocked"
 
@@ -100,7 +100,7 @@ class ModelForbidden(Forbidden):
 
 
 class InsufficientQuota(Forbidden):
-    """`wanted_nano`: what was to be held, in nano-USD, and is not covered."""
+    """`wanted_nano`: the amount that could not be held, in nano-USD."""
 
     code, type = "insufficient_user_quota", "insufficient_quota"
 
@@ -127,7 +127,7 @@ class RequestTimeout(GatewayError):
 
 
 class Conflict(GatewayError):
-    """Idempotency answers, and tasks that are past what is asked; the official SDKs would retry a 409."""
+    """Conflicts of idempotency keys, and tasks that can no longer be cancelled; the official SDKs would retry a 409."""
 
     status, code, type = 409, "idempotency_conflict", "invalid_request_error"
     retryable = False
@@ -152,7 +152,7 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamRejected(UpstreamError):
-    """The upstream refused the caller's parameters: its status and code survive, its identity does not."""
+    """The upstream refused the caller's parameters: its status and code are kept, its identity is not."""
 
     retryable = False
 
@@ -171,7 +171,7 @@ class UpstreamRejected(UpstreamError):
 
 
 class UpstreamOverloaded(UpstreamError):
-    """Every channel said that its provider is overloaded; in Anthropic's shape with its own status, 529."""
+    """Every channel's provider is overloaded; in Anthropic's format with its own status, 529."""
 
     status, code = 503, "upstream_overloaded"
 
@@ -181,9 +181,9 @@ class UpstreamTimeout(UpstreamError):
 
 
 class TaskFailed(UpstreamError):
-    """A task ended without what it was to make, and its caller waited for it: a chat that makes a video.
+    """A task whose caller waited for it ended without a result: a chat that makes a video.
 
-    Another try is another task, and may end as this one: whether to make it is no client's own to decide.
+    A retry is another task, and may end the same way, so no client should retry by itself.
     """
 
     code = "task_failed"
@@ -191,7 +191,7 @@ class TaskFailed(UpstreamError):
 
 
 class OutcomeUnknown(UpstreamError):
-    """A submit left for a provider and nobody knows whether its task was begun (guarantee 75)."""
+    """A submit was sent to a provider, and it is unknown whether its task has started (guarantee 75)."""
 
     code = "outcome_unknown"
     retryable = False
@@ -215,7 +215,7 @@ class NoChannel(Unavailable):
 
 
 class NoPrice(Unavailable):
-    """Nobody priced this model, or not in units that this call has."""
+    """The model has no price, or none in the units of this call."""
 
     code, type = "model_price_error", "upstream_error"
     retryable = False
@@ -225,9 +225,9 @@ class NoPrice(Unavailable):
 
 
 def to_operator(error: Exception) -> str:
-    """The message for whoever runs the gateway: the notes that the error was given, else what callers see.
+    """The message for the operator: the notes of the error, otherwise what callers see.
 
-    An error that is not the gateway's own is shown as it is; one of the system with the file that it is about.
+    Errors that are not the gateway's are shown as they are, system errors with their file.
     """
     if notes := getattr(error, "__notes__", ()):
         return "; ".join(notes)

@@ -26,18 +26,18 @@ os.register_at_fork(after_in_child=_reseed)
 
 
 def new_id(now_ns: int | None = None) -> bytes:
-    """A fresh 16-byte id."""
+    """A new 16-byte id."""
     ms = (time.time_ns() if now_ns is None else now_ns) // 1_000_000
     return ms.to_bytes(6, "big") + (next(_counter) & 0xFFFFFFFF).to_bytes(4, "big") + _process
 
 
 def made_ns(value: bytes) -> int:
-    """When an id was made, to the millisecond, as Unix nanoseconds."""
+    """The creation time of an id in Unix nanoseconds, to the millisecond."""
     return int.from_bytes(value[:6], "big") * 1_000_000
 
 
 def first_id_at(now_ns: int) -> bytes:
-    """The smallest id that could have been made at this time; range scans start here."""
+    """The smallest possible id of this time; range scans start here."""
     return (now_ns // 1_000_000).to_bytes(6, "big") + bytes(10)
 
 
@@ -47,19 +47,18 @@ def request_id_text(value: bytes) -> str:
 
 
 def parse_request_id(text: str) -> bytes | None:
-    """The id behind the public spelling, which may come without its `req_`, or as that of the task which the request
-    began (`task_` and the same digits); None when it is not one.
-    """
+    """The id behind the public spelling, which may lack its `req_`, or be that of the task which the request started
+    (`task_` and the same digits); None if it is not one."""
     return _parsed(text[5:] if text.startswith("task_") else text.removeprefix("req_"))
 
 
 def parse_prefixed_id(text: str, prefix: str) -> bytes | None:
-    """The id behind `prefix` and its 32 hex digits, as other things than requests spell theirs; None for all else."""
+    """The id behind `prefix` and 32 hex digits, for things other than requests; None for anything else."""
     return _parsed(text.removeprefix(prefix)) if text.startswith(prefix) else None
 
 
 def _parsed(digits: str) -> bytes | None:
-    # `bytes.fromhex` alone would pass over spaces, and make a shorter id of them.
+    # `bytes.fromhex` alone would skip spaces, and make a shorter id.
     return bytes.fromhex(digits) if len(digits) == 2 * ID_BYTES and set(digits.lower()) <= _HEX_DIGITS else None
 
 

@@ -16,13 +16,13 @@ NANO_PER_USD = 1_000_000_000
 # The credit of providers that count in credits (Luma, Runway).
 NANO_PER_CENT = NANO_PER_USD // 100
 RATIO_ONE_MICRO = 1_000_000
-# Of a batch's line; who writes more surely means percent.
+# For a line of a batch; a larger value is surely meant as percent.
 BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO
 PER_MILLION = 1_000_000
 QUOTA_UNITS_PER_USD = 500_000
-# What would have to be rounded is no amount.
+# An amount that would need rounding is invalid.
 _EXACT = Context(prec=64, traps=[InvalidOperation, Inexact])
-# Python reads far more as a number: `1e3`, `1_000`, digits of every script, spaces around them.
+# Python accepts more as a number: `1e3`, `1_000`, digits of every script, surrounding spaces.
 _PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 

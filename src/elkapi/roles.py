@@ -1,4 +1,4 @@
-"""What the supervisor tells its children, as plain structs: imported by both sides, so it imports almost nothing."""
+"""The supervisor's orders to its children, as plain structs; both sides import it, so it imports almost nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROLES: tuple[Role, ...] = ("worker", "ledger", "models", "chat", "control", "san
 
 
 class BundledModel(msgspec.Struct, frozen=True):
-    """What a worker needs to know of a local model: its name, the role that serves it, and facts a listing shows."""
+    """What a worker needs of a local model: its name, the role that serves it, and facts for listings."""
 
     id: str
     facts: dict[str, object] = {}
@@ -21,7 +21,7 @@ class BundledModel(msgspec.Struct, frozen=True):
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
-    """What the supervisor tells a worker. `owner` is this boot's id (hex), `dead_owner` its crashed predecessor's."""
+    """The supervisor's order to a worker. `owner` is this boot's id (hex), `dead_owner` its crashed predecessor's."""
 
     settings: Settings
     bundled: tuple[BundledModel, ...] = ()

@@ -25,13 +25,13 @@ MISSPELT_LIKENESS_MIN = 0.75
 SOCKET_PATH_BYTES_MAX = 107
 # The unix sockets in the data directory: those of roles, the chat role's engine, and what workers tell of their calls.
 SOCKETS = ("ledger", "models", "chat", "engine", "control", "telemetry", "sandbox")
-LOG_LEVELS = ("debug", "info", "warning", "error")  # From all to the least.
+LOG_LEVELS = ("debug", "info", "warning", "error")  # From most to least verbose.
 SQLITE_SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
-# What a 64-bit column and a clock in nanoseconds hold.
+# The limit of 64-bit columns and of a clock in nanoseconds.
 NUMBER_MAX = 2**63 - 1
 SECONDS_MAX = 1_000_000_000
 MOST = {"port": 65_535, "workers": 256, "otlp_sample_ratio": 1, "model_threads": 1024, "chat_threads": 1024}
-# With zero here a gateway would start and answer nobody, get nothing done, or spin.
+# With zero a gateway would start and answer nobody, do nothing, or spin.
 ABOVE_ZERO = frozenset(
     {
         *("workers", "connections_max", "header_bytes_max", "attempts_max", "upstream_connections_max"),
@@ -160,7 +160,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def metrics_path(self) -> Path:
-        """The folder in which all processes of one gateway count."""
+        """The folder in which all processes of one gateway record metrics."""
         return self.data_path / "metrics"
 
     @property
@@ -178,52 +178,52 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def socket_path_bytes(self) -> int:
-        """The longest of those paths; the kernel takes SOCKET_PATH_BYTES_MAX."""
+        """The length of the longest socket path; the kernel's limit is SOCKET_PATH_BYTES_MAX."""
         return max(len(os.fsencode(self.socket_path(name))) for name in SOCKETS)
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a SQLite file, with what would be read as something else there written as it is in addresses."""
+    """The URL of a SQLite file, with characters of another meaning percent-encoded."""
     return f"sqlite:///{path}".replace("%", "%25").replace("?", "%3F")
 
 
 SECRET_FIELDS = frozenset(
     {"secret_key", "metrics_token", "database_url", "redis_url", "storage_url", "otlp_endpoint", "otlp_headers"}
 )
-# Names that other programs use for the same; ours win.
+# Names that other programs use for the same; ours take precedence.
 STANDARD_NAMES = {
     "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
     "otlp_headers": "OTEL_EXPORTER_OTLP_HEADERS",
 }
 # What browsers send as `Origin`, and so what it is compared with. Pages of a file and of a sandboxed frame send null.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
-# Where a Service is named elkapi, Kubernetes gives every pod beside it ELKAPI_PORT=tcp://10.0.0.7:8000.
+# If a Service is named elkapi, Kubernetes gives every pod beside it ELKAPI_PORT=tcp://10.0.0.7:8000.
 _KUBERNETES_LINK = re.compile(r"(tcp|udp|sctp)://")
-# What no address may hold that paths are written behind.
+# Characters that a prefix of addresses must not contain.
 _UNFIT = re.compile(r"[^!-~]|[?#@\\\"']")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
-# Python reads far more: `1_000`, `1e3`, `nan`, digits of every script.
+# Python accepts more: `1_000`, `1e3`, `nan`, digits of every script.
 _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def whole_number(text: str) -> int:
-    """A number as operators write it, in digits; raises ValueError."""
+    """Parse a whole number written in digits. Raises ValueError."""
     if "." in text or _NUMBER.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a whole number: write it as digits, such as 600")
     return int(text)
 
 
 def decimal_number(text: str) -> float:
-    """As `whole_number`, with or without places."""
+    """As `whole_number`, with optional decimals."""
     if _NUMBER.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a number: write it as digits, such as 600 or 0.5")
     return float(text)
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message names the setting and where it came from."""
+    """An invalid setting; the message names the setting and its origin."""
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -243,15 +243,15 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
 
 
 def misspelt_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables that begin with ELKAPI_, are none of ours and look like one that is: {name: what may be meant}.
+    """Unknown variables with the prefix ELKAPI_ that resemble a setting: {name: probable setting}.
 
-    Others stay unsaid: clients keep their key in ELKAPI_KEY, and Kubernetes names services by such variables.
+    Others are not reported: clients keep their key in ELKAPI_KEY, and Kubernetes names services in such variables.
     """
     ours = [f"ELKAPI_{name.upper()}" for name in ("config", *Settings.__struct_fields__)]
     found: dict[str, str] = {}
     for name in sorted(os.environ if environ is None else environ):
         if name.startswith("ELKAPI_") and name not in ours:
-            # Without the prefix, which would make everything alike.
+            # Without the prefix, which would make all names similar.
             close = difflib.get_close_matches(name[7:], [known[7:] for known in ours], 1, MISSPELT_LIKENESS_MIN)
             found.update((name, f"ELKAPI_{meant}") for meant in close)
     return found
@@ -264,7 +264,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from None
     if unknown := sorted(table.keys() - set(Settings.__struct_fields__)):
         raise SettingsError(f"{path} has unknown settings: {', '.join(unknown)}")
-    ratio = table.get("batch_ratio")  # Kept as a text, which is exact, and written like every other number.
+    ratio = table.get("batch_ratio")  # Kept as a string, which is exact, and written like every other number.
     return table if ratio is None or isinstance(ratio, bool) else table | {"batch_ratio": str(ratio)}
 
 
@@ -296,7 +296,7 @@ def _checked(values: dict[str, Any]) -> Settings:
     _check_words(settings)
     _check_addresses(settings)
     if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:
-        # Between two beats a living worker would be taken for dead, and the holds of its calls be released.
+        # Otherwise a live worker would count as dead between two heartbeats, and its holds be released.
         raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it must be at least twice heartbeat_s")
     if settings.chat_slots < 1 or settings.chat_context_tokens < CHAT_CONTEXT_TOKENS_MIN:
         raise SettingsError(
@@ -306,11 +306,11 @@ def _checked(values: dict[str, Any]) -> Settings:
 
 
 def _check_number(name: str, value: float) -> None:
-    """Whatever would end or starve a process that reads it is refused here, where it can be told in one line."""
+    """Refuse a value that would end or starve a process here, where one line can say so."""
     most = MOST.get(name, SECONDS_MAX if name.endswith("_s") else NUMBER_MAX)
     if value < 0:
         raise SettingsError(f"{name} is {value}; it must not be negative")
-    if not value <= most:  # Also what is no number at all.
+    if not value <= most:  # Also rejects NaN.
         raise SettingsError(f"{name} is {value}; it must be at most {most}")
     if value == 0 and name in ABOVE_ZERO:
         raise SettingsError(f"{name} is 0; it must be above zero")
@@ -358,7 +358,7 @@ def _check_addresses(settings: Settings) -> None:
 
 
 def _is_prefix(url: str) -> bool:
-    """Whether paths can be written behind it."""
+    """Whether paths can be appended to it."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -368,7 +368,7 @@ def _is_prefix(url: str) -> bool:
 
 
 def _are_headers(text: str) -> bool:
-    """Whether each part is NAME=VALUE as a header can be sent; an empty part is none."""
+    """Whether each part is NAME=VALUE and valid as a header; empty parts are ignored."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     return all(
         equals and _HEADER_NAME.fullmatch(name.strip()) and _HEADER_VALUE.fullmatch(unquote(value.strip()))

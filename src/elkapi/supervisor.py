@@ -44,9 +44,10 @@ Announce = Callable[[], None]
 
 
 class Child:
-    """One role's process and what is known of it.
+    """One role's process and its state.
 
-    With a `listener` it is started when the first caller connects, may end when nobody calls, and is not waited for.
+    With a `listener` it is started when the first caller connects, may end when nobody calls, and is not awaited at the
+    start.
     """
 
     def __init__(self, role: str, number: int = 0, listener: socket.socket | None = None) -> None:
@@ -67,7 +68,7 @@ class Child:
 
 
 class Supervisor:
-    """Starts `roles` beside `settings.workers` workers, and `on_demand` roles when somebody connects to them.
+    """Starts `roles` besides `settings.workers` workers, and `on_demand` roles when somebody connects to them.
 
     `announce` is called once, when everything is ready.
     """
@@ -96,7 +97,7 @@ class Supervisor:
 
     @property
     def port(self) -> int:
-        """The port in use, also when 0 was asked for."""
+        """The port in use, also if 0 was requested."""
         return int(self._socket.getsockname()[1])
 
     def run(self) -> int:
@@ -144,12 +145,13 @@ class Supervisor:
                 os.set_blocking(child.ready_fd, False)
                 fds = (self._socket.fileno(), ready_write)
             arguments += [str(fd) for fd in fds]
-            # A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then stops all in order.
+            # Its own process group: Ctrl-C in a terminal reaches only the supervisor, which then stops everything in
+            # order.
             child.process = subprocess.Popen(
                 arguments, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0
             )
         except OSError as error:
-            # No process, memory or descriptor to be had right now is no reason to stop those that run.
+            # A lack of processes, memory or descriptors right now is no reason to stop those that run.
             _say(f"{child.role} cannot be started: {error}")
             _retry_later(child)
             return
@@ -169,7 +171,7 @@ class Supervisor:
                 elif now_s - child.started_s > STEADY_AFTER_S:
                     child.failures = 0
             elif child.process is not None and child.listener is not None and child.process.returncode == 0:
-                # Nobody called it for a while; the next caller brings it back.
+                # It was idle for a while; the next caller starts it again.
                 forget_ended(self._settings.metrics_path)
                 child.process = None
             elif child.process is not None:
@@ -181,7 +183,7 @@ class Supervisor:
             elif child.listener is not None and not _is_called(child.listener):
                 continue
             elif now_s >= child.restart_at_s:
-                # A worker's successor settles what its predecessor left, at once instead of after the heartbeat.
+                # A worker's successor settles what its predecessor left, immediately instead of after the heartbeat.
                 self._start(child, predecessor=child.owner)
         if not self._announced and all(child.ready for child in (*self._helpers, *self._workers)):
             self._announced = True
@@ -199,7 +201,7 @@ class Supervisor:
             _close(child)
 
     def _roll(self) -> None:
-        """Replace the workers one by one; a stop in between leaves the rest to `_stop_all`."""
+        """Replace the workers one by one; if stopped in between, `_stop_all` handles the rest."""
         self._rolling = False
         replaced, wanted = 0, len(self._workers)
         for index in range(wanted):
@@ -209,7 +211,7 @@ class Supervisor:
         _say("all workers were replaced" if replaced == wanted else f"{replaced} of {wanted} workers were replaced")
 
     def _replace(self, index: int) -> bool:
-        """Start the new worker, wait until it is ready, then let the old one drain; whether it came to that."""
+        """Start the new worker, wait until it is ready, then let the old one drain; returns whether that succeeded."""
         old, new = self._workers[index], Child("worker", self._workers[index].number)
         self._start(new)
         self._look_after_until(lambda: self._is_ready_or_dead(new), READY_WAIT_S)
@@ -233,7 +235,7 @@ class Supervisor:
         return child.ready or not child.alive
 
     def _look_after_until(self, done: Callable[[], bool], wait_s: float) -> None:
-        """Wait as long as a drain may take, while whatever dies meanwhile is replaced as ever."""
+        """Wait as long as a drain may take, while processes that die are replaced as usual."""
         deadline_s = time.monotonic() + wait_s
         while not done() and not self._stopping and time.monotonic() < deadline_s:
             self._look_after()
@@ -308,7 +310,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _listen_for(settings: Settings, role: str) -> socket.socket:
-    """The socket of a role that is started on demand: it outlives the role's processes. Raises OSError."""
+    """The socket of an on-demand role, which outlives its processes. Raises OSError."""
     made = listen_unix(settings.socket_path(role))
     made.listen(ON_DEMAND_BACKLOG)
     made.setblocking(False)
@@ -316,14 +318,14 @@ def _listen_for(settings: Settings, role: str) -> socket.socket:
 
 
 def _is_called(listener: socket.socket) -> bool:
-    """Whether somebody waits to be accepted."""
+    """Whether a connection waits to be accepted."""
     with selectors.PollSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
 def _turn_away(child: Child) -> None:
-    """Hang up on those who wait for a process that died: a failed attempt now is better than one after a timeout."""
+    """Close connections that wait for a process that died: a failed attempt now is better than one after a timeout."""
     if child.listener is not None:
         with contextlib.suppress(OSError):
             while True:
@@ -352,8 +354,10 @@ def _say(text: str) -> None:
 
 
 def tell(stream: TextIO, text: str) -> None:
-    """Write to the terminal or what stands for it: where its disk is full, nobody reads it any more, or who does has
-    stopped for TELL_WAIT_S, the gateway goes on. `text` is shorter than what a pipe takes at once, 4 KiB."""
+    """Write to standard output; if its disk is full, or nobody reads it for TELL_WAIT_S, the gateway continues.
+
+    `text` is shorter than a pipe's atomic write, 4 KiB.
+    """
     with contextlib.suppress(OSError), selectors.PollSelector() as selector:
         selector.register(stream, selectors.EVENT_WRITE)
         if selector.select(TELL_WAIT_S):

@@ -1,7 +1,7 @@
-"""The leaf structs that travel along the request's way; they carry values and leave all behaviour to the rooms.
+"""The structs that travel with a request; they carry values and leave all behaviour to the other packages.
 
-Order of appearance on the way: Grant (who), Attempt (where), Quote (at most how much), HoldOrder (what is reserved),
-Usage and AttemptRecord (what happened), RequestRecord and Settlement (what is kept). What is asked is a Request, which
+In order of appearance: Grant (who), Attempt (where), Quote (at most how much), HoldOrder (what is reserved), Usage and
+AttemptRecord (what happened), RequestRecord and Settlement (what is stored). The request itself is a Request, which
 `relay.read` makes.
 """
 
@@ -17,19 +17,19 @@ Scope = Literal["live", "test"]
 FallbackReason = Literal["error", "context", "refusal"]
 AssetKind = Literal["video", "image", "audio", "file"]
 PiiKind = Literal["email", "phone", "iban", "card", "ip", "secret", "private_key"]
-# A call that was answered from the response cache: no upstream did anything for it.
+# Flag of a call that was answered from the response cache, without an upstream.
 CACHED_FLAG = "cached"
-# Tools of the upstream ran in a call whose price has nothing for them: what they cost is the operator's.
+# Flag of a call in which the upstream ran tools that its price does not cover: the operator bears their cost.
 UNPRICED_FLAG = "unpriced_tools"
-# What the gateway shows its own sandbox, which takes it for every provider's; a word, not a credential.
+# The word that the built-in sandbox accepts as every provider's key; not a credential.
 SANDBOX_KEY = "sk-sandbox"
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One guardrail as an operator defines it; policies name those that stand before their calls.
+    """One guardrail as an operator defines it; policies list those that apply to their calls.
 
-    `words` lists words, `pii` finds the kinds of `find`, `hook` asks `url`, which decides itself, so its `action` says
-    nothing. `secret` signs what a hook is sent; `when_down` is what a hook's silence means.
+    `words` lists words, `pii` finds the kinds of `find`, `hook` asks `url`, which itself decides, so its `action` is
+    unused. `secret` signs requests to a hook; `when_down` is what follows if the hook does not answer.
     """
 
     name: str
@@ -47,15 +47,16 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an operator lays down for a group's calls or for one key's; None says nothing.
+    """An operator's rules for a group's calls or for one key's; None leaves a field open. A key's value overrides its
+    group's, field by field (`policy_of`).
 
-    A key's word goes before its group's, field by field (`policy_of`). `aliases`: the caller's name -> the model.
-    `fallbacks`: a model -> what is tried when it does not answer, "*" for every model without a row of its own, and
-    `fallback_on` for which reasons (None: for all). Limits count per key; 0 is no limit, where the group has one.
-    `cache`: answers are kept and given again; False forbids it to callers too. `cache_shared` among the group's keys of
-    one owner; a hit costs `cache_hit_ratio_micro` millionths of the call it saves. `guards` are names of guardrails, in
-    their order; `guard_streams` is how those of the output see a stream: the whole of it first, or through a window.
-    `batch_ratio_micro` multiplies the price of a batch's lines, beside the group's ratio.
+    `aliases`: the caller's name -> the model. `fallbacks`: a model -> what is tried if it does not answer, "*" for
+    every model without its own row, and `fallback_on` for which reasons (None: for all). Limits count per key; 0 is no
+    limit even if the group has one. `cache`: answers are stored and repeated; False forbids it to callers as well.
+    `cache_shared` shares them among the group's keys of one owner; a hit costs `cache_hit_ratio_micro` millionths of
+    the call it saves. `guards` are names of guardrails, in order; `guard_streams` is how output guards check a stream:
+    as a whole first, or through a window. `batch_ratio_micro` multiplies the price of a batch's lines, besides the
+    group's ratio.
     """
 
     aliases: dict[str, str] | None = None
@@ -77,7 +78,7 @@ NO_POLICY = Policy()
 
 
 def policy_of(group: Policy, key: Policy) -> Policy:
-    """The policy of a key's calls: the key's own word where it has one, else its group's."""
+    """The policy of a key's calls: the key's values, else its group's."""
     if key == NO_POLICY:
         return group
     own = {name: value for name in Policy.__struct_fields__ if (value := getattr(key, name)) is not None}
@@ -85,9 +86,9 @@ def policy_of(group: Policy, key: Policy) -> Policy:
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a presented key may do. `accounts` are the ledger accounts that fund its calls, in account-id order.
+    """What a caller's key may do. `accounts` are the ledger accounts that fund its calls, in account-id order.
 
-    `policy` is the key's own; its group's stands in the snapshot.
+    `policy` is the key's own; its group's is in the snapshot.
     """
 
     key_id: int
@@ -103,13 +104,13 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Disjoint classes of units; every count is >= 0. Their sum is what the upstream worked on (guarantees 23, 25).
+    """Disjoint classes of units, each >= 0. Their sum is what the upstream processed (guarantees 23, 25).
 
-    Input: `input_tokens` are uncached text, `cached_tokens` were read from a cache (of whatever modality, but for the
-    `cached_audio_tokens` where the upstream tells them), the writes went into one; audio and image inputs are the
+    Input: `input_tokens` are uncached text; `cached_tokens` were read from a cache (of any modality, except the
+    `cached_audio_tokens` if the upstream reports them), the writes went into one; audio and image inputs are the
     uncached ones. Output: `output_tokens` are text, `reasoning_tokens` thinking. `searches` are web searches that the
-    upstream ran; `calls` answers per call. Of media: `video_ms` and `audio_ms` are the milliseconds made, `images` the
-    pictures.
+    upstream ran; `calls` are answers per call. Of media: `video_ms` and `audio_ms` are the milliseconds made, `images`
+    the images.
     """
 
     input_tokens: int = 0
@@ -131,7 +132,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def input_total(self) -> int:
-        """Every token that went in."""
+        """All input tokens."""
         return (
             self.input_tokens
             + self.cached_tokens
@@ -144,25 +145,25 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def cache_read_tokens(self) -> int:
-        """Every token that was read from a cache."""
+        """All tokens read from a cache."""
         return self.cached_tokens + self.cached_audio_tokens
 
     @property
     def cache_write_tokens(self) -> int:
-        """Every token that was written to a cache, for however long."""
+        """All tokens written to a cache, of any lifetime."""
         return self.cache_write_5m_tokens + self.cache_write_1h_tokens
 
     @property
     def output_total(self) -> int:
-        """Every token that came out."""
+        """All output tokens."""
         return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What each class of units costs: nano-USD per million tokens, per search, call, second made, picture made.
+    """The price of each class of units: nano-USD per million tokens, per search, call, second made, image made.
 
-    A class without a rate of its own costs what its parent does: cached audio what is cached does, every other input
-    what input costs, every other output what output costs.
+    A class without its own rate costs what its parent does: cached audio as cached tokens, every other input as input,
+    every other output as output.
     """
 
     input_nano_per_1m: int = 0
@@ -190,20 +191,16 @@ class Tier(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class Variant(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The rates of calls with certain features: every one that `when` names has one of its words.
-
-    `above_tokens`: and whose input is longer than this.
-    """
+    """The rates of calls with certain features: every feature in `when` has one of its values. `above_tokens`: and
+    whose input is longer than this."""
 
     when: dict[str, tuple[str, ...]]
     above_tokens: int = 0
 
 
 class Amounts(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a price record says; of `variants` the first that fits counts, else of `tiers` the highest exceeded.
-
-    `tiers` stand by ascending `above_tokens`.
-    """
+    """The content of a price record: the first matching one of `variants` counts, else the highest exceeded of
+    `tiers`, which are in ascending order of `above_tokens`."""
 
     tiers: tuple[Tier, ...] = ()
     variants: tuple[Variant, ...] = ()
@@ -228,9 +225,9 @@ def _is_priced(rates: Rates) -> bool:
 class Quote(msgspec.Struct, frozen=True):
     """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold.
 
-    `wide`: the call may also be metered in audio, images and long-lived cache writes. `further_micro` are ratios that
-    the amount is multiplied by too: that of a batch's line, that of an answer from the response cache. `features` are
-    what the call may be asked with of those that its price has variants for, each with its words.
+    `wide`: the call may also be metered in audio, images and long-lived cache writes. `further_micro` are further
+    ratios that multiply the amount: that of a batch's line, that of an answer from the response cache. `features` are
+    those price features that the call may be asked with, each with its values.
     """
 
     price: Price
@@ -244,7 +241,7 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 class ChannelKey(msgspec.Struct, frozen=True):
-    """One credential of a channel, decrypted in memory only. `enabled` False carries the reason in the database."""
+    """One credential of a channel, decrypted only in memory. The reason for `enabled` False is in the database."""
 
     id: int
     secret: str
@@ -252,7 +249,8 @@ class ChannelKey(msgspec.Struct, frozen=True):
 
 
 class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The deadlines of one channel, which fall back to the settings, and how much it is asked at once and a minute."""
+    """The deadlines of one channel, which default to the settings, and its limits of concurrent calls and calls per
+    minute."""
 
     connect_s: float | None = None
     header_s: float | None = None
@@ -265,7 +263,7 @@ class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """An upstream as routing and relaying see it. Maps are client name -> upstream name."""
+    """An upstream as routing and relaying use it. Maps are client name -> upstream name."""
 
     id: int
     name: str
@@ -305,10 +303,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class AttemptRecord(msgspec.Struct, omit_defaults=True):
-    """One try as it went; operators see all of it, customers see only `outcome`.
+    """The result of one try; operators see all of it, customers only `outcome`.
 
-    `fate`: "none" when no upstream work can have been billed, "complete" when a whole answer came,
-    "unknown" when the request left and no whole answer came back. `model` is set where it is not the caller's own word.
+    `fate`: "none" if no upstream work can have been billed, "complete" if a whole answer came, "unknown" if the request
+    was sent and no whole answer came back. `model` is set if it differs from the caller's.
     """
 
     channel_id: int
@@ -326,7 +324,7 @@ class AttemptRecord(msgspec.Struct, omit_defaults=True):
 
 
 class BatchLine(msgspec.Struct, frozen=True):
-    """Which line of which message batch a call is (`msgbatch_...`, from 0), and what its price is multiplied by."""
+    """The line and message batch of a call (`msgbatch_...`, from 0), and its price ratio."""
 
     batch: str
     number: int
@@ -334,12 +332,12 @@ class BatchLine(msgspec.Struct, frozen=True):
 
 
 class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The usage row: one per call that reached a plan, kept with its settlement in one transaction.
+    """The usage row: one per call that reached a plan, stored with its settlement in one transaction.
 
     `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0. `model` answered,
-    or would have; `asked` is what the caller had named, where that is an alias or another model stood in for it.
-    `guard` is the name of the guardrail that blocked the call. `features` chose the variant of the price.
-    `hit_ratio_micro` is what an answer from the response cache costs of its call.
+    or would have; `asked` is the caller's model if it was an alias or another model stood in. `guard` is the name of
+    the guardrail that blocked the call. `features` selected the variant of the price. `hit_ratio_micro` is the part of
+    its call's price that an answer from the response cache costs.
     """
 
     id: bytes
@@ -373,7 +371,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class State(Enum):
-    """Where a task stands, whatever its provider's words; the last four are ends and never change."""
+    """The state of a task, whatever its provider calls it; the last four are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -388,15 +386,15 @@ class State(Enum):
 
     @property
     def is_failure(self) -> bool:
-        """An end without what was to be made."""
+        """Whether the task ended without a result."""
         return self.is_end and self is not State.SUCCEEDED
 
 
 class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One file that a task made, in our store; `source` is the provider's address, which never leaves the gateway.
+    """One file of a task in our store; `source` is the provider's address, which never leaves the gateway.
 
-    `url` is ours, signed and expiring, filled in when an answer is rendered. The file is kept until `expires_ns`, 0 is
-    for ever.
+    `url` is ours, signed and expiring, filled in when an answer is rendered. The file is kept until `expires_ns`, 0 for
+    ever.
     """
 
     id: bytes
@@ -412,13 +410,13 @@ class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as it is shown: all that the renderers of every form are given.
+    """A task as the renderers of every form get it.
 
-    `id` is our public id (`task_` and 32 characters), `native_id` the provider's, "" while there is none. `reply` is
-    the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded,
-    `asked_ms` the length of each video that it asks for, 0 where it says none. `wire` is the form the provider speaks.
-    `renamed`: the provider has another name for the model than its caller, whose word `model` is. `held_nano` is what
-    it may cost its caller, `charged_nano` what it did, 0 until its end. Times are nanoseconds, 0 while not yet.
+    `id` is our public id (`task_` and 32 characters), `native_id` the provider's, "" until known. `reply` is the
+    provider's last answer as JSON bytes, b"" until there is one; `asked` is the caller's decoded request, `asked_ms`
+    the requested length of each video, 0 if none. `wire` is the provider's form. `renamed`: the provider's name of the
+    model differs from the caller's, which `model` is. `held_nano` is what the task may cost its caller, `charged_nano`
+    what it did, 0 until its end. Times are in nanoseconds, 0 until they occur.
     """
 
     id: str
@@ -448,9 +446,9 @@ NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "d
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a task for one address, written in the transaction that makes it true.
 
-    The event is the `number`th of the task (its row's version), `place` says which of the task's addresses this is:
-    together they make the event's id, so the same transition never gives two. `body` is JSON in `form`; `headers` go
-    with it beside the signature. It is tried until `until_ns`.
+    The event is the `number`th of the task (its row's version), and `place` tells which of the task's addresses this
+    is: together they form the event's id, so one transition never produces two. `body` is JSON in `form`; `headers` are
+    sent with it besides the signature. It is tried until `until_ns`.
     """
 
     task_id: bytes
@@ -467,7 +465,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoticeBody(msgspec.Struct, frozen=True):
-    """What of a notice is sealed: where it goes, for addresses may hold a token, and what is sent."""
+    """The sealed part of a notice: its address, which may contain a token, and its content."""
 
     url: str
     body: bytes
@@ -484,7 +482,7 @@ class IdempotencyClaim(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class StoredReply(msgspec.Struct, frozen=True):
-    """A reply kept for replay: body decrypted, headers as they were sent. `body` None means it was too large."""
+    """A reply stored for replay: body decrypted, headers as they were sent. `body` None means that it was too large."""
 
     request_id: bytes
     status: int
@@ -493,11 +491,11 @@ class StoredReply(msgspec.Struct, frozen=True):
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """An answer to be kept for its caller (table `stored_objects`); `body` is sealed before it is written.
+    """An answer to be stored for its caller (table `stored_objects`); `body` is sealed when written.
 
-    `item_ids` are those of its output items by which a later input may refer to them. `finishes`: the row is there
-    already, since its call runs in the background, and ends with this; `frames` is what of its stream is not kept yet,
-    the number of its first frame before it.
+    `item_ids` are those of its output items that a later input may refer to. `finishes`: the row already exists,
+    because its call runs in the background, and ends with this; `frames` is the unstored part of its stream, preceded
+    by the number of its first frame.
     """
 
     id: bytes
@@ -518,7 +516,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 class NewTask(msgspec.Struct, frozen=True):
-    """A task as it begins, before its provider was asked; `asked`: JSON of tasks.record.Asked, sealed when written."""
+    """A new task before its provider was asked; `asked`: JSON of tasks.record.Asked, sealed when written."""
 
     id: bytes
     owner_id: int
@@ -532,11 +530,12 @@ class NewTask(msgspec.Struct, frozen=True):
 
 
 class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a task from `version` on, made only if nobody made another meanwhile; None leaves things as they are.
+    """One step of a task from `version` on, written only if nobody wrote another meanwhile; None leaves a field
+    unchanged.
 
-    `told` is JSON of tasks.record.Told. `settlement` resolves its hold; a step without one leaves the money held.
-    `refs` are the provider's names for what it made. `claim` is that of its submit, which ends with `reply`, is
-    forgotten, or stands for an outcome that nobody knows. `notices` are sent once the step is made.
+    `told` is JSON of tasks.record.Told. `settlement` resolves its hold; without one the money stays held. `refs` are
+    the provider's names for what it made. `claim` is that of its submit, which ends with `reply`, is forgotten, or
+    records an unknown outcome. `notices` are sent once the step is written.
     """
 
     id: bytes
@@ -562,9 +561,9 @@ class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HoldOrder(msgspec.Struct, frozen=True):
-    """What `ledger.hold` is asked: reserve `nano` on every account of `accounts`, all or none, for this request id.
+    """The argument of `ledger.hold`: reserve `nano` on every account of `accounts`, all or none, for this request id.
 
-    `nano` 0 with a claim only records the claim. `task` is begun with it, which then owns the hold.
+    `nano` 0 with a claim only records the claim. `task` is created with it, and then owns the hold.
     """
 
     request_id: bytes
@@ -578,9 +577,9 @@ class HoldOrder(msgspec.Struct, frozen=True):
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """What `ledger.settle` is asked: resolve the hold of `record.id` to `record.charge_nano` and keep the record.
+    """The argument of `ledger.settle`: resolve the hold of `record.id` to `record.charge_nano` and store the record.
 
-    `hold` is None for a call that needed none. `reply` is kept when the call carried a claim; `forget_claim` drops the
+    `hold` is None for a call that needed none. `reply` is stored if the call has a claim; `forget_claim` drops the
     claim instead (errors before the upstream are not stored). `stored` is the answer kept for later reading.
     """
 

@@ -78,8 +78,8 @@ def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = Non
 
 
 def _tune_interpreter() -> None:
-    """What is alive after the imports stays alive, so the collector need not look at it again; and no helper thread
-    may keep the loop from running for the default 5 ms."""
+    """Freeze what is alive after the imports, so that the collector skips it; and keep helper threads from blocking
+    the loop for the default 5 ms."""
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -109,13 +109,13 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
 
 
 async def drained(plane: DataPlane, server: Server, runner: BatchRunner, drain_s: float) -> int:
-    """Let what is under way come to its end, for at most `drain_s`; how many connections were cut."""
+    """Let running calls end, for at most `drain_s`; returns how many connections were cut."""
     plane.cut_at_s = plane.clock.monotonic_s() + drain_s
     cut, _ = await asyncio.gather(server.drain(drain_s, plane.cut_off), runner.drain(drain_s))
-    # What those calls began, and what goes on without its caller, which until then may have become more.
+    # What those calls started, and what continues without its caller, which may have become more until then.
     left_s = max(0.0, plane.cut_at_s - plane.clock.monotonic_s())
     await asyncio.gather(plane.background.drain(left_s), plane.tasks.drain(left_s))
-    plane.cut_off()  # Who has no connection (a background response) is ended as the plane closes.
+    plane.cut_off()  # A background response has no connection, and is ended as the plane closes.
     return cut
 
 
@@ -206,7 +206,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
 def _snapshots(order: WorkerOrder, installation: Installation, cache: KeyCache, batches: BatchStore) -> SnapshotHolder:
     def changed(version: int, digests: list[bytes] | None) -> None:
         cache.evict(version, digests)
-        # A new batch raises the version, so that every worker hears of it by what it polls anyway.
+        # A new batch raises the version, which every worker polls anyway.
         batches.look()
 
     return SnapshotHolder(
@@ -221,7 +221,7 @@ def _snapshots(order: WorkerOrder, installation: Installation, cache: KeyCache, 
 
 
 def _origin_of(public_url: str, settings: Settings) -> Callable[[Call], str]:
-    """What addresses of ours begin with: what the operator says, else how the caller named the gateway."""
+    """The origin of our addresses: the operator's setting, otherwise how the caller addressed the gateway."""
     return (lambda call: public_url) if public_url else TrustedProxies(settings.trusted_proxies).origin
 
 
@@ -231,7 +231,8 @@ def error_body(error: GatewayError, call_id: bytes) -> bytes:
 
 
 def unwritten(plane: DataPlane) -> str | None:
-    """Why `/readyz` says no while no paid call can be held: this worker looks dead in the rows. None while it can."""
+    """Why `/readyz` fails while no paid call can be held, since this worker looks dead in the table. None while it
+    can."""
     lost = plane.ledger.unwritten_s > plane.settings.heartbeat_lost_s
     return "the database cannot be written" if lost else None
 
@@ -252,9 +253,9 @@ async def _fold(plane: DataPlane, server: Server, files: FilesWatch) -> None:
 
 
 async def leave_out_unusable(plane: DataPlane, order: WorkerOrder) -> None:
-    """Neither list nor serve a local embedding model whose files its process refused; that process says why in the log.
+    """Neither list nor serve a local embedding model whose files its process rejected, as that process logs.
 
-    Where it does not answer, all stay: it is started again.
+    If it does not answer, all stay: it will be restarted.
     """
     installed = {model.id for model in order.bundled if model.role == "models"}
     if not (order.wait_for_models and installed):
@@ -283,7 +284,7 @@ class FilesWatch:
         return "no file descriptors left for new connections" if self._out else None
 
     def look(self, connections: int) -> None:
-        """See how it stands; the log is told at most once in TOLD_EVERY_S."""
+        """Check the descriptors; the log is written at most once in TOLD_EVERY_S."""
         self._out = not has_descriptor_left()
         now_s = self._clock.monotonic_s()
         if self._out and now_s >= self._tell_at_s:
@@ -293,7 +294,7 @@ class FilesWatch:
 
 
 class ModelsWatch:
-    """Whether the model process accepts connections yet; a worker that should wait for it is not ready before."""
+    """Whether the model process accepts connections yet; a worker that waits for it is not ready before."""
 
     POLL_S = 0.05
     POLLS_MAX = 600
