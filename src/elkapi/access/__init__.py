@@ -1,4 +1,4 @@
-"""Who asks, and may they: a presented key becomes a `Grant`; what the grant may reach is routing's and the ledger's."""
+"""Authentication and limits: a caller's key becomes a `Grant`; routing and the ledger decide what it may reach."""
 
 from elkapi.access.admit import admit
 from elkapi.access.cache import KeyCache

@@ -1,7 +1,7 @@
-"""A presented key -> Grant, from memory or, on a miss, by digest from the database, off the loop.
+"""A caller's key -> Grant, from memory or, on a miss, by digest from the database, off the loop.
 
-Only the database saying "no such key" makes a 401. A database that cannot be asked is a 503 (guarantee 78): a caller
-with a good key must never be told that the key is bad.
+Only the database's answer "no such key" makes a 401. An unreachable database is a 503 (guarantee 78): a caller with a
+valid key must never be told that the key is bad.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def admit(
 ) -> Grant:
     """The grant of an enabled, unexpired key. Raises Unauthenticated with the reason, Unavailable without an answer.
 
-    `digest` is given instead of a presented key where work goes on that the key had asked for earlier.
+    `digest` replaces the key for work that continues after the key asked for it.
     """
     if digest is None:
         if presented is None or not presented.strip():
@@ -57,13 +57,14 @@ async def admit(
     if grant.expires_at_ns is not None and grant.expires_at_ns <= clock.now_ns():
         raise Unauthenticated(EXPIRED)
     if grant.group not in snapshot.groups:
-        # The key is younger than the snapshot; the next poll brings its group.
+        # The key is newer than the snapshot; the next poll brings its group.
         raise Unavailable("The gateway is loading its configuration; please try again.")
     return grant
 
 
 async def _fetch_once(cache: KeyCache, reader: Reader, digest: bytes, clock: Clock) -> Grant | None:
-    """One read however many calls of the same key wait for it; a caller that leaves does not take the others along."""
+    """One read however many calls of the same key wait for it; a caller that leaves does not cancel it for the
+    others."""
     task = cache.pending.get(digest)
     if task is None:
         task = asyncio.get_running_loop().create_task(_fetch(cache, reader, digest, clock))
@@ -76,7 +77,7 @@ def _forget(cache: KeyCache, digest: bytes, done: asyncio.Task[Grant | None]) ->
     if cache.pending.get(digest) is done:
         del cache.pending[digest]
     if not done.cancelled():
-        done.exception()  # Seen here too, so that an outage nobody waits for any more is not reported as forgotten.
+        done.exception()  # Retrieved here as well, so that it is not reported as never retrieved.
 
 
 async def _fetch(cache: KeyCache, reader: Reader, digest: bytes, clock: Clock) -> Grant | None:

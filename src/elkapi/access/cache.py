@@ -1,8 +1,7 @@
 """A bounded cache of grants by key digest; filled on a miss, evicted by version. It lives on one event loop.
 
-An answer read from the database carries the config version of its moment. One that was read before a change the cache
-has already heard of is used for the calls that waited for it by then but not kept, so an eviction can never be undone
-by a slow read.
+An answer from the database has the config version of its time. One that was read before a change that the cache already
+knows serves the calls that wait for it but is not kept, so a slow read never undoes an eviction.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ NEGATIVE_MAX = 10_000
 
 
 class KeyCache:
-    """At most `keys_max` grants and NEGATIVE_MAX unknown digests; the latter for NEGATIVE_S only."""
+    """At most `keys_max` grants and NEGATIVE_MAX unknown digests; the latter only for NEGATIVE_S."""
 
     def __init__(self, keys_max: int) -> None:
         self._keys_max = max(keys_max, 1)
@@ -30,19 +29,19 @@ class KeyCache:
         return len(self._grants)
 
     def get(self, digest: bytes) -> Grant | None:
-        """The grant of a key's digest, which becomes the last to be dropped; None when it is not known here."""
+        """The grant of a key's digest, which becomes the last to be dropped; None if it is not cached."""
         grant = self._grants.get(digest)
         if grant is not None:
             self._grants.move_to_end(digest)
         return grant
 
     def is_unknown(self, digest: bytes, now_s: float) -> bool:
-        """True when the database said so less than NEGATIVE_S ago."""
+        """Whether the database said so less than NEGATIVE_S ago."""
         until_s = self._unknown.get(digest)
         return until_s is not None and until_s > now_s
 
     def put(self, digest: bytes, grant: Grant | None, version: int, now_s: float) -> None:
-        """Keep an answer that was true at this config version; None is "unknown key"."""
+        """Store an answer that was true at this config version; None is "unknown key"."""
         if version < self._version:
             return
         if grant is None:
@@ -58,7 +57,7 @@ class KeyCache:
             self._grants.popitem(last=False)
 
     def evict(self, version: int, digests: list[bytes] | None) -> None:
-        """Forget keys that changed up to this version; None forgets all. It is SnapshotHolder's on_keys_changed."""
+        """Drop keys that changed up to this version; None drops all. It is SnapshotHolder's on_keys_changed."""
         if digests is None:
             self._grants.clear()
             self._unknown.clear()
@@ -68,5 +67,5 @@ class KeyCache:
                 self._grants.pop(digest, None)
                 self._unknown.pop(digest, None)
                 self.pending.pop(digest, None)
-        # Also lowered: after a restore the counter may start again below what was seen.
+        # May also decrease: after a restore the counter may restart below what was seen.
         self._version = version

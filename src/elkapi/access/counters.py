@@ -31,7 +31,7 @@ WORKERS_MAX = 64
 ROWS = 4096
 PROBES_MAX = 64
 WINDOW_S = 60
-# The second that runs and the whole minute before it: no 60 seconds can hold more than the limit.
+# The current second and the whole minute before it: no 60 seconds can contain more than the limit.
 SECONDS = WINDOW_S + 1
 LOCK_TRIES_MAX = 500
 LOCK_PAUSE_S = 0.0002
@@ -44,7 +44,7 @@ _SIZE_BYTES = ROWS * _WORDS * 8
 
 
 class Caps(msgspec.Struct, frozen=True):
-    """What may be under way at once and in 60 seconds; 0 is no limit."""
+    """Limits of concurrent calls and of 60 seconds; 0 is no limit."""
 
     parallel: int = 0
     requests: int = 0
@@ -52,7 +52,7 @@ class Caps(msgspec.Struct, frozen=True):
 
 
 class Over(Exception):
-    """A limit is reached: `kind` is a field of Caps, `retry_after_s` when asking again makes sense."""
+    """A limit is reached: `kind` is a field of Caps, `retry_after_s` is when retrying makes sense."""
 
     def __init__(self, kind: str, retry_after_s: int) -> None:
         super().__init__(kind)
@@ -61,7 +61,7 @@ class Over(Exception):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A place that was taken in a row, to be given back."""
+    """A counted call, to be given back."""
 
     name: bytes
     row: int
@@ -71,20 +71,20 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Counters:
-    """One worker's hand on the table. Raises Unavailable where it cannot be used: nothing is let through then."""
+    """One worker's access to the table. Raises Unavailable if it is unusable: then nothing is let through."""
 
     def __init__(self, folder: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self._folder = folder
         self._clock = clock
         self._rows: dict[bytes, int] = {}
-        # A table that cannot be opened is tried again with the next call, so what was opened until then is closed.
+        # The next call retries opening a table, so what was opened so far is closed.
         with contextlib.ExitStack() as opened:
             try:
                 self._column, own_lock = self._claim_column()
                 opened.callback(os.close, own_lock)
                 self._file = os.open(folder / "limits.table", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 opened.callback(os.close, self._file)
-                with self._locked():  # Where the kernel cannot reserve blocks, zeros are written.
+                with self._locked():  # If the kernel cannot reserve blocks, zeros are written.
                     reserve(self._file, _SIZE_BYTES)
                 table = opened.enter_context(mmap.mmap(self._file, _SIZE_BYTES))
             except OSError as error:
@@ -95,11 +95,11 @@ class Counters:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Give the column back; calls still counted in it are forgotten."""
+        """Release the column; calls still counted in it are forgotten."""
         self._opened.close()
 
     def take(self, name: str, caps: Caps, tokens: int = 0) -> Taken:
-        """Count one call of `name` and `tokens` expected of it. Raises Over, and then nothing was counted."""
+        """Count one call of `name` with its expected `tokens`. Raises Over, in which case nothing was counted."""
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         with self._locked():
             row = self._row_of(digest)
@@ -118,9 +118,9 @@ class Counters:
         return Taken(digest, row, now_s, tokens, bool(caps.parallel))
 
     def give_back(self, taken: Taken, tokens_used: int) -> None:
-        """The call is over and came to this many tokens; a difference to what was expected is counted now."""
+        """The call is over and used this many tokens; the difference to what was expected is counted now."""
         if taken.parallel:
-            # Only this worker writes this word, and a row with a call under way is nobody else's: no lock is needed.
+            # No lock: only this worker writes this word, and a row with a running call is never reassigned.
             self._words[taken.row + _CALLS + self._column] -= 1
         more = tokens_used - taken.tokens
         if not more:
@@ -143,7 +143,7 @@ class Counters:
         raise OSError(f"more than {WORKERS_MAX} workers count limits in {self._folder}")
 
     def _locked_column(self, column: int) -> int | None:
-        """The lock of a column that nobody has, as a file to close; None when a worker lives that has it."""
+        """The lock of a free column, as a file to close; None if a live worker has it."""
         lock = os.open(self._folder / f"limits.worker-{column}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,7 +158,7 @@ class Counters:
                 self._words[word] = 0
 
     def _freed(self, row: int, limit: int) -> bool:
-        """Whether there is room once the calls of workers that died are taken out."""
+        """Whether there is room after removing the calls of dead workers."""
         for column in range(WORKERS_MAX):
             if column == self._column or not self._words[row + _CALLS + column]:
                 continue
@@ -173,7 +173,7 @@ class Counters:
     # Rows
 
     def _row_of(self, name: bytes) -> int:
-        """The index of the row's first word. Raises Unavailable when as many names as there are rows are in use."""
+        """The index of the row's first word. Raises Unavailable if all rows are in use."""
         words = self._words
         first, second = int.from_bytes(name[:8], "little"), int.from_bytes(name[8:], "little")
         row = self._rows.get(name)
@@ -189,8 +189,7 @@ class Counters:
         else:
             if free is None:
                 raise Unavailable("The gateway is tracking too many rate limits; please try again.")
-            # `_advance` empties seconds that are over; a clock that began anew may make those of another name look as
-            # if they were not.
+            # `_advance` clears past seconds; after a clock restart, those of another name may look current.
             row = free
             for word in range(row, row + _WORDS):
                 words[word] = 0
@@ -201,14 +200,14 @@ class Counters:
         return row
 
     def _is_idle(self, row: int) -> bool:
-        """Whether nothing in the row matters any more."""
+        """Whether nothing in the row counts any more."""
         if not (self._words[row] or self._words[row + 1]):
             return True
         age_s = int(self._clock.monotonic_s()) - self._words[row + 2]
         return not 0 <= age_s < SECONDS and not self._under_way(row)
 
     def _advance(self, row: int) -> int:
-        """The second that runs now; what is older than the window is emptied, all of it when the machine restarted."""
+        """The current second; clears what is older than the window, and everything if the machine restarted."""
         words, now_s = self._words, int(self._clock.monotonic_s())
         last_s = words[row + 2]
         first_s = last_s + 1 if 0 <= now_s - last_s < SECONDS else now_s - SECONDS + 1
@@ -218,7 +217,7 @@ class Counters:
         return now_s
 
     def _check(self, kind: str, start: int, now_s: int, more: int, limit: int) -> None:
-        """Raises Over when `more` does not fit into the window, with the seconds until it would."""
+        """Raises Over if `more` does not fit into the window, with the seconds until it would."""
         too_many = sum(self._words[start : start + SECONDS]) + more - limit
         if too_many <= 0:
             return
@@ -226,12 +225,12 @@ class Counters:
             too_many -= self._words[start + second % SECONDS]
             if too_many <= 0:
                 raise Over(kind, second + SECONDS - now_s)
-        # One call alone is more than a minute's worth.
+        # One call alone exceeds a minute's limit.
         raise Over(kind, WINDOW_S)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Have the whole table alone. Raises Unavailable when another worker does not let go of it."""
+        """Lock the whole table. Raises Unavailable if another worker does not release it."""
         for _ in range(LOCK_TRIES_MAX):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""May they now: requests and tokens a minute and calls at once, of a key and of a channel; `counters` counts them.
+"""Limits of requests and tokens per minute and of concurrent calls, per key and per channel; `counters` counts them.
 
-Whoever has no limit never comes near the counters. A key's limits are asked before any money is held, a channel's
-before an attempt is sent. They hold over all workers of one host; several hosts have one table each.
+Calls without a limit never touch the counters. A key's limits are checked before any money is held, a channel's before
+an attempt is sent. They apply across all workers of one host; each host has its own table.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _WORDS = {
 
 
 class Lease:
-    """One call's place under its limits, given back by `release` or at the end of its block."""
+    """One counted call, given back by `release` or at the end of its block."""
 
     def __init__(self, counters: Counters | None = None, taken: Taken | None = None) -> None:
         self._counters = counters
         self._taken = taken
 
     def release(self, tokens_used: int = 0) -> None:
-        """Give the place back, once; `tokens_used` is what the call came to in the end."""
+        """Give the call back, once; `tokens_used` is what it used in the end."""
         if self._counters is not None and self._taken is not None:
             taken, self._taken = self._taken, None
             self._counters.give_back(taken, tokens_used)
@@ -42,12 +42,12 @@ class Lease:
         self.release()
 
 
-# The place of every call that has no limit: there is nothing to give back.
+# For every call without a limit: there is nothing to give back.
 UNLIMITED = Lease()
 
 
 class Limits:
-    """The limits of one worker's calls; the table is opened with the first call that has one."""
+    """The limits of one worker's calls; the table is opened with the first call that has a limit."""
 
     def __init__(self, folder: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self._folder = folder
@@ -55,7 +55,7 @@ class Limits:
         self._counters: Counters | None = None
 
     def key(self, key_id: int, policy: Policy, input_bytes: int) -> Lease:
-        """A place for a call of a key, expected to use a token for four bytes. Raises RateLimited, Unavailable."""
+        """Count a call of a key, with one expected token per four bytes. Raises RateLimited, Unavailable."""
         if not (policy.requests_per_min or policy.tokens_per_min or policy.parallel_max):
             return UNLIMITED
         tokens = -(-input_bytes // BYTES_PER_TOKEN)
@@ -70,7 +70,7 @@ class Limits:
             ) from None
 
     def channel(self, channel: Channel) -> Lease | None:
-        """A place for an attempt at a channel; None where it has no limit. Raises Over, Unavailable."""
+        """Count an attempt at a channel; None if it has no limit. Raises Over, Unavailable."""
         limits = channel.limits
         if not (limits.parallel_max or limits.requests_per_min):
             return None
@@ -82,7 +82,7 @@ class Limits:
         return Lease(self._counters, self._counters.take(name, caps, tokens))
 
     def close(self) -> None:
-        """Let go of the table."""
+        """Release the table."""
         if self._counters is not None:
             self._counters.close()
             self._counters = None

@@ -1,4 +1,5 @@
-"""Whole answers kept for equal calls: sealed, bounded, shared by the workers of a host or, over Redis, by all hosts."""
+"""Whole answers stored for equal calls: sealed, bounded, shared by the workers of a host or, with Redis, by all
+hosts."""
 
 from elkapi.cache.answers import Answers
 from elkapi.cache.entry import Entry

@@ -1,6 +1,6 @@
-"""`Answers`: kept answers as a worker uses them; a lookup never fails or waits long, and keeping never waits at all.
+"""`Answers`: a worker's access to stored answers; a lookup never fails or waits long, and storing never waits.
 
-It owns sealing, deadlines and the count of answers on their way into the store; `files` or `shared` holds them.
+It owns sealing, deadlines and the limit of pending writes; `files` or `shared` stores them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from elkapi.settings import Settings
 from elkapi.storage.secrets import Sealer
 
 FILE = "answers.sqlite3"
-# Answers on their way into the store; more are not kept, so that a slow store costs hits and no memory.
+# How many writes may be pending; more are dropped, so that a slow store costs hits and not memory.
 PUTS_MAX = 64
-# Opening a larger one takes long enough to be worth a thread.
+# Unsealing a larger one takes long enough to be worth a thread.
 OPEN_INLINE_BYTES = 64 * 1024
-# Every call meets a store that is down; the log is told so often at most.
+# Every call notices a failed store; this limits how often it is logged.
 TELL_EVERY_S = 60.0
 
 log = logging.getLogger("elkapi.cache")
 
 
 class Answers:
-    """The kept answers of one worker; the store is opened with the first call that wants it."""
+    """The stored answers of one worker; the store is opened with the first call that uses it."""
 
     def __init__(self, settings: Settings, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
@@ -40,17 +40,17 @@ class Answers:
 
     @property
     def entry_bytes_max(self) -> int:
-        """The longest body that is kept; 0 when nothing is."""
+        """The longest body that is stored; 0 if none is."""
         return min(self._settings.cache_entry_bytes_max, self._settings.cache_bytes_max)
 
     def name_of(self, meaning: bytes) -> bytes:
-        """The name an answer is kept under: nobody who reads the store can tell from it what was asked."""
+        """The name of a stored answer, which does not reveal the request to readers of the store."""
         return self._sealer.fingerprint(meaning)
 
     async def get(self, name: bytes, age_s_max: float) -> Entry | None:
-        """The answer of this name that is at most so old. A store that fails or is slow has none.
+        """The answer of this name up to this age; None if the store fails or is slow.
 
-        One that was kept by a clock since set back has no age that could be told, and is asked for anew.
+        If the clock was set back since it was stored, its age is unknown and it is not used.
         """
         try:
             stored = await self._store().get(name)
@@ -68,7 +68,7 @@ class Answers:
         return entry
 
     def put(self, name: bytes, make: Callable[[], Entry | None]) -> None:
-        """Keep what `make` gives, which is called on a thread; returns at once and reports no failure."""
+        """Store the result of `make`, which is called on a thread; returns at once and reports no failure."""
         if len(self._puts) >= PUTS_MAX:
             self.dropped += 1
             return
@@ -97,12 +97,12 @@ class Answers:
             log.warning("the response cache failed for a call: %s", error)
 
     async def idle(self) -> None:
-        """Wait until every answer handed to `put` is kept or given up."""
+        """Wait until every answer passed to `put` is stored or dropped."""
         while self._puts:
             await asyncio.wait(self._puts)
 
     async def aclose(self) -> None:
-        """Keep what is on its way, then let go of the store."""
+        """Finish pending writes, then close the store."""
         await self.idle()
         if self._opened is not None:
             await self._opened.aclose()
@@ -112,7 +112,7 @@ class Answers:
             settings = self._settings
             bounds = Bounds(settings.cache_bytes_max, settings.cache_entries_max, settings.cache_age_max_s)
             if settings.redis_url:
-                # A worker without Redis never loads its client.
+                # Imported here: a worker without Redis never loads its client.
                 from elkapi.cache.shared import RedisStore
 
                 self._opened = RedisStore(settings.redis_url, bounds, self._clock, settings.cache_wait_s)

@@ -1,4 +1,4 @@
-"""`Entry`: one kept answer and its form at rest, sealed under the installation's key; where it lies is the stores'."""
+"""`Entry`: one stored answer and its form at rest, sealed under the installation's key; the stores keep it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from elkapi.types import Usage
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answer as its caller got it: a JSON body, or every frame of a stream (`array`: as one JSON array).
 
-    `created_ns` is Unix time. `include_usage` says whether a stream's frames tell its usage, which `usage` always does.
-    `served` are the features of its price that it told.
+    `created_ns` is Unix time. `include_usage` tells whether a stream's frames contain its usage, which `usage` always
+    does. `served` are the price features that it reported.
     """
 
     created_ns: int
@@ -35,7 +35,7 @@ def sealed(sealer: Sealer, name: bytes, entry: Entry) -> bytes:
 
 
 def opened(sealer: Sealer, name: bytes, stored: bytes) -> Entry | None:
-    """The entry of `name`; None for bytes that another key sealed, of another name, damaged or of another version."""
+    """The entry of `name`; None for bytes that are damaged, or sealed with another key, name or version."""
     try:
         return _decoder.decode(sealer.open(stored, _CONTEXT + name))
     except (SealError, msgspec.DecodeError):

@@ -1,6 +1,6 @@
-"""Kept answers of one host, in a SQLite file of their own that all its workers share.
+"""The stored answers of one host, in a separate SQLite file that all its workers share.
 
-A cache and no record: whatever is wrong with the file costs misses, and a file that cannot be used is begun anew.
+It is a cache, not a record: any fault of the file costs only misses, and an unusable file is replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 BUSY_S = 1.0
 WAL_BYTES_MAX = 4 * 1024 * 1024
 EVICTED_AT_ONCE = 32
-# Triggers keep the sums, so that no bound costs a look at every row.
+# Triggers maintain the totals, so that no limit needs a scan of all rows.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     name BLOB PRIMARY KEY, created_ns INTEGER NOT NULL, bytes INTEGER NOT NULL, sealed BLOB NOT NULL
@@ -45,7 +45,7 @@ _EVICT = "DELETE FROM answers WHERE name IN (SELECT name FROM answers ORDER BY c
 
 
 class FileStore:
-    """One thread reads and one writes, each with a connection of its own, so that no lookup waits behind a write."""
+    """One thread reads and one writes, each with its own connection, so that no lookup waits for a write."""
 
     def __init__(self, path: Path, bounds: Bounds, clock: Clock, wait_s: float) -> None:
         self._bounds = bounds
@@ -68,7 +68,7 @@ class FileStore:
             raise StoreDown("the disk is slow") from error
 
     async def put(self, name: bytes, created_ns: int, sealed: bytes) -> None:
-        """Keep it and let the oldest go that there is no more room for. Raises StoreDown."""
+        """Store an answer and remove the oldest ones beyond the limits. Raises StoreDown."""
         bounds = self._bounds
         if len(sealed) > bounds.bytes_max:
             return
@@ -82,10 +82,10 @@ class FileStore:
                     entries, size = connection.execute(_TOTALS).fetchone()
                     if entries <= bounds.entries_max and size <= bounds.bytes_max:
                         break
-                    # One at a time for room, more when the bound itself was lowered.
+                    # One at a time for room, more if the limit itself was lowered.
                     over = max(1, min(EVICTED_AT_ONCE, entries - bounds.entries_max))
                     if not connection.execute(_EVICT, (over,)).rowcount:
-                        # The sums are not those of the rows, of which there is none left.
+                        # The totals do not match the rows, of which none are left.
                         connection.execute(_NOTHING)
                         break
 
@@ -98,7 +98,7 @@ class FileStore:
 
 
 class _Hand:
-    """One thread with its connection, which is opened with the first call and again after anything went wrong."""
+    """One thread with its connection, which is opened with the first call and again after an error."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -112,7 +112,7 @@ class _Hand:
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             if not _is(self._path, self._file):
-                self._close()  # Somebody else found the file of no use.
+                self._close()  # Another process found the file unusable.
             if self._connection is None:
                 self._connection, self._file = _open(self._path)
             return work(self._connection)
@@ -134,12 +134,12 @@ class _Hand:
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, os.stat_result]:
-    """The connection, and the file that it is to."""
+    """The connection and its file."""
     with _latched(path):
         try:
             connection = _opened(path)
         except sqlite3.OperationalError:
-            # Locked or out of room, which says nothing about the file.
+            # Locked or out of space, which does not make the file unusable.
             raise
         except sqlite3.DatabaseError:
             _remove(path)
@@ -148,14 +148,14 @@ def _open(path: Path) -> tuple[sqlite3.Connection, os.stat_result]:
 
 
 def _take_away(path: Path, file: os.stat_result | None) -> None:
-    """Remove a file that turned out to be damaged, unless somebody did already; it is still open here."""
+    """Remove a damaged file, unless another process has; it is still open here."""
     with contextlib.suppress(OSError), _latched(path):
         if _is(path, file):
             _remove(path)
 
 
 def _is(path: Path, file: os.stat_result | None) -> bool:
-    """Whether this file still has its name. As it is open here, no other one can be taken for it."""
+    """Whether this file still has its name. Since it is open here, its identity cannot be reused."""
     try:
         return file is not None and os.path.samestat(path.stat(), file)
     except FileNotFoundError:
@@ -164,8 +164,8 @@ def _is(path: Path, file: os.stat_result | None) -> bool:
 
 @contextlib.contextmanager
 def _latched(path: Path) -> Iterator[None]:
-    """One at a time: SQLite waits for nobody as it switches a fresh file to WAL, and of all who find the same file of
-    no use only the first may take it away."""
+    """Serialise: SQLite does not wait when it switches a new file to WAL, and only the first of those that find a
+    file unusable may remove it."""
     latch = path.with_name(f"{path.name}.lock")
     create_sqlite_file(latch)
     with latch.open("ab") as lock:
@@ -174,7 +174,7 @@ def _latched(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    # The file itself goes last: until then nobody opens it and makes the others anew.
+    # The file itself is removed last: until then nobody opens it and recreates the others.
     for end in ("-wal", "-shm", ""):
         path.with_name(path.name + end).unlink(missing_ok=True)
 

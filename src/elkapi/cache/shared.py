@@ -1,7 +1,7 @@
-"""Kept answers of all hosts, in the Redis that `redis_url` names.
+"""The stored answers of all hosts, in the Redis of `redis_url`.
 
-Every wait is bounded by a small deadline, and a Redis that failed is left alone for a while, so a dead one costs misses
-and no time. Keys expire there by themselves; an index by age keeps bytes and entries inside the bounds.
+Every wait has a short deadline, and a Redis that failed is left alone for a while, so a dead one costs misses but no
+time. Keys expire there by themselves; an index by age keeps bytes and entries within the limits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from elkapi.clock import Clock
 PAUSE_S = 5.0
 PUT_WAIT_S = 2.0
 CONNECTIONS_MAX = 64
-# One hash slot, so that a cluster takes the script too.
+# One hash slot, so that a cluster accepts the script.
 PREFIX = b"elkapi:{answers}:"
 AGES, SIZES, TOTAL = PREFIX + b"ages", PREFIX + b"sizes", PREFIX + b"bytes"
-# Whatever leaves the index, too old or without room, leaves the sums and the keys in the same step.
+# Whatever leaves the index, by age or for room, leaves the totals and the keys in the same step.
 _PUT = """
 local prefix, name, sealed, size = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local function forget(which)
@@ -55,14 +55,14 @@ end
 
 
 class RedisStore:
-    """One worker's hand on the shared Redis; a lookup takes at most `wait_s`."""
+    """One worker's access to the shared Redis; a lookup takes at most `wait_s`."""
 
     def __init__(self, url: str, bounds: Bounds, clock: Clock, wait_s: float) -> None:
         self._bounds = bounds
         self._clock = clock
         self._wait_s = wait_s
         self._down_until_s = 0.0
-        # The client has no queue of its own: it takes one more than its connections for a failure.
+        # The client has no queue: it treats a call beyond its connections as a failure.
         self._places = asyncio.Semaphore(CONNECTIONS_MAX)
         self._redis: Redis = Redis.from_url(
             url,
@@ -78,7 +78,7 @@ class RedisStore:
         return found
 
     async def put(self, name: bytes, created_ns: int, sealed: bytes) -> None:
-        """Keep it and let the oldest go that there is no more room for. Raises StoreDown."""
+        """Store an answer and remove the oldest ones beyond the limits. Raises StoreDown."""
         bounds = self._bounds
         if len(sealed) > bounds.bytes_max:
             return
@@ -87,7 +87,7 @@ class RedisStore:
         too_old_ms = self._clock.now_ns() // 1_000_000 - age_ms
         given: list[Any] = [PREFIX, name, sealed, len(sealed), created_ms, too_old_ms, max(1, age_ms)]
         given += [bounds.bytes_max, bounds.entries_max]
-        # Whole each time, and not by its hash: a server may forget it between being told and being asked.
+        # The whole script each time instead of its hash, which a server may forget in between.
         await self._asked(lambda: self._redis.eval(_PUT, 3, AGES, SIZES, TOTAL, *given), PUT_WAIT_S)
 
     async def _asked(self, question: Callable[[], Awaitable[Any]], wait_s: float) -> Any:

@@ -1,1 +1,1 @@
-"""Guardrails on text, without I/O: what is found in it, where text stands in a body, and a window over a stream."""
+"""Guardrails on text, without I/O: what a text contains, where text is in a body, and a window over a stream."""

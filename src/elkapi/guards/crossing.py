@@ -38,9 +38,9 @@ _Kind = type[TextDelta] | type[RefusalDelta] | type[ThinkingDelta]
 
 
 class Guarded(Translated):
-    """Events -> the events that may go, up to the one that a guard blocks: `failure` and `stopped` are set then.
+    """Events -> the events that may be sent, up to the one that a guard blocks, which sets `failure` and `stopped`.
 
-    `tally` is of what the caller was sent, `came` of all that the upstream said.
+    `tally` is of what was sent to the caller, `came` of everything from the upstream.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool, rules: Sequence[Rule]) -> None:
@@ -50,22 +50,22 @@ class Guarded(Translated):
         self._speaking: _Kind | None = None
         self._calls: dict[int, tuple[ToolCallStart, list[str]]] = {}
         self._arguments_chars = 0
-        # Sources wait for the text before them: how much had come when each did.
+        # Sources wait for the text before them: how much had arrived with each.
         self._text_chars = 0
         self._sources: list[tuple[int, Citation]] = []
         self._came = Tally()
 
     @property
     def came(self) -> Tally:
-        """Also what was held back, for the operator's loss."""
+        """Includes what was held back, for the operator's loss."""
         return self._came
 
     def finish(self) -> bytes:
-        """The closing frames; nothing is held any more."""
+        """The closing frames, with nothing held back any more."""
         return self._let_go(self._rest()) + super().finish()
 
     def finish_counted(self, usage: Usage) -> bytes:
-        """The same with a count of our own."""
+        """The same with a local count."""
         return self._let_go(self._rest()) + super().finish_counted(usage)
 
     def _write(self, events: list[Event]) -> bytes:
@@ -78,7 +78,7 @@ class Guarded(Translated):
             try:
                 pieces.append(self._let_go(self._rest() if isinstance(event, End) else self._may_go(event)))
             except Blocked as blocked:
-                # What was written before it still goes, so that the error follows on it.
+                # What was written before is still sent, so that the error follows it.
                 self.stopped, self.failure = blocked, Failure(400, "content_blocked", blocked.guard)
                 break
         return b"".join(pieces)
@@ -112,7 +112,7 @@ class Guarded(Translated):
         if isinstance(event, ServerToolPart):
             return [msgspec.structs.replace(event, raw=leaves(event.raw, self._checked))]
         if isinstance(event, Citation):
-            # What is masked may be longer or shorter than it was, so places are none any more.
+            # A mask may be longer or shorter than the text, so positions are invalid.
             words = {name: self._checked(getattr(event, name)) for name in ("title", "quoted", "passage")}
             self._sources.append((self._text_chars, msgspec.structs.replace(event, **words, span=None)))
             return self._sourced()
@@ -122,7 +122,7 @@ class Guarded(Translated):
         kind = type(event)
         if kind is TextDelta:
             self._text_chars += len(event.text)
-        # One kind of text ends where another begins; its window remembers it, should it go on.
+        # One kind of text ends where another begins; its window stays, in case it continues.
         before = self._flushed(self._speaking) if self._speaking not in (None, kind) else []
         self._speaking = kind
         released = self._windows[kind].feed(event.text)
@@ -135,7 +135,7 @@ class Guarded(Translated):
         return [kind(released), *self._sourced()] if kind is not None and released else []
 
     def _sourced(self) -> list[Event]:
-        """The sources of text that has gone."""
+        """The sources of text that was sent."""
         gone = self._text_chars - self._windows[TextDelta].held_chars
         due = sum(after <= gone for after, _ in self._sources)
         sources, self._sources = self._sources[:due], self._sources[due:]

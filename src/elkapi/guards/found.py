@@ -1,4 +1,4 @@
-"""What a rule finds in a text, and a text with that masked; pure."""
+"""Findings in a text, and the text with them masked; pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A span of a text and the word that takes its place where it is masked."""
+    """A span of a text and its replacement in a mask."""
 
     start: int
     end: int
@@ -16,7 +16,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Blocked(Exception):
-    """A guard says no: its name, and for the caller a reason, where it gave one. Never the text."""
+    """A guard blocks: its name, and a reason for the caller if it gave one. Never the text."""
 
     def __init__(self, guard: str, reason: str = "") -> None:
         super().__init__(guard)
@@ -25,11 +25,11 @@ class Blocked(Exception):
 
 
 class TooMuch(Exception):
-    """A text holds more that looks like what is to be found than can be looked at; what it holds is not known."""
+    """A text has too many candidates to check all of them, so its findings are unknown."""
 
 
 def merged(found: Sequence[Found]) -> list[Found]:
-    """The spans in order, those that overlap as one, under the label of the longest."""
+    """The spans in order, overlapping ones merged under the label of the longest."""
     result: list[Found] = []
     for one in sorted(found, key=lambda one: (one.start, -one.end)):
         if result and one.start < result[-1].end:
@@ -42,7 +42,7 @@ def merged(found: Sequence[Found]) -> list[Found]:
 
 
 def masked(text: str, found: Sequence[Found], start: int = 0, end: int | None = None) -> str:
-    """The part of a text from `start` to `end`, with what was found in it replaced, also where it begins before."""
+    """The part of a text from `start` to `end` with findings replaced, also those that begin before it."""
     end = len(text) if end is None else end
     pieces: list[str] = []
     place = start

@@ -1,4 +1,4 @@
-"""`Guard` -> `Rule`: a guard made ready to look at text, once for every call it stands before; pure."""
+"""`Guard` -> `Rule`: a guard prepared once to check text for all its calls; pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elkapi.guards.found import Blocked, Found, TooMuch, masked
 from elkapi.guards.words import WordList
 from elkapi.types import Guard
 
-# Compiled guards by what they say: a new snapshot rarely changes one, and a list of thousands takes tens of ms.
+# Compiled guards by content: a new snapshot rarely changes one, and a list of thousands takes tens of ms.
 RULES_MAX = 1024
 TOO_MUCH = "a text contains too many numbers to check; split it"
 
@@ -20,7 +20,7 @@ TOO_MUCH = "a text contains too many numbers to check; split it"
 class Rule(msgspec.Struct, frozen=True):
     """A guard with its `find` (None: a hook, which is asked elsewhere) and the longest text it can find.
 
-    `digest` is of all it says.
+    `digest` identifies its content.
     """
 
     guard: Guard
@@ -52,7 +52,8 @@ def rule_of(guard: Guard) -> Rule:
 
 
 def found_in(rules: Sequence[Rule], text: str) -> list[tuple[Rule, Found]]:
-    """What these rules find, in their order; hooks find nothing here. Raises Blocked for a text that is too much."""
+    """The findings of these rules, in order; hooks find nothing here. Raises Blocked for a text with too many
+    candidates."""
     result: list[tuple[Rule, Found]] = []
     for rule in rules:
         try:
@@ -63,7 +64,7 @@ def found_in(rules: Sequence[Rule], text: str) -> list[tuple[Rule, Found]]:
 
 
 def checked(rules: Sequence[Rule], text: str) -> str:
-    """The text with what is to be masked masked. Raises Blocked."""
+    """The text with its findings masked. Raises Blocked."""
     if not text:
         return text
     found = found_in(rules, text)

@@ -1,6 +1,6 @@
-"""A bounded window over a text that comes in pieces: what it releases can no longer become a part of a finding.
+"""A bounded window over a text that arrives in pieces: what it releases can no longer be part of a finding.
 
-It holds back as many folded signs as the longest thing its rules can find, and remembers as many that it released.
+It holds back as many folded characters as the longest possible finding, and remembers as many that it released.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from elkapi.guards.found import Blocked, Found, masked, merged
 from elkapi.guards.rules import Rule, found_in
 from elkapi.guards.text import plain
 
-# Signs that fold to nothing count for nothing; so many of them at most are held.
+# Characters that fold to nothing do not count; at most this many of them are held.
 INVISIBLE_MAX = 4096
 STEP_SHARE = 4
 
 
 class Window:
-    """Feed pieces, get what may go. Raises Blocked, and then nothing of the finding's last part has been released."""
+    """Feed pieces, get what may be sent. Raises Blocked, in which case nothing of the finding's last part was
+    released."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
-        # One more sign shows whether a word goes on.
+        # One more character tells whether a word continues.
         self.width = max((rule.chars_max for rule in rules), default=0) + 1
-        # Looking at every piece would look at all that is held for every token.
+        # Checking at every piece would recheck everything held for every token.
         self._enough = self.width + self.width // STEP_SHARE
         self._seen = ""
         self._held = ""
 
     @property
     def held_chars(self) -> int:
-        """Of what came, how much has not been released."""
+        """How much of the input has not been released."""
         return len(self._held)
 
     def feed(self, piece: str) -> str:

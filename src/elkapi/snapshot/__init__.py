@@ -1,4 +1,4 @@
-"""The immutable picture of channels, groups and prices that the request path reads instead of the database."""
+"""The immutable snapshot of channels, groups and prices that the request path reads instead of the database."""
 
 from elkapi.snapshot.build import build_snapshot, served_names
 from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers

@@ -1,6 +1,6 @@
-"""Rows -> `Snapshot`, whole and in one read transaction; the bundled models and the sandbox join as channels.
+"""Rows -> `Snapshot`, complete and in one read transaction; the bundled models and the sandbox are added as channels.
 
-It decides which channels can be tried at all; in which order is `routing.plan`'s.
+It decides which channels can be tried at all; `routing.plan` orders them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def build_snapshot(
     chat: Iterable[str] = (),
     sandbox: Iterable[str] = (),
 ) -> Snapshot:
-    """The snapshot of this connection's moment. `bundled`, `chat` and `sandbox` name the models of those channels."""
+    """The snapshot at this connection's time. `bundled`, `chat` and `sandbox` name the models of those channels."""
     version = versions.read(connection).config
     rows = groups.all_groups(connection)
     ratios = {row.name: row.ratio_micro for row in rows}
@@ -44,7 +44,7 @@ def build_snapshot(
         served.append(_local_channel(settings, BUNDLED_CHAT_CHANNEL_ID, "local-chat", "chat", chat, all_groups))
     if sandbox:
         served.append(_sandbox_channel(settings, sandbox, all_groups))
-    # An operator's own record for a bundled model wins over its zero price.
+    # An operator's own price of a bundled model overrides its zero price.
     live_prices = {model: _free(model) for model in (*bundled, *chat)} | own
     test_prices = {model: _free(model) for model in sandbox}
     tiers = _tiers([channel for channel in served if any(key.enabled for key in channel.keys)])
@@ -68,7 +68,7 @@ def build_snapshot(
 
 
 def served_names(channel: Channel) -> tuple[str, ...]:
-    """The client names a channel answers to: its models and its aliases, each once."""
+    """The client names that a channel serves: its models and aliases, each once."""
     return tuple(dict.fromkeys((*channel.models, *channel.aliases)))
 
 
@@ -78,7 +78,7 @@ def _tiers(served: list[Channel]) -> dict[tuple[Scope, str, str], Tiers]:
         for group in dict.fromkeys(channel.groups):
             for model in served_names(channel):
                 flat.setdefault((channel.scope, group, model), []).append(channel)
-    # Many models share one list of channels; sharing the tuples too keeps a thousand models small.
+    # Many models have the same channels; sharing the tuples too keeps a thousand models small.
     shared: dict[tuple[int, ...], Tiers] = {}
     result: dict[tuple[Scope, str, str], Tiers] = {}
     for key, ordered in flat.items():
@@ -111,7 +111,7 @@ def _free(model: str) -> Price:
 def _local_channel(
     settings: Settings, channel_id: int, family: str, role: str, models: tuple[str, ...], all_groups: tuple[str, ...]
 ) -> Channel:
-    """A process of bundled models as a channel of every group, behind those of the operator."""
+    """A process of bundled models as a channel of every group, after the operator's."""
     return Channel(
         id=channel_id,
         name="bundled" if role == "models" else f"bundled-{role}",

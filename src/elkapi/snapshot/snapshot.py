@@ -1,4 +1,4 @@
-"""`Snapshot`: what a request may look up, in memory; it is built whole by `build` and swapped by `watch`."""
+"""`Snapshot`: everything that a request looks up in memory; `build` creates it and `watch` swaps it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     resting: dict[int, Channel] = {}
 
     def channel(self, channel_id: int) -> Channel | None:
-        """A channel by its id, also one that is switched off: tasks it has taken go on."""
+        """A channel by its id, even if disabled: its tasks continue."""
         return self.channels.get(channel_id) or self.resting.get(channel_id)
 
     def tiers_for(self, scope: Scope, group: str, model: str) -> Tiers:
@@ -55,9 +55,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return (self.prices if scope == "live" else self.test_prices).get(model)
 
     def models_for(self, scope: Scope, group: str) -> tuple[str, ...]:
-        """The sorted names of the models that are served for a group, and priced."""
+        """The sorted names of the models that are served and priced for a group."""
         return self.models.get((scope, group), ())
 
     def policy_for(self, grant: Grant) -> Policy:
-        """What is laid down for the calls of this key."""
+        """The policy of this key's calls."""
         return policy_of(self.policies.get(grant.group, NO_POLICY), grant.policy)

@@ -1,7 +1,7 @@
 """Keeps a process's snapshot and key cache fresh by polling a version; a lost database makes them older, never slower.
 
-The poll is one look at two numbers on a thread of its own. A change of a key evicts that key; a change of a channel,
-price or group rebuilds the snapshot on the same thread and swaps it by one assignment.
+The poll reads two numbers on its own thread. A change of a key evicts that key; a change of a channel, price or group
+rebuilds the snapshot on the same thread and swaps it by one assignment.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("elkapi.snapshot")
 
 
 class SnapshotHolder:
-    """`current` is the newest snapshot; `start()` builds the first one and begins to poll, `stop()` ends the thread."""
+    """`current` is the newest snapshot; `start()` builds the first one and starts polling, `stop()` ends the thread."""
 
     def __init__(
         self,
@@ -69,30 +69,30 @@ class SnapshotHolder:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the database last confirmed that this snapshot is the newest (snapshot_age_seconds)."""
+        """Seconds since the database last confirmed that this snapshot is current (snapshot_age_seconds)."""
         return self._clock.monotonic_s() - self._fresh_at_s
 
     async def start(self) -> None:
-        """Build the first snapshot and begin to poll; raises Unavailable when the database cannot be reached."""
+        """Build the first snapshot and start polling. Raises Unavailable if the database is unreachable."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._refresh)
         self._thread = threading.Thread(target=self._poll, name="elkapi-snapshot", daemon=True)
         self._thread.start()
 
     async def leave_out(self, bundled: Iterable[str]) -> None:
-        """Serve these bundled models no more; where the database is away, from the next poll on that reaches it."""
+        """Stop serving these bundled models; if the database is unavailable, from the next successful poll on."""
         await asyncio.to_thread(self._leave_out, frozenset(bundled))
 
     def _leave_out(self, bundled: frozenset[str]) -> None:
         with self._refreshing:
             self._bundled = tuple(model for model in self._bundled if model not in bundled)
-            # No version is that low, so whoever polls next builds anew.
+            # Below every version, so the next poll rebuilds.
             self._seen = versions.Versions(self._seen.config, -1)
         with contextlib.suppress(Unavailable):
             self._refresh()
 
     async def stop(self) -> None:
-        """End the thread; a read that hangs in the database is left behind after STOP_WAIT_S."""
+        """End the thread; a hanging read is abandoned after STOP_WAIT_S."""
         self._stopping.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_WAIT_S)
@@ -109,7 +109,7 @@ class SnapshotHolder:
                 if failures == 1:
                     log.warning("%s; keeping the configuration of version %d", to_operator(error), self._seen.config)
             except Exception:
-                # A row that cannot be read must not end the polling: the next change may be the repair.
+                # An unreadable row must not end the polling: the next change may repair it.
                 failures += 1
                 log.exception("cannot rebuild the snapshot; keeping version %d", self._seen.config)
 
@@ -123,7 +123,7 @@ class SnapshotHolder:
             self._refresh_now()
 
     def _refresh_now(self) -> None:
-        # The moment taken first can only understate the freshness.
+        # A time taken first can only understate the freshness.
         at_s = self._clock.monotonic_s()
         if self._database.look(versions.read) == self._seen:
             self._fresh_at_s = at_s
@@ -132,7 +132,7 @@ class SnapshotHolder:
             now = versions.read(connection)
             digests: list[bytes] | None = []
             if self._snapshot is not None:
-                # A lower version means a restored database: nothing remembered can be trusted.
+                # A lower version means a restored database: nothing cached can be trusted.
                 digests = keys.changed_since(connection, self._seen.config) if now.config >= self._seen.config else None
             snapshot, seen = self._snapshot, now
             try:
@@ -149,7 +149,7 @@ class SnapshotHolder:
                     log.error("%s", warning)
                 self._fresh_at_s = at_s
             except Exception:
-                # A key that is revoked must not outlive a row that cannot be read.
+                # An unreadable row must not keep a revoked key alive.
                 seen = versions.Versions(now.config, self._seen.routing)
                 raise
             finally:
