@@ -7,11 +7,17 @@ from typing import Any
 
 import click
 
-from elkapi.settings import decimal_number, whole_number
+from elkapi.settings import NUMBER_MAX, decimal_number, whole_number
 
 
 class Whole(click.IntRange):
     """A whole number of at least `min` and at most `max`, where they are given."""
+
+    name = "number"
+
+    def _describe_range(self) -> str:
+        # A help would say `[x<=None]` of a number without bounds, and nineteen digits of any id.
+        return "" if self.max in (None, NUMBER_MAX) else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:

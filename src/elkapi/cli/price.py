@@ -71,8 +71,9 @@ def set_(
 ) -> None:
     """Set a model's price as a new version. Calls under way keep the old version.
 
-    Kling's way, a call's price by its mode and length: --per-call 0.14 --variant 'mode=pro,duration=10:per-call=0.98'
-    --variant 'mode=pro:per-call=0.49' --variant 'duration=10:per-call=0.28'.
+    For example, a price per call by mode and length, as Kling charges: --per-call 0.14
+    --variant 'mode=pro,duration=10:per-call=0.98' --variant 'mode=pro:per-call=0.49'
+    --variant 'duration=10:per-call=0.28'
     """
     from elkapi.admin import prices
     from elkapi.admin.context import read_input

@@ -17,15 +17,17 @@ PORT_MAX = 65_535
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sandbox from command line arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="elkapi sandbox", description="Upstream providers without an account.")
-    parser.add_argument("--host", default=HOST)
-    parser.add_argument("--port", type=_number, help=f"0 picks a free one; default {PORT}, none when --socket is given")
+    parser = argparse.ArgumentParser(
+        prog="elkapi sandbox", description="A stand-in for the providers, without an account."
+    )
+    parser.add_argument("--host", default=HOST, help=f"the address to listen on; default {HOST}")
+    parser.add_argument("--port", type=_number, help=f"0 picks a free one; default {PORT}, or none with --socket")
     parser.add_argument("--socket", metavar="PATH", help="listen on a Unix socket")
     parser.add_argument("--bill", metavar="FILE", type=Path, help="append every bill line to this file")
-    parser.add_argument("--key", action="append", metavar="KEY", help="take only these keys (repeatable)")
+    parser.add_argument("--key", action="append", metavar="KEY", help="accept only this key (repeatable)")
     parser.add_argument("--fault", default="", metavar="DIRECTIVE", help="a standing fault, such as status=503")
     parser.add_argument(
-        "--record", type=_number, default=REQUESTS_KEPT_MAX, metavar="N", help="requests kept; 0 keeps none"
+        "--record", type=_number, default=REQUESTS_KEPT_MAX, metavar="N", help="how many requests to keep; 0 keeps none"
     )
     parser.add_argument("--allow-remote", action="store_true", help="bind a host other than loopback")
     given = parser.parse_args(arguments)

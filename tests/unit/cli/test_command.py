@@ -1025,3 +1025,11 @@ def test_a_tier_in_vertex_ais_words_is_the_one_that_calls_are_served_as(elkapi: 
 def test_a_length_goes_with_features_of_text_alone(elkapi: Elkapi, variant: str, why: str) -> None:
     done = elkapi("price", "set", "--model", "m", "--input-per-1m", "1", "--tier", "9:input=2", "--variant", variant)
     assert (done.status, why in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("arguments", [("channel", "add"), ("route", "explain"), ("key", "list")])
+def test_a_help_states_a_range_only_where_a_number_has_one(elkapi: Elkapi, arguments: tuple[str, ...]) -> None:
+    said = elkapi(*arguments, "--help").out
+    assert "None" not in said
+    assert "RANGE" not in said
+    assert "922337" not in said
