@@ -231,7 +231,7 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
             f"Your first key: {found.first_key}" if found.first_key else "",
         ]
     if chat:
-        lines += ["", f"The same key chats at {origin}/v1/chat/completions with the model {chat}."]
+        lines += ["", f"To chat, use the same key at {origin}/v1/chat/completions with the model {chat}."]
     elif found.no_chat:
         lines += ["", f"No local chat: {found.no_chat}."]
     if found.first_key:

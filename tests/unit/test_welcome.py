@@ -71,7 +71,7 @@ def test_a_chat_model_whose_runtime_lacks_a_library_is_not_served_and_the_start_
     said = _welcome(settings, 8000, found)
     assert "No local chat: the model smollm2-135m-instruct needs" in said
     assert "apt-get install libgomp1" in said
-    assert "chats at" not in said
+    assert "To chat" not in said
 
 
 @pytest.mark.parametrize(("name", "value"), [("ELKAPI_CHAT_SLOTS", "0"), ("ELKAPI_CHAT_CONTEXT_TOKENS", "255")])
