@@ -32,7 +32,7 @@ def test_without_an_embedding_model_no_curl_is_printed_and_the_key_still_is() ->
     assert "curl" not in said
     assert "elkapi models install" in said
     assert "sk-first" in said
-    assert "chats" not in welcome(EMBEDDING)
+    assert "To chat" not in welcome(EMBEDDING)
 
 
 def test_a_misspelt_variable_is_named_with_what_it_may_be_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
