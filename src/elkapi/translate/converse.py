@@ -322,7 +322,7 @@ LOSSES = (
     Loss("tool choice none when the history has calls", False, "not offered"),
     Loss("verbosity, metadata, user, prompt_cache_key, service_tier", False, "not accepted"),
     Loss("name of a chat participant", False, "not accepted"),
-    Loss("Anthropic betas and members of its own", False, "not accepted"),
+    Loss("Anthropic betas and fields of its own", False, "not accepted"),
     Loss("images and files that the model made, in earlier turns", False, "accepted only from the user"),
     Loss("the place of later system messages", False, "instructions come before the first turn"),
     Loss("thinking without Claude's signature", False, "only Claude's own thoughts are accepted"),

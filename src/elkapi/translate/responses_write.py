@@ -54,7 +54,7 @@ LOSSES = (
     Loss("cache_control", False, "prefixes are cached without marks"),
     Loss("thinking signed elsewhere", False, "a signature is only valid where it was made"),
     Loss("results of tools the upstream ran", False, "only valid where they were made"),
-    Loss("strict, of Anthropic's schemas whose members may be missing", False, "followed as well as the model can"),
+    Loss("strict, of Anthropic's schemas with optional properties", False, "followed as well as the model can"),
     Loss("reasoning", False, "for models that do not reason"),
     Loss("temperature, top_p", False, "for models that refuse them"),
     Loss("a limit of fewer than 16 tokens", False, "16 is the minimum"),

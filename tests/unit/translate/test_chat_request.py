@@ -622,7 +622,7 @@ LOSSES: dict[str, ChatRequest] = {
         tool_choice=ToolChoice("named", ("LOST",)),
     ),
     "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
-    "strict, of Anthropic's schemas whose members may be missing": _other(
+    "strict, of Anthropic's schemas with optional properties": _other(
         output=OutputFormat("schema", schema={"type": "object", "properties": {"a": {}}}, strict=True)
     ),
     "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),

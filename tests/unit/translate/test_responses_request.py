@@ -295,7 +295,7 @@ def test_every_loss_is_true() -> None:
     missing = {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
     asked = [_foreign(output=OutputFormat("schema", schema=missing, strict=strict)) for strict in (True, None)]
     assert _write(asked[0]) == _write(asked[1])
-    seen.add("strict, of Anthropic's schemas whose members may be missing")
+    seen.add("strict, of Anthropic's schemas with optional properties")
     unsampled = _write(_foreign(temperature=0.1, top_p=0.2), REASONER)
     assert not unsampled.keys() & {"temperature", "top_p"}
     assert [_write(_foreign(max_output_tokens=limit))["max_output_tokens"] for limit in (1, 16, 17)] == [16, 16, 17]
