@@ -1,8 +1,8 @@
 """Tools that upstreams run themselves: each wire's word for them -> the hub's, and which of them a call may use.
 
-Readers and bounds go by the words. What such a tool finds, reads or computes is input of the same call: a `type` that is
-neither here nor a caller's own (`catalog.bounds`) is held for like one from here, but work of a member of Google's that
-is missing here is covered by no hold. Anthropic's words are the hub's with a date behind them.
+Readers and bounds go by the words. What such a tool finds, reads or computes is input of the same call: a `type` that
+is neither here nor a caller's own (`catalog.bounds`) is held for like one from here, but work of a member of Google's
+that is missing here is covered by no hold. Anthropic's words are the hub's with a date behind them.
 """
 
 from __future__ import annotations
