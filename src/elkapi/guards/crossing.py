@@ -110,7 +110,10 @@ class Guarded(Translated):
                 self._calls[event.index][1].append(event.arguments)
             return []
         if isinstance(event, ServerToolPart):
-            return [msgspec.structs.replace(event, raw=leaves(event.raw, self._checked))]
+            event = msgspec.structs.replace(event, raw=leaves(event.raw, self._checked))
+        if isinstance(event, CONTENT):
+            # What stands before it ends there, and would follow on it else.
+            return [*self._flushed(self._speaking), event]
         if isinstance(event, Citation):
             # A mask may be longer or shorter than the text, so positions are invalid.
             words = {name: self._checked(getattr(event, name)) for name in ("title", "quoted", "passage")}

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
+
 from elkapi.guards.crossing import Guarded
 from elkapi.guards.rules import rule_of
 from elkapi.translate.dialect import Reader
-from elkapi.translate.ir import Citation, End, Event, Failure, Finish, TextDelta, ToolCallStart, UsageSeen
+from elkapi.translate.ir import (
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    ImageOut,
+    RedactedThinking,
+    ServerToolPart,
+    TextDelta,
+    ToolCallStart,
+    UsageSeen,
+)
 from elkapi.translate.sse import Frame
 from elkapi.types import Guard
 
@@ -73,6 +87,24 @@ def test_a_source_follows_the_text_that_it_is_of_also_where_that_waits() -> None
     assert (second, third) == (bare, b)
     call = ToolCallStart(0, "c", "f")
     assert through([TextDelta("x")], [a], [call], ended) == [TextDelta("x"), bare, call, Finish("stop")]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        ServerToolPart("anthropic", {"type": "server_tool_use"}),
+        ImageOut("image/png", "AAAA"),
+        RedactedThinking("sealed"),
+    ],
+    ids=["server tool", "picture", "sealed thought"],
+)
+def test_a_text_that_waits_goes_before_what_came_after_it(between: Event) -> None:
+    """Of an answer around a search the end of the first text was told with the second one, behind the search."""
+    before, after = TextDelta("Let me look."), TextDelta("It is so.")
+    ended: list[Event] = [Finish("stop"), End()]
+    assert through([before], [between], [after], list(ended)) == [before, between, after, Finish("stop")]
+    told = through([TextDelta("a forbidden")], [between], [TextDelta(" word")], list(ended))
+    assert not any("forbidden word" in event.text for event in told if isinstance(event, TextDelta))
 
 
 def test_a_finding_with_a_source_inside_of_it_is_masked_whole() -> None:
