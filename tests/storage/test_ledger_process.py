@@ -29,6 +29,7 @@ from elkapi.ledger import (
     recover,
 )
 from elkapi.ledger.server import SocketTakenError, only_one
+from elkapi.ledger.wire import Answers, encode
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
@@ -264,8 +265,13 @@ async def test_an_unreachable_process_is_unavailable_within_the_deadline(tmp_pat
     installation.database.close()
 
 
-async def test_a_process_that_hangs_up_is_asked_ever_more_rarely_and_told_of_once(
-    settings: Settings, sqlite: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("says", [b"", b"\xff" * 8, encode(Answers([], {}))], ids=["nothing", "nonsense", "an answer"])
+async def test_a_process_that_hangs_up_is_asked_ever_more_rarely_and_told_of_once_where_it_answers_nothing(
+    settings: Settings,
+    sqlite: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    says: bytes,
 ) -> None:
     failures: list[int] = []
 
@@ -273,16 +279,22 @@ async def test_a_process_that_hangs_up_is_asked_ever_more_rarely_and_told_of_onc
         failures.append(times)
         return 0.0
 
-    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        if says.startswith(b"\xff"):
+            # Whoever hears this hangs up by himself.
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
 
     monkeypatch.setattr(client, "doubled_s", at_once)
     server = await asyncio.start_unix_server(hang_up, settings.socket_path("ledger"))
     async with server, worker(sqlite) as ledger:
         await until(lambda: len(failures) >= 20, 20, "it is asked again and again")
         ledger._settings = msgspec.structs.replace(settings, settle_wait_s=0.1)  # nor does it wait long at its end
-    assert failures == list(range(1, len(failures) + 1))
-    assert caplog.text.count("cannot reach the ledger process") == 1
+    answers = says.startswith(b"\0")
+    assert failures == ([1] * len(failures) if answers else list(range(1, len(failures) + 1)))
+    assert caplog.text.count("cannot reach the ledger process") == (not answers)
 
 
 @pytest.mark.usefixtures("process")

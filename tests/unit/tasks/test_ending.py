@@ -12,7 +12,7 @@ from elkapi.pricing.media import bound
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import ending
 from elkapi.tasks.record import Asked, Task, Told
-from elkapi.types import Price, State, TaskAsset, Variant
+from elkapi.types import AttemptRecord, Price, State, TaskAsset, Variant
 
 SUBMIT = next(one for one in CATALOG.operations if one.id == "seedance.submit")
 NANO_PER_TOKEN = 1000
@@ -88,7 +88,8 @@ def test_a_file_of_a_lower_resolution_than_asked_is_paid_by_the_rates_of_what_it
     said = {"usage": {"completion_tokens": 40_000}}
     assert ending.cost_of(large, SUBMIT, CATALOG.families["seedance"], said, (FILM,)).charge_nano == 40_000
     # Where the answer is all there is, what was asked for is paid, by its own rates.
-    assert ending.cost_at_once(large).charge_nano == asked.held_nano
+    at_once = ending.cost_at_once(large)
+    assert (at_once.charge_nano, at_once.loss_nano, at_once.features) == (asked.held_nano, 0, asked.features)
     as_small = msgspec.structs.replace(large, asked=msgspec.structs.replace(asked, features={"resolution": "480p"}))
     assert ending.cost_at_once(as_small).charge_nano == asked.upper.output_tokens
 
@@ -97,14 +98,54 @@ def test_g30_only_what_has_a_price_comes_to_nothing_unexpectedly() -> None:
     none, some = cost({"usage": {"completion_tokens": 0}}, FILM), cost({"usage": {"completion_tokens": 9}}, FILM)
     free = msgspec.structs.replace(none, price=msgspec.structs.replace(none.price, output_nano_per_1m=0))
     assert [ending.came_to_nothing(task(), one) for one in (none, some, free)] == [True, False, False]
+    unheld = msgspec.structs.replace(task(), asked=msgspec.structs.replace(task().asked, held_nano=0))
+    assert not ending.came_to_nothing(unheld, none)
+
+
+def running(**more: Any) -> Task:
+    """That task as it stands in its row."""
+    fields: dict[str, Any] = dict.fromkeys(TaskRow.__struct_fields__)
+    fields |= {"id": b"i" * 16, "key_id": 1, "owner_id": 1, "model": "m", "state": "running", "version": 3}
+    row = TaskRow(**fields | {"created_ns": 5, "progress": 40} | more)
+    return msgspec.structs.replace(task(), row=row)
+
+
+def test_an_end_says_who_made_it_for_how_long_and_what_was_told_of_it() -> None:
+    tries = tuple(
+        AttemptRecord(number, f"c{number}", 11, "plan", "ok", "complete", upstream_request_id=f"r{number}")
+        for number in (1, 2, 3)
+    )
+    asked = msgspec.structs.replace(task().asked, asked_model="alias")
+    told = Told(attempts=tries, cancel_asked=True)
+    made = msgspec.structs.replace(running(channel_id=3), asked=asked, told=told)
+    paid = cost({"usage": {"completion_tokens": 9}}, FILM)
+    done = ending.succeeded(made, b'{"a":1}', (FILM,), ("v",), paid, 2_000_005)
+    assert (done.version, done.state, done.progress, done.error_code) == (3, State.SUCCEEDED, 100, None)
+    assert (done.finished_ns, done.refs) == (2_000_005, ("v",))
+    assert done.told is not None
+    assert msgspec.json.decode(done.told, type=Told) == msgspec.structs.replace(
+        told, reply=msgspec.Raw(b'{"a":1}'), polled=True, assets=(FILM,), charged_nano=paid.charge_nano
+    )
+    assert done.settlement is not None
+    record = done.settlement.record
+    assert (record.status, record.outcome, record.error_code, record.duration_ms) == (200, "ok", None, 2.0)
+    assert (record.channel_id, record.channel_name, record.upstream_request_id) == (3, "c3", "r3")
+    assert (record.attempts, record.asked, record.features) == (tries, "alias", paid.features)
+    # Of a clock that was set back, and of a failure nobody was asked about.
+    failed = ending.ended(running(created_ns=9), State.FAILED, "not_begun", "no", b"", 5, said="theirs")
+    assert (failed.progress, failed.error_code) == (40, "not_begun")
+    assert failed.told is not None
+    assert msgspec.json.decode(failed.told, type=Told) == Told(error="no", said="theirs")
+    assert failed.settlement is not None
+    record = failed.settlement.record
+    assert (record.error_code, record.duration_ms, record.channel_name, record.asked) == ("not_begun", 0.0, None, None)
+    answered = ending.ended(running(), State.FAILED, "failed", "no", b"{}", 5)
+    assert answered.told is not None
+    assert msgspec.json.decode(answered.told, type=Told) == Told(reply=msgspec.Raw(b"{}"), error="no", polled=True)
 
 
 def test_what_a_provider_billed_for_a_result_that_is_lost_is_a_loss_above_its_hold_too() -> None:
-    row: Any = TaskRow(
-        **dict.fromkeys(TaskRow.__struct_fields__, None)
-        | {"id": b"i" * 16, "key_id": 1, "owner_id": 1, "model": "m", "state": "running", "version": 3, "created_ns": 5}
-    )
-    open_one = msgspec.structs.replace(task(), row=row)
+    open_one = running()
     billed = cost({"usage": {"completion_tokens": task().asked.held_nano // NANO_PER_TOKEN + 500}}, FILM)
     done = ending.ended(open_one, State.FAILED, "result_lost", "It is gone.", b"", 9, loss=billed)
     assert done.settlement is not None
