@@ -147,18 +147,20 @@ async def test_large_replies_leave_in_frames_of_their_own(tmp_path: Path, monkey
 
 async def test_a_worker_that_ends_waits_for_its_answers_and_then_says_farewell(tmp_path: Path) -> None:
     async with working(tmp_path) as (ledger, process, _):
-        settling = asyncio.create_task(ledger.settle(a_settlement(an_order(1, nano=1), 1)))
-        await until(lambda: process.numbers(Settle))
+        settling = [asyncio.create_task(ledger.settle(a_settlement(an_order(1, nano=1), 1))) for _ in range(2)]
+        await until(lambda: len(process.numbers(Settle)) == 2)
         closing = asyncio.create_task(ledger.aclose())
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert len(process.orders) == 2
-        process.answer(*process.orders)
-        await settling
-        await until(lambda: len(process.orders) == 3)
-        farewell = process.orders[2]
+        for number in (1, 2):
+            assert len(process.orders) == 3
+            process.answer(number)
+            await settling[number - 1]
+        # Its first heartbeat is still to be answered.
+        assert len(process.orders) == 3
+        process.answer(0)
+        await until(lambda: len(process.orders) == 4)
+        farewell = process.orders[3]
         assert isinstance(farewell, Beat)
         assert farewell.ended
         assert not closing.done()
-        process.answer(2)
+        process.answer(3)
         await closing
