@@ -131,7 +131,7 @@ async def test_items_are_those_of_the_responses_that_are_meant_and_of_no_other(
             found(["rs_meant", "rs_l"], bytes_max=size)
         most = [f"rs_{number}" for number in range(stored.ITEMS_MAX)]
         assert found(most) == set()
-        with pytest.raises(BodyTooLarge, match="at most"):
+        with pytest.raises(BodyTooLarge, match="refer to at most"):
             found([*most, "rs_one_more"])
     # What is whole cannot be cancelled, and stays what it is.
     with database.write() as connection:
