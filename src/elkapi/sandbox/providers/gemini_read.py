@@ -88,45 +88,57 @@ def read(body: dict[str, Any], model: Model) -> Asked:
     tools, choice = _choice(given.get("toolConfig"), _tools(given.get("tools")))
     thinks, shows = _thinking(config.get("thinkingConfig"), model)
     schema, wants_json = _format(config)
-    stops = config.get("stopSequences") or []
-    if len(stops) > STOPS_MAX:
-        raise invalid(f"The maximum number of stop sequences is {STOPS_MAX}, but {len(stops)} were given.")
-    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise invalid("Invalid value at 'generation_config.stop_sequences': must be a list of strings.")
+    stops = _stops(config.get("stopSequences") or [])
     if config.get("candidateCount") not in (None, 1):
         raise invalid("Only one candidate can be specified in the current model")
-    limit = config.get("maxOutputTokens")
-    if limit is not None and (type(limit) is not int or not 1 <= limit <= model.output_tokens_max):
-        raise invalid(
-            f"Unable to submit request because it has a maxOutputTokens value of {limit} but the supported range is "
-            f"from 1 (inclusive) to {model.output_tokens_max + 1} (exclusive). Update the value and try again."
-        )
+    limit = _limit(config.get("maxOutputTokens"), model)
     temperature = config.get("temperature")
     if temperature is not None and not 0 <= temperature <= 2:
         raise invalid(f"* GenerateContentRequest.generation_config.temperature: {temperature} is not in [0.0, 2.0]")
     kinds = {str(kind).upper() for kind in config.get("responseModalities") or ["TEXT"]}
     if "IMAGE" in kinds and not model.pictures:
         raise invalid("Multi-modal output is not supported.")
-    system = _parts(fields_of(given.get("systemInstruction"), "system_instruction"), "system_instruction")
-    for index, part in enumerate(system):
-        if not part.get("text"):
-            raise invalid(
-                f"* GenerateContentRequest.system_instruction.parts[{index}].data: required oneof field 'data' must "
-                "have one initialized field"
-            )
     ask = Ask(
         turns=turns,
-        system="\n".join(str(part["text"]) for part in system),
+        system=_system(given.get("systemInstruction")),
         tools=tools,
         choice=choice,
         schema=schema,
         wants_json=wants_json,
         thinks=thinks > 0,
         thinks_tokens=thinks,
-        stops=tuple(stops),
+        stops=stops,
         output_tokens_max=limit,
     )
     return Asked(ask=ask, shows_thinking=shows, pictures="IMAGE" in kinds, texts="TEXT" in kinds)
+
+
+def _stops(stops: Any) -> tuple[str, ...]:
+    if len(stops) > STOPS_MAX:
+        raise invalid(f"The maximum number of stop sequences is {STOPS_MAX}, but {len(stops)} were given.")
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise invalid("Invalid value at 'generation_config.stop_sequences': must be a list of strings.")
+    return tuple(stops)
+
+
+def _limit(limit: Any, model: Model) -> int | None:
+    if limit is None or (type(limit) is int and 1 <= limit <= model.output_tokens_max):
+        return limit
+    raise invalid(
+        f"Unable to submit request because it has a maxOutputTokens value of {limit} but the supported range is "
+        f"from 1 (inclusive) to {model.output_tokens_max + 1} (exclusive). Update the value and try again."
+    )
+
+
+def _system(value: object) -> str:
+    parts = _parts(fields_of(value, "system_instruction"), "system_instruction")
+    for index, part in enumerate(parts):
+        if not part.get("text"):
+            raise invalid(
+                f"* GenerateContentRequest.system_instruction.parts[{index}].data: required oneof field 'data' must "
+                "have one initialized field"
+            )
+    return "\n".join(str(part["text"]) for part in parts)
 
 
 def call_text(name: object, args: object) -> str:
@@ -222,14 +234,9 @@ def _turn(role: str, parts: list[dict[str, Any]], path: str) -> Turn:
             else:
                 files.append(source)
         elif "functionCall" in part:
-            call = fields_of(part["functionCall"], where)
-            arguments = json.dumps(call.get("args") or {}, ensure_ascii=False, separators=(",", ":"))
-            calls.append(Call(str(call.get("name")), arguments))
+            calls.append(_call(part["functionCall"], where))
         elif "functionResponse" in part:
-            answer = fields_of(part["functionResponse"], where)
-            if not answer.get("name") or not isinstance(answer.get("response"), dict):
-                raise invalid(f"* GenerateContentRequest.{where}.function_response: name and response are required.")
-            results.append(Result(str(answer["name"]), _result_text(answer["response"])))
+            results.append(_result(part["functionResponse"], where))
         elif isinstance(part.get("text"), str):
             if not part.get("thought"):
                 texts.append(part["text"])
@@ -252,6 +259,18 @@ def _turn(role: str, parts: list[dict[str, Any]], path: str) -> Turn:
         calls=tuple(calls),
         results=tuple(results),
     )
+
+
+def _call(value: object, where: str) -> Call:
+    call = fields_of(value, where)
+    return Call(str(call.get("name")), json.dumps(call.get("args") or {}, ensure_ascii=False, separators=(",", ":")))
+
+
+def _result(value: object, where: str) -> Result:
+    answer = fields_of(value, where)
+    if not answer.get("name") or not isinstance(answer.get("response"), dict):
+        raise invalid(f"* GenerateContentRequest.{where}.function_response: name and response are required.")
+    return Result(str(answer["name"]), _result_text(answer["response"]))
 
 
 def _result_text(response: dict[str, Any]) -> str:
