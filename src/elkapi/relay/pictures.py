@@ -50,9 +50,24 @@ def to_fetch(asked: Asked) -> tuple[str, ...]:
 
 async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
     """The request with its images in it. Raises BadRequest, naming the caller's field, if one cannot be downloaded."""
-    ask, settings = asked.media, plane.settings
+    ask = asked.media
     assert ask is not None
     assert asked.operation.wire is not None
+    found = await _all_fetched(plane, asked)
+    ask = msgspec.structs.replace(
+        ask,
+        image=found.get(ask.image, ask.image),
+        last_image=found.get(ask.last_image, ask.last_image),
+        references=tuple(found.get(one, one) for one in ask.references),
+    )
+    with_bytes = msgspec.structs.replace(asked, media=ask)
+    # Base64 of this size would block the loop.
+    return await asyncio.to_thread(crossed, with_bytes, plane.catalog, asked.operation.wire)
+
+
+async def _all_fetched(plane: DataPlane, asked: Asked) -> dict[str, str]:
+    """The images as data URLs, by their addresses. Raises as `with_pictures` does."""
+    settings = plane.settings
     found: dict[str, str] = {}
     # Together at most what a caller could have sent along.
     left = settings.body_bytes_max
@@ -72,15 +87,7 @@ async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
         ) from None
     except _NotFetched as reason:
         raise _refusal(asked, address, str(reason)) from None
-    ask = msgspec.structs.replace(
-        ask,
-        image=found.get(ask.image, ask.image),
-        last_image=found.get(ask.last_image, ask.last_image),
-        references=tuple(found.get(one, one) for one in ask.references),
-    )
-    with_bytes = msgspec.structs.replace(asked, media=ask)
-    # Base64 of this size would block the loop.
-    return await asyncio.to_thread(crossed, with_bytes, plane.catalog, asked.operation.wire)
+    return found
 
 
 async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
