@@ -28,7 +28,7 @@ from elkapi.relay.submit import Submit
 from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.polls import Polls, Watched
-from elkapi.types import ChannelLimits, Policy, TaskStep
+from elkapi.types import ChannelLimits, Policy, RequestRecord, TaskStep
 from tests.tasks.conftest import MODEL, Tasks
 from tests.tasks.provider import Answer
 from tests.waiting import until
@@ -169,6 +169,8 @@ async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks:
     assert tasks.gate.sql("select status from requests") == [(400,)]
     report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 0)
+    shown = await tasks.call("GET", f"/v1/tasks/{reply.headers['x-request-id'].replace('req_', 'task_')}")
+    assert shown.json()["error"] == {"code": "upstream_rejected", "message": "unsafe"}
 
 
 async def test_what_a_provider_compresses_unasked_is_read_all_the_same(tasks: Tasks) -> None:
@@ -289,7 +291,10 @@ async def test_a_submit_of_unknown_outcome_that_nobody_can_be_asked_about_ends_f
     reply = await tasks.submit()
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
     assert tasks.rows()[0][:3] == ("failed", 1, "outcome_unknown")
-    assert tasks.gate.sql("select status, charge_nano from requests") == [(502, 0)]
+    ((status, charged_nano, kept),) = tasks.gate.sql("select status, charge_nano, record from requests")
+    record = msgspec.json.decode(kept, type=RequestRecord)
+    assert (status, charged_nano, record.flags) == (502, 0, ("unknown_outcome",))
+    assert [one.fate for one in record.attempts] == ["unknown"]
     report = tasks.gate.closed_books()
     assert (report.customers_held_nano, report.unknown_outcomes) == (0, 1)
 
