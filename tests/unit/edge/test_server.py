@@ -624,27 +624,33 @@ async def test_a_reply_whose_client_left_before_it_holds_up_no_other() -> None:
             writer.close()
 
 
-@pytest.mark.parametrize("leaves", [True, False])
-async def test_a_handler_that_fails_is_told_by_its_own_error(leaves: bool) -> None:
+@pytest.mark.parametrize("when", ["after its client left", "before its answer", "behind its answer"])
+async def test_a_handler_that_fails_is_told_by_its_own_error_and_ends_its_connection(when: str) -> None:
     failed, release = RuntimeError("the handler's own"), asyncio.Event()
 
     async def fail(call: Call) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await release.wait()
+        if when == "behind its answer":
+            call.reply.send(200, [], b"done")
         raise failed
 
     async with running(fail) as (server, port):
-        _, client = await asyncio.open_connection("127.0.0.1", port)
+        reader, client = await asyncio.open_connection("127.0.0.1", port)
         client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: server.under_way == 1)
         worker = next(iter(server.connections)).worker
         assert worker is not None
-        if leaves:
+        if when == "after its client left":
             client.transport.abort()
         else:
             release.set()
         await until(worker.done)
         assert worker.exception() is failed
+        # Nobody would answer what comes next on it.
+        await until(lambda: not server.connections)
+        if when == "behind its answer":
+            assert (await reader.read()).endswith(b"done")
         client.close()
 
 
