@@ -178,8 +178,11 @@ async def test_a_settlement_is_free_once_its_caller_was_told_that_it_failed(
     impatient._deliver([entry], [None])
     await until_sent(impatient, 2)
     assert is_free(impatient.orders()[1], order.request_id)
+    (kept,) = impatient._settings.data_path.glob("*.waived")
+    assert kept.stat().st_size
     impatient._deliver(impatient.sent[1:], [None])
     assert impatient._again(entry) == entry
+    assert not kept.stat().st_size
 
 
 async def test_an_answer_is_not_kept_once_its_caller_was_told_that_it_failed(impatient: ScriptedLedger) -> None:
@@ -261,6 +264,12 @@ async def test_what_a_dead_worker_left_stays_where_the_one_that_takes_it_over_ca
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", on_a_full_disk)
         (left,) = full.take_over()
+    # Without even a file it is known as long as the worker lives.
+    nowhere = ToldFailures(tmp_path / "gone", b"4" * 16)
+    nowhere.note([msgspec.structs.replace(left, request_id=b"8" * 16, charge_nano=60)])
+    assert nowhere.get(b"8" * 16) is not None
+    nowhere.resolved(b"8" * 16)
+    nowhere.close()
     # There is room again.
     full.note([msgspec.structs.replace(left, request_id=b"9" * 16, charge_nano=60)])
     full.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +17,7 @@ from elkapi.ledger.wire import ANSWERS_DECODER, Answers, Frames, Orders, encode
 from elkapi.ledger.writer import UNREACHABLE, Entry, Writer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
+from elkapi.storage.migrations import migrate
 
 QUEUE_MAX = 4
 HOLD = Hold(b"h" * 16, 1, (2,), 100, "m", 1, b"o" * 16)
@@ -54,6 +57,7 @@ class Socket:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LedgerServer]:
     database = Database.open(f"sqlite:///{tmp_path / 'books.sqlite3'}")
+    migrate(database)
     yield LedgerServer(Settings(data_dir=str(tmp_path), ledger_queue_max=QUEUE_MAX), database)
     database.close()
 
@@ -101,6 +105,20 @@ def test_each_worker_is_answered_once_a_transaction_with_its_own_orders_and_one_
     assert first.answers == [Answers([1, 2, 3], {2: refusal})]
     assert second.answers == [Answers([1], {})]
     assert third.answers == []
+
+
+async def test_its_socket_is_its_users_alone_and_takes_the_place_of_a_dead_ones(server: LedgerServer) -> None:
+    path = Path(server._settings.socket_path("ledger"))
+    path.write_bytes(b"")
+    before = os.umask(0o022)
+    try:
+        await server.start()
+        assert stat.filemode(path.stat().st_mode) == "srw-------"
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+        await server.stop()
+    assert not server.writer.alive
 
 
 def test_a_worker_that_says_what_cannot_be_read_is_hung_up_on(server: LedgerServer) -> None:
