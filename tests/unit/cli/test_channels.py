@@ -132,7 +132,7 @@ def test_a_channel_key_is_removed_with_its_secret(elkapi: Elkapi) -> None:
     assert newest["detail"] == {"key": 1, "hint": apikey.secret_hint(PLANTED)}
     assert PLANTED not in json.dumps(newest)
     again = elkapi("channel", "key", "remove", "1")
-    assert (again.status, "there is no channel key 1" in again.err) == (1, True)
+    assert (again.status, "the channel key 1 does not exist" in again.err) == (1, True)
     assert elkapi("channel", "key", "remove", "2", "--json").json == {"removed": 2, "channel": 1}
 
 

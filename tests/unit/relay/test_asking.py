@@ -115,7 +115,7 @@ def test_names_and_files_together_are_bounded(beyond: int) -> None:
     if not beyond:
         assert len(ask(KLING, body).refs) == asking.REFS_MAX - 1
         return
-    with pytest.raises(BadRequest, match=re.escape("this one names 17")):
+    with pytest.raises(BadRequest, match=re.escape("refers to 17")):
         ask(KLING, body)
 
 

@@ -138,21 +138,21 @@ def test_what_was_made_is_addresses_and_without_one_that_counts_it_is_a_failure(
         ("kling", {"code": 0}, False, None),
         ("kling", {}, False, None),
         ("kling", {"code": 1301, "message": "unsafe"}, False, ("unsafe", "1301", False, False)),
-        ("kling", {"code": 5000}, False, ("The request was refused.", "5000", True, False)),
-        ("kling", {"code": 1302}, False, ("The request was refused.", "1302", True, True)),
+        ("kling", {"code": 5000}, False, ("The provider refused the request.", "5000", True, False)),
+        ("kling", {"code": 1302}, False, ("The provider refused the request.", "1302", True, True)),
         # Python takes false for 0 as well.
-        ("kling", {"code": False}, False, ("The request was refused.", "False", False, False)),
+        ("kling", {"code": False}, False, ("The provider refused the request.", "False", False, False)),
         (
             "kling",
             {"code": 1302, "data": {"task_status": "processing"}},
             True,
-            ("The request was refused.", "1302", True, True),
+            ("The provider refused the request.", "1302", True, True),
         ),
         ("kling", {"data": {"task_status": "processing"}}, True, None),
-        ("kling", {}, True, ("The request was refused.", "None", False, False)),
+        ("kling", {}, True, ("The provider refused the request.", "None", False, False)),
         # What MiniMax says of a task counts, whatever stands beside it.
         ("minimax", {"status": "Fail", "base_resp": {"status_code": 1026}}, True, None),
-        ("minimax", {"base_resp": {"status_code": 1004}}, True, ("The request was refused.", "1004", True, False)),
+        ("minimax", {"base_resp": {"status_code": 1004}}, True, ("The provider refused the request.", "1004", True, False)),
         ("runway", {"code": 7}, False, None),
     ],
 )
