@@ -152,7 +152,12 @@ def test_what_was_made_is_addresses_and_without_one_that_counts_it_is_a_failure(
         ("kling", {}, True, ("The provider refused the request.", "None", False, False)),
         # What MiniMax says of a task counts, whatever stands beside it.
         ("minimax", {"status": "Fail", "base_resp": {"status_code": 1026}}, True, None),
-        ("minimax", {"base_resp": {"status_code": 1004}}, True, ("The provider refused the request.", "1004", True, False)),
+        (
+            "minimax",
+            {"base_resp": {"status_code": 1004}},
+            True,
+            ("The provider refused the request.", "1004", True, False),
+        ),
         ("runway", {"code": 7}, False, None),
     ],
 )
