@@ -241,20 +241,25 @@ async def test_a_checkpoint_that_fails_is_tried_again_and_told_once(
     monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.01)
     caplog.set_level(logging.INFO, logger="elkapi.ledger")
     failures = iter([OSError("no"), OSError("no"), OSError("no"), None])
-    made = threading.Event()
+    opened: list[sqlite3.Connection] = []
+    asked: list[str] = []
 
     def connect():  # type: ignore[no-untyped-def]
         error = next(failures, None)
         if error is not None:
             raise error
-        made.set()
-        return sqlite.database.raw_writer()
+        opened.append(sqlite.database.raw_writer())
+        opened[0].set_trace_callback(asked.append)
+        return opened[0]
 
     checkpointer = Checkpointer(connect, threading.Lock())
     checkpointer.start()
-    assert await asyncio.to_thread(made.wait, 10)
-    await until(lambda: len(caplog.messages) == 2)
+    await until(lambda: sum("wal_checkpoint" in text for text in asked) >= 3)
     await asyncio.to_thread(checkpointer.stop)
+    # One connection, for as long as the thread, which is over.
+    assert len(opened) == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
     assert caplog.messages == [
         "cannot checkpoint the write-ahead log: OSError('no')",
         "checkpointing the write-ahead log works again after 3 failures",
