@@ -520,16 +520,18 @@ async def test_a_key_has_so_many_batches_and_lines_to_do_and_no_more(
         await staged(served, sandbox)
         sdk, other = client(served, await served.key("1")), client(served, await served.key("1"))
         slow = [line(number, "[sandbox: delay=60000ms] x") for number in range(4)]
-        with pytest.raises(anthropic.RateLimitError, match="0 open batches with 0 open requests"):
+        with pytest.raises(anthropic.RateLimitError, match="which has 0 of 100 open batches and 0 of 3 open requests"):
             await sdk.messages.batches.create(requests=slow)
         await sdk.messages.batches.create(requests=slow[:2])
         await sdk.messages.batches.create(requests=slow[:1])
-        with pytest.raises(anthropic.RateLimitError, match="2 open batches with 3 open requests") as refused:
+        with pytest.raises(
+            anthropic.RateLimitError, match="which has 2 of 100 open batches and 3 of 3 open requests"
+        ) as refused:
             await sdk.messages.batches.create(requests=slow[:1])
         assert refused.value.response.headers["retry-after"] == "60"
         await other.messages.batches.create(requests=slow[:1])
         monkeypatch.setattr("elkapi.relay.batches.pages.OPEN_BATCHES_MAX", 1)
-        with pytest.raises(anthropic.RateLimitError, match="1 open batches and 3 open requests"):
+        with pytest.raises(anthropic.RateLimitError, match="which has 1 of 1 open batches and 1 of 3 open requests"):
             await other.messages.batches.create(requests=slow[:1])
 
 

@@ -80,7 +80,7 @@ async def test_g64_a_refusal_by_a_limit_is_a_429_of_the_callers_dialect_before_a
         tokens = await gate.key("1", policy=Policy(tokens_per_min=1))
         reply = await post(gate, tokens, client)
         assert reply.status_code == 429
-        assert "tokens per minute" in str(reply.json())
+        assert "limit per minute" in str(reply.json())
         assert len(upstream.bodies) == 2
         assert gate.sql("select count(*) from requests")[0][0] == 2
 

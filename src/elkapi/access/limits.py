@@ -16,9 +16,9 @@ from elkapi.types import Channel, Policy
 
 BYTES_PER_TOKEN = 4
 _WORDS = {
-    "parallel": "This API key is limited to {0} concurrent calls.",
-    "requests": "This API key is limited to {0} requests per minute.",
-    "tokens": "This API key is limited to {0} tokens per minute; this call is expected to use {1}.",
+    "parallel": "This API key has reached its limit of concurrent calls ({0}).",
+    "requests": "This API key has reached its limit of requests per minute ({0}).",
+    "tokens": "This call is expected to use {1} tokens, more than this API key has left of its limit per minute ({0}).",
 }
 
 

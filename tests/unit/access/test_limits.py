@@ -25,16 +25,20 @@ def limits(tmp_path: Path) -> Iterator[Limits]:
 @pytest.mark.parametrize(
     ("policy", "input_bytes", "said"),
     [
-        (Policy(parallel_max=1), 400, "This API key is limited to 1 concurrent calls. Please try again in 1 s."),
+        (
+            Policy(parallel_max=1),
+            400,
+            "This API key has reached its limit of concurrent calls (1). Please try again in 1 s.",
+        ),
         (
             Policy(requests_per_min=1),
             400,
-            "This API key is limited to 1 requests per minute. Please try again in 61 s.",
+            "This API key has reached its limit of requests per minute (1). Please try again in 61 s.",
         ),
         (
             Policy(tokens_per_min=150),
             401,
-            "This API key is limited to 150 tokens per minute; this call is expected to use 101. "
+            "This call is expected to use 101 tokens, more than this API key has left of its limit per minute (150). "
             "Please try again in 61 s.",
         ),
     ],

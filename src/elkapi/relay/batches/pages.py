@@ -94,8 +94,8 @@ async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
             raise GatewayError("The batch took too long to store; please try again.")
     except batches.NoRoom as full:
         raise RateLimited(
-            f"This API key has {full.count} open batches with {full.waiting} open requests; it is limited to "
-            f"{OPEN_BATCHES_MAX} open batches and {lines_max} open requests. Wait for a batch to end, or cancel one.",
+            f"This batch would exceed the limits of this API key, which has {full.count} of {OPEN_BATCHES_MAX} open "
+            f"batches and {full.waiting} of {lines_max} open requests. Wait for one to end, or send fewer requests.",
             code="batch_limit",
             retry_after_s=60,
         ) from None
