@@ -1,7 +1,7 @@
-"""The dialect of OpenAI's chat completions, put together from its four files.
+"""The dialect of OpenAI's chat completions, assembled from its four modules.
 
-`chat_read_request`, `chat_write_request`, `chat_read_reply` and `chat_write_reply` own the spelling. Contract:
-openai.md (Chat completions).
+`chat_read_request`, `chat_write_request`, `chat_read_reply` and `chat_write_reply` own the format. Contract: openai.md
+(Chat completions).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The content of a chat message -> the hub's parts; it owns reading them, `chat_write_request` the way back.
+"""Read the content of chat messages into parts of `ir`; `chat_write_request` does the reverse.
 
 Contract: openai.md (Chat completions, Content).
 """
@@ -30,8 +30,8 @@ from elkapi.translate.ir import (
 
 T = TypeVar("T")
 
-# A stored file is known by its id only at the provider that stored it; as a URL of its own it survives chat -> chat
-# and is refused by every other upstream.
+# The prefix that marks the id of a stored file as a URL. Only the provider that stored it knows the id: chat upstreams
+# get it back, all others refuse it.
 FILE_ID = "file-id:"
 
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,", re.IGNORECASE)
@@ -50,7 +50,7 @@ _MEDIA_TYPES = {
 
 
 class Place(TypedDict, total=False):
-    """Members of a message (which begins at that part) or of a part, that the hub has no word for."""
+    """Fields that `ir` does not have, of a part or of the message that begins at it. `at` is (message, part)."""
 
     at: list[int]
     message: dict[str, Any]
@@ -126,7 +126,7 @@ class _Assistant(msgspec.Struct):
 
 
 def at(path: str, value: Any, type_: type[T]) -> T:
-    """`convert` whose refusal names the place (`messages[2].content`)."""
+    """`convert` with `path` (such as `messages[2].content`) in the BadRequest."""
     try:
         return convert(value, type_)
     except BadRequest as error:
@@ -135,7 +135,7 @@ def at(path: str, value: Any, type_: type[T]) -> T:
 
 
 def members_beside(content: Any) -> list[tuple[int, dict[str, Any]]]:
-    """(position, members) of the parts that carry caching marks, which the hub knows only by their lifetime."""
+    """(index, fields) of the parts with cache marks, of which `ir` keeps only the lifetime."""
     marks = ("cache_control", "prompt_cache_breakpoint")
     rows = content if isinstance(content, list) else ()
     found = [
@@ -145,7 +145,7 @@ def members_beside(content: Any) -> list[tuple[int, dict[str, Any]]]:
 
 
 def read_text(content: str | list[dict[str, Any]] | None, path: str) -> list[Text]:
-    """Content that may only be text: of instructions."""
+    """The content of instructions. Raises BadRequest if it is not all text."""
     texts: list[Text] = []
     for part in read_content(content if content is not None else "", path):
         if not isinstance(part, Text):
@@ -155,7 +155,7 @@ def read_text(content: str | list[dict[str, Any]] | None, path: str) -> list[Tex
 
 
 def read_content(content: str | list[dict[str, Any]], path: str) -> list[Part]:
-    """The parts of a string or a list of parts. Raises BadRequest for an empty list or an unknown kind."""
+    """The parts of a string or a list of parts. Raises BadRequest for an empty list or an unknown type."""
     if isinstance(content, str):
         return [Text(content)]
     if not content:
@@ -185,7 +185,7 @@ def _part(row: dict[str, Any], path: str) -> Part:
 
 
 def thinking_text(value: Any) -> str:
-    """Mistral's spelling: a list of text parts."""
+    """The text of a thinking part: a string, or Mistral's list of text parts."""
     if isinstance(value, str):
         return value
     rows = value if isinstance(value, list) else []
@@ -199,7 +199,7 @@ def _ttl(view: _Part) -> Ttl:
 
 
 def lifetime(mark: dict[str, Any] | None) -> Ttl:
-    """How long the prefix that a cache mark ends is wanted cached; None without a mark."""
+    """The lifetime that a cache mark requests; None without a mark."""
     if mark is None:
         return None
     return "1h" if mark.get("ttl") == "1h" else "5m"
@@ -217,7 +217,7 @@ def _image(value: str | _ImageUrl, ttl: Ttl, path: str) -> Image:
 
 
 def image_at(url: str, detail: str | None, ttl: Ttl, path: str) -> Image:
-    """The image behind a URL, or inside a data URL. Raises BadRequest naming the member `path` for any other."""
+    """The image of an http(s), gs or data URL. Raises BadRequest with `path` for any other URL."""
     if data := split_data_url(url):
         return Image(data=data[1], media_type=data[0] or "image/png", detail=detail, cache_ttl=ttl)
     if not url.startswith(("http://", "https://", "gs://")):
@@ -234,30 +234,30 @@ def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
 
 
 def file_of(data: str, name: str | None, ttl: Ttl) -> File:
-    """A file sent as base64 or as a data URL; where that does not say its type, the ending of its name does."""
+    """A file sent as base64 or as a data URL; its type is the URL's, or that of the name's extension."""
     said, content = split_data_url(data) or ("", data)
     return File(said or type_by_name(name or ""), data=content, name=name, cache_ttl=ttl)
 
 
 def type_by_name(name: str) -> str:
-    """The media type that the ending of a file's name or path tells; a PDF's where it tells none."""
+    """The media type of a file name's extension; PDF if the extension is unknown."""
     return _MEDIA_TYPES.get(name.rpartition(".")[2].lower(), "application/pdf")
 
 
 def is_stored_file(part: Part) -> bool:
-    """Whether a part, or one inside a tool's result, names a file by the id of the provider that stored it."""
+    """Whether a part, or a part of a tool result, refers to a file by a provider's id."""
     inner = part.parts if isinstance(part, ToolResult) else (part,)
     return any(isinstance(one, Image | File) and (one.url or "").startswith(FILE_ID) for one in inner)
 
 
 def refuse_file_ids(messages: Iterable[Message]) -> None:
-    """Raises BadRequest where a file is named that only another provider knows."""
+    """Raise BadRequest if a message refers to a file by the id of another provider."""
     if any(is_stored_file(part) for message in messages for part in message.parts):
         raise BadRequest("This model does not support files by id; send the file's data instead.", param="messages")
 
 
 class Calls:
-    """The calls of the turns so far: how many, and the last of each id and each name, since every result asks."""
+    """The calls of the turns so far: their count, and the latest by id and by name, for looking up results."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -265,13 +265,13 @@ class Calls:
         self.by_name: dict[str, ToolCall] = {}
 
     def add(self, call: ToolCall) -> None:
-        """Note one more."""
+        """Record a call."""
         self.count += 1
         self.by_id[call.id] = self.by_name[call.name] = call
 
 
 def read_assistant(row: dict[str, Any], path: str, calls: Calls) -> list[Part]:
-    """Thinking, text and refusals, then calls, which are noted among the `calls` so far (deprecated ones lack ids)."""
+    """The parts of an assistant message: thinking, text and refusals, then calls, which are added to `calls`."""
     view = at(path, row, _Assistant)
     parts: list[Part] = [_thinking(block, path) for block in view.thinking_blocks or ()]
     unsigned = view.reasoning_content or view.reasoning
@@ -315,14 +315,14 @@ def _call(call: _Call, path: str) -> ToolCall:
 
 
 def arguments_text(arguments: str | dict[str, Any] | None) -> str:
-    """JSON text; some clients and upstreams hand over the object itself."""
+    """The arguments as JSON text; some clients and upstreams send an object instead."""
     if isinstance(arguments, str):
         return arguments
     return "" if arguments is None else msgspec.json.encode(arguments).decode()
 
 
 def thought_signature(extra_content: Any) -> str | None:
-    """Gemini's, in Google's own spelling: `extra_content.google.thought_signature`."""
+    """Gemini's signature in Google's chat format: `extra_content.google.thought_signature`."""
     google = extra_content.get("google") if isinstance(extra_content, dict) else None
     found = google.get("thought_signature") if isinstance(google, dict) else None
     return found if isinstance(found, str) and found else None
@@ -339,12 +339,12 @@ def _thinking(block: _ThinkingBlock, path: str) -> Thinking:
 
 
 def signer(value: Any) -> DialectName:
-    """Whose signature a thinking block carries: Anthropic's unless it says otherwise."""
+    """The signer of a thinking block; Anthropic by default."""
     return value if value in get_args(DialectName) else "anthropic"
 
 
 def read_result(content: Any, call_id: str, calls: Calls, path: str) -> ToolResult:
-    """What a tool answered; its name and kind are those of the call with that id."""
+    """The result of a tool; its name and kind are those of the call with that id."""
     call = calls.by_id.get(call_id)
     parts: list[Text | Image | File] = []
     for part in read_content(content, path) if content is not None and content != [] else ():

@@ -1,7 +1,7 @@
-"""A chat upstream's answer, whole or streamed -> events; also the meter of relayed chat streams.
+"""Read a chat upstream's answer, whole or streamed, into events; also used to meter relayed chat streams.
 
-Contract: openai.md (Chat completions, Stream). It tolerates what OpenAI-like providers add or leave out: usage in any
-chunk, reasoning under two names, tool pieces without index, content as a list of parts.
+Contract: openai.md (Chat completions, Stream). It tolerates the variants of OpenAI-compatible providers: usage in any
+chunk, reasoning under two names, tool call pieces without an index, content as a list of parts.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _REASONS: dict[str, FinishReason] = {
     "content_filter": "content_filter",
     "sensitive": "content_filter",
 }
-# Reasons that say the provider gave up: the answer is not whole.
+# Finish reasons that report a failure of the provider: the answer is incomplete.
 _BROKEN = {"error": 502, "insufficient_system_resource": 503, "network_error": 502}
 _END = End()
 
 
 class _Call:
-    """One tool call as its pieces arrive; `sent` once its name is known."""
+    """One tool call while its pieces arrive; `sent` once its name is known, until then `waiting` buffers arguments."""
 
     __slots__ = ("id", "index", "sent", "waiting")
 
@@ -79,7 +79,7 @@ class _Call:
 
 
 class ChatReader:
-    """The events of one answer; `Reader` of the dialect."""
+    """The `Reader` of the dialect."""
 
     def __init__(self) -> None:
         self._started = False
@@ -94,7 +94,7 @@ class ChatReader:
         self._tier = ""
 
     def feed(self, frame: Frame) -> list[Event]:
-        """The events of one chunk. Raises Unreadable for a frame that is no JSON object."""
+        """The events of one chunk. Raises Unreadable for a frame that is not a JSON object."""
         data = frame.data
         if data is None or not data.strip():
             return []
@@ -105,7 +105,7 @@ class ChatReader:
         return [failure] if failure is not None else self.read(view)
 
     def read(self, view: Chunk) -> list[Event]:
-        """The events of a decoded chunk or whole answer, without its end."""
+        """The events of a decoded chunk or whole answer, without `End`."""
         events: list[Event] = []
         ends: list[Event] = []
         if not self._started:
@@ -129,7 +129,7 @@ class ChatReader:
         elif view.x_groq is not None:
             _see_groq(view.x_groq, events)
         if view.citations != NULL or view.search_results != NULL:
-            # Some chunks repeat them as they grow, so they are read once, at the end of the text that they belong to.
+            # Some upstreams repeat the growing list in every chunk, so it is read once, at the end of the text.
             self._sources = view.citations, view.search_results
         self._finished = self._finished or bool(ends)
         if self._finished and self._sources is not None:
@@ -138,7 +138,7 @@ class ChatReader:
         return events + ends if ends else events
 
     def _cite(self, addresses: msgspec.Raw, results: msgspec.Raw, events: list[Event]) -> None:
-        """The sources of Perplexity and xAI, which stand beside the choices: addresses, or results with titles."""
+        """The sources of Perplexity and xAI, which are beside the choices: URLs, or search results with titles."""
         titles = {result.url: result.title or "" for result in look(SEARCH_RESULTS, results) or ()}
         for url in dict.fromkeys((*(look(ADDRESSES, addresses) or ()), *titles)):
             if url and url not in self._cited:
@@ -182,7 +182,7 @@ class ChatReader:
                 events.append(Citation(found.url, found.title or "", span=span))
 
     def _blocks(self, raw: msgspec.Raw, events: list[Event]) -> None:
-        """Signatures and opaque passages; the text comes from `reasoning_content` where there is one."""
+        """Signatures and redacted passages; the text is taken from `reasoning_content` if there is one."""
         several = look(BLOCKS, raw) or []
         for block in several:
             if block.type == "redacted_thinking" and block.data:
@@ -195,7 +195,7 @@ class ChatReader:
                 self._thought = False
 
     def _piece(self, piece: ToolPiece, choice: int, events: list[Event]) -> None:
-        """One piece of a call. A new id at a known index is a new call: some providers number all of them 0."""
+        """One piece of a call. A new id at a known index is a new call: some providers use index 0 for all."""
         key = (choice, piece.index if piece.index is not None else -1)
         call = self._calls.get(key)
         id = _text(piece.id)
@@ -238,7 +238,7 @@ class ChatReader:
         elif reason == "stop" and self._refused:
             reason = "refusal"
         elif reason == "stop" and isinstance(met, str):
-            # vLLM and its kin name the stop sequence that was met.
+            # vLLM and similar servers report the matched stop sequence.
             return Finish("stop_sequence", met, tier=self._tier)
         return Finish(reason, tier=self._tier)
 
@@ -264,7 +264,7 @@ def _text(value: Any) -> str:
 
 
 def _whole(message: Delta) -> Delta:
-    """Of a whole answer the blocks hold the text of the thinking; `reasoning_content` only repeats it."""
+    """Drop `reasoning_content` if the thinking blocks of a whole answer already contain its text."""
     blocks = look(BLOCKS, message.thinking_blocks) or ()
     if any(block.thinking for block in blocks):
         message.reasoning_content = message.reasoning = None
@@ -272,14 +272,14 @@ def _whole(message: Delta) -> Delta:
 
 
 def see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
-    """What an upstream that writes text says it used, or that it says nothing which can be believed."""
+    """Append the usage that an upstream reports for generated text, or UsageLost if it is not credible."""
     view = look(USAGE, raw)
     found = read_written_usage(view) if view is not None else None
     events.append(UsageLost() if found is None else UsageSeen(*found))
 
 
 def _see_groq(member: Any, events: list[Event]) -> None:
-    """Groq's usage stands in `x_groq` of the last chunk."""
+    """Groq reports usage in `x_groq` of the last chunk."""
     if isinstance(member, dict) and "usage" in member:
         see_usage(msgspec.Raw(msgspec.json.encode(member["usage"])), events)
 

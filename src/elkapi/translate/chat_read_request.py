@@ -1,7 +1,7 @@
-"""A chat completions body -> `ChatRequest`; it owns how callers of chat ask, `chat_write_request` the way back.
+"""Read a chat completions body into `ChatRequest`; `chat_write_request` does the reverse.
 
-Contract: openai.md (Chat completions). What the hub has no word for is kept: top-level members in `extra` by name,
-members of messages and parts in `extra["messages"]` by place, so that `chat_write_request` can put them back.
+Contract: openai.md (Chat completions). Fields that `ir` does not have are kept, so that `chat_write_request` can put
+them back: top-level fields in `extra` by name, those of messages and parts in `extra["messages"]` by position.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """Every member that the hub has a word for, by the wire's names."""
+    """The fields that `ChatRequest` can express, by their names in the format."""
 
     model: Annotated[str, msgspec.Meta(min_length=1)]
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
@@ -96,7 +96,7 @@ class _Function(msgspec.Struct):
 
 
 class _Marked(msgspec.Struct):
-    """What stands beside a function in its tool."""
+    """The field beside `function` in a tool."""
 
     cache_control: dict[str, Any] | None = None
 
@@ -112,7 +112,7 @@ class _Named(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    """`{type, function | custom: {name}}`, in a choice and in the list of allowed tools."""
+    """`{type, function | custom: {name}}`, as a tool choice or an allowed tool."""
 
     function: _Named | None = None
     custom: _Named | None = None
@@ -130,7 +130,7 @@ class _Schema(msgspec.Struct):
     description: str | None = None
 
 
-# Members of chat-like providers that decide what is answered: a filter, a search, a form that the text is held to.
+# Fields of chat-like providers that determine the answer: filters, searches, constraints on the format of the text.
 _DECIDING = (
     "response_format",
     "moderation",
@@ -152,7 +152,7 @@ _OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """The neutral request of a chat completions body. Raises BadRequest naming the field."""
+    """The `ChatRequest` of a chat completions body. Raises BadRequest naming the field."""
     view = decode(_body, body)
     extra = _extra(decode(_members, body))
     places: Places = []
@@ -197,7 +197,7 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 def check_crossing(request: ChatRequest) -> None:
-    """Raises BadRequest when a chat asks for an answer that no other dialect can give."""
+    """Raise BadRequest if a chat asks for an answer that no other dialect can give."""
     modalities = request.extra.get("modalities")
     if isinstance(modalities, list) and "audio" in modalities:
         raise BadRequest("This model does not support audio output.", param="modalities")
@@ -213,7 +213,7 @@ def check_crossing(request: ChatRequest) -> None:
 
 
 def _extra(members: dict[str, Any]) -> dict[str, Any]:
-    """The members nobody here knows. `Model` for `model` is refused: some upstreams would take it for the real one."""
+    """The unknown fields. `Model` for `model` is refused, since some upstreams would treat it as `model`."""
     extra = {}
     for name, value in members.items():
         if name == "stream_options" and isinstance(value, dict):
@@ -232,12 +232,12 @@ def _text_or_none(value: Any) -> str | None:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-# Everybody else's messages are the user's.
+# All other roles belong to the user's side.
 _SIDES: dict[str, Role] = {"system": "system", "assistant": "assistant"}
 
 
 def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, ...], list[Message]]:
-    """Leading instructions, and the turns with neighbours of one role merged. Instructions alone are the user's."""
+    """(leading instructions, turns). Adjacent messages of one role are merged; instructions alone become a user turn."""
     system: list[Text] = []
     turns: list[tuple[Role, list[Part]]] = []
     calls = Calls()
@@ -260,12 +260,12 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
             ahead = next((index for index, part in enumerate(parts) if not isinstance(part, Thinking)), 0)
             for offset, members in members_beside(view.content):
                 places.append({"at": [place, len(before) + ahead + offset], "part": members})
-        # Noted where a message begins inside a turn; a tool's result is a message of its own without a note.
+        # Mark where a message begins inside a turn. A tool result is always a message of its own and needs no mark.
         if beside or (before and place >= 0 and not is_result):
             places.append({"at": [place, len(before)], "message": beside})
         before += parts
     if not turns and system:
-        # OpenAI's models answer to instructions alone; the others want somebody to have spoken.
+        # OpenAI's models answer instructions alone; other models require a user message.
         turns, system = [("user", [*system])], []
         for note in places:
             note["at"][0] = 0
@@ -275,7 +275,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
 
 
 def _turn(role: str, view: _Message, row: dict[str, Any], path: str, calls: Calls) -> tuple[list[Part], dict[str, Any]]:
-    """The parts of one message, and the members that have no place among them."""
+    """The parts of one message, and its fields that no part holds."""
     used = {"role", "content"}
     if role == "system":
         parts: list[Part] = list(read_text(view.content, path))
@@ -309,7 +309,7 @@ def _turn(role: str, view: _Message, row: dict[str, Any], path: str, calls: Call
 
 
 def _last_id(calls: Calls, name: Any, path: str) -> str:
-    """The call that a deprecated `function` message answers."""
+    """The id of the call that a deprecated `function` message answers."""
     if isinstance(name, str) and (call := calls.by_name.get(name)) is not None:
         return call.id
     raise BadRequest(
@@ -336,7 +336,7 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
         else:
             raise BadRequest("The `type` of a tool must be a string.", param=f"tools[{index}].type")
     if view.functions:
-        # The marker tells the writer of the answer to speak of `function_call` too.
+        # The marker makes the writer answer with `function_call` too.
         extra["functions"] = True
         tools += [_function(row, f"functions[{index}]") for index, row in enumerate(view.functions)]
     if view.web_search_options is not None:
@@ -351,16 +351,16 @@ def _function(row: Any, path: str, mark: dict[str, Any] | None = None) -> Tool:
 
 
 def _flat(form: Any) -> Any:
-    """The form of a free text as the hub has it: chat completions put a grammar one member deeper."""
+    """The format of a custom tool as in `Tool.format`: chat completions nest a grammar one level deeper."""
     if isinstance(form, dict) and isinstance(grammar := form.get("grammar"), dict):
         return {"type": form.get("type"), **grammar}
     return form
 
 
 def _tool_choice(view: _Body, extra: dict[str, Any]) -> ToolChoice | None:
-    """`validated`, which Copilot asks of Gemini, is `auto` to all others, Mistral's `any` the same as `required`.
+    """Copilot's `validated` for Gemini means `auto` elsewhere, and Mistral's `any` means `required`.
 
-    Both stay in `extra`.
+    The original value of both stays in `extra`.
     """
     value = view.tool_choice if view.tool_choice is not None else view.function_call
     if value is None:
@@ -394,7 +394,7 @@ def _name(choice: _Choice) -> str:
 
 
 def _output(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> OutputFormat | None:
-    """A bare "json" or "text" is dropped (some clients send it), a kind nobody here knows stays in `extra`."""
+    """A bare "json" or "text", which some clients send, is dropped; an unknown type stays in `extra`."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -414,7 +414,7 @@ def _output(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> Output
 
 
 def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:
-    """`reasoning_effort`, and the families' own members for thinking, which also stay in `extra`."""
+    """`reasoning_effort`, and the providers' own fields for thinking, which also stay in `extra`."""
     effort = _effort(view.reasoning_effort)
     if effort is None and view.reasoning_effort is not None:
         extra["reasoning_effort"] = view.reasoning_effort
@@ -433,7 +433,7 @@ def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:
 
 
 def _switched(spoken: dict[str, Any], thinking: dict[str, Any], extra: dict[str, Any]) -> bool | None:
-    """Whether thinking is on, as OpenRouter, then GLM and its like, then Qwen and its servers spell it."""
+    """Whether thinking is on, in the formats of OpenRouter, GLM and similar, and Qwen and its servers."""
     by_template = _object(extra.get("chat_template_kwargs")).get("enable_thinking")
     words = {"enabled": True, "disabled": False}
     said = (spoken.get("enabled"), words.get(str(thinking.get("type"))), extra.get("enable_thinking"), by_template)

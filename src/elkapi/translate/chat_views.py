@@ -1,7 +1,7 @@
-"""The wire shapes of a chat answer as msgspec views, and in-band errors; `chat_read_reply` gives them meaning.
+"""The wire format of chat answers as msgspec structs, and in-band errors; `chat_read_reply` interprets them.
 
-Contract: openai.md (Chat completions, Stream). Members that a provider may spell in its own way are Raw or Any, so that
-an odd one never costs the chunk it came in.
+Contract: openai.md (Chat completions, Stream). Fields that vary between providers are Raw or Any, so that an unexpected
+value never makes the whole chunk unreadable.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from elkapi.translate.usage import ChatUsage
 
 T = TypeVar("T")
 
-# The value of a Raw member that is absent or null.
+# The value of a Raw field that is absent or null.
 NULL = msgspec.Raw(b"null")
-# What an in-band error would have been as a reply, by a word in its type or code; the first that is found counts.
+# The HTTP status of an in-band error by a word in its type or code; the first match counts.
 _STATUSES = (
     ("rate_limit", 429),
     ("insufficient_quota", 429),
@@ -63,7 +63,7 @@ class ContentPart(msgspec.Struct):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """A delta of a stream, or the message of a whole answer. Raw members are rare and are looked into on their own."""
+    """A delta of a stream, or the message of a whole answer. Raw fields are rare and are decoded separately."""
 
     content: str | list[ContentPart] | None = None
     reasoning_content: str | None = None
@@ -171,7 +171,7 @@ _error = msgspec.json.Decoder(_ErrorView | str)
 
 
 def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
-    """A rare member, or None when it is absent, null or not what it should be: then it is as if it were not there."""
+    """Decode a rare field; None if it is absent, null or invalid."""
     if raw == NULL:
         return None
     try:
@@ -181,7 +181,7 @@ def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
 
 
 def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
-    """The error that stands in a chunk or in a 200; `told`: the event line says it is one, whatever it looks like."""
+    """The error inside a chunk or a 200, if any; `told`: the event line declares it an error, whatever it contains."""
     if view.error == NULL and not told and view.object != "error":
         return None
     error = look(_error, view.error)
@@ -193,7 +193,7 @@ def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
         error = _ErrorView(message=error)
     words = [word for word in (error.type, error.code) if isinstance(word, str) and word]
     message = error.message if isinstance(error.message, str) else ""
-    # A code says more than a type.
+    # A code is more specific than a type.
     return Failure(_status(error, words), words[-1] if words else "error", message)
 
 

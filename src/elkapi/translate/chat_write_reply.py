@@ -1,7 +1,7 @@
-"""Events -> a chat caller's answer, whole or streamed; it owns the chat dialect's answer spelling.
+"""Write events as a chat caller's answer, whole or streamed.
 
-Contract: openai.md (Chat completions, Stream); anthropic.md sections 3 and 7. Family extras: `reasoning_content`,
-`thinking_blocks` (signed thinking, to be sent back by the client), `images`, and Google's `extra_content`.
+Contract: openai.md (Chat completions, Stream); anthropic.md sections 3 and 7. Extensions: `reasoning_content`,
+`thinking_blocks` (signed thinking, which the client sends back), `images`, and Google's `extra_content`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _encode = msgspec.json.encode
 
 
 class _Answer:
-    """What both forms of an answer need to know at its end: why it ended, its usage, its sources."""
+    """The state that whole and streamed answers share: finish reason, usage, sources, thinking and image counters."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         self.facts = facts
-        # A caller of the deprecated `functions` is answered in kind.
+        # A caller of the deprecated `functions` gets the deprecated `function_call`.
         self.legacy = facts.request.dialect == "chat" and bool(facts.request.extra.get("functions"))
         self.usage: Usage | None = None
         self.finish: Finish | None = None
@@ -71,7 +71,7 @@ class _Answer:
         self._drew = False
 
     def text(self, text: str) -> None:
-        """Count text of the answer; thinking before it that nobody signed is over, so no later signature is its."""
+        """Count text of the answer; a later signature does not cover unsigned thinking before this text."""
         self._drew = False
         self.text_chars += len(text)
         if self._thought:
@@ -82,7 +82,7 @@ class _Answer:
         self._thought.append(text)
 
     def signed(self, event: ThinkingSignature | RedactedThinking) -> dict[str, Any]:
-        """The block of the passage that ends here, with its place among the blocks (what SDKs add streams up by)."""
+        """The block of the passage that ends here, with its index, by which SDKs merge streamed pieces."""
         if isinstance(event, RedactedThinking):
             part = Thinking(redacted=event.data)
         else:
@@ -92,7 +92,7 @@ class _Answer:
         return {"index": self.blocks - 1} | thinking_block(part)
 
     def image_signature(self, event: ThinkingSignature | RedactedThinking) -> dict[str, Any] | None:
-        """Gemini's signature of the image just before it, as a piece of that image; None for any other signature."""
+        """Gemini's signature of the preceding image, as a piece of that image; None for any other signature."""
         if not self._drew or isinstance(event, RedactedThinking) or event.signed_by != "gemini":
             return None
         self._drew = False
@@ -104,9 +104,7 @@ class _Answer:
         return {"index": self.images - 1} | image_row(Image(data=event.data, media_type=event.media_type))
 
     def cite(self, event: Citation) -> None:
-        """Note a source. Where it does not say of which words, they begin where those of the sources at the last other
-        place ended, and end here.
-        """
+        """Record a source. Without a span it covers the text since the previous position with sources."""
         if self.text_chars != self._cited_to:
             self._cited_from, self._cited_to = self._cited_to, self.text_chars
         start, end = event.span or (self._cited_from, self._cited_to)
@@ -122,12 +120,12 @@ class _Answer:
 
     @property
     def why_declined(self) -> str | None:
-        """What an upstream that declined says about it, where the model said nothing itself."""
+        """The upstream's explanation of a refusal, if the model gave none itself."""
         finish = self.finish
         return finish.explanation if finish and finish.reason == "refusal" and not self.refused else None
 
     def note(self, event: Event) -> None:
-        """What is only written at the end."""
+        """Record events that are written only at the end."""
         if isinstance(event, UsageSeen):
             self.usage = event.usage
         elif isinstance(event, Finish):
@@ -159,13 +157,13 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
 
 
 def _logprob(token: str, value: float) -> dict[str, Any]:
-    """A token that is only a part of a character has no bytes that could be told from its spelling."""
+    """The bytes of a token that is only part of a character cannot be derived from its text and are null."""
     partial = "\ufffd" in token or "\\x" in token
     return {"token": token, "logprob": value, "bytes": None if partial else list(token.encode())}
 
 
 class ChatWriter:
-    """The chunks of one streamed answer; `Writer` of the dialect. Calls may interleave: chat numbers their pieces."""
+    """The `Writer` of the dialect. Calls may interleave, since their pieces have an index."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         self._answer = _Answer(facts)
@@ -179,7 +177,7 @@ class ChatWriter:
         self._usage_null = usage
 
     def feed(self, event: Event) -> bytes:
-        """The bytes of one event; the first content brings the chunk with the role before it."""
+        """The bytes of one event; the first content is preceded by the chunk with the role."""
         if isinstance(event, TextDelta):
             self._answer.text(event.text)
             if event.logprobs and self._answer.facts.request.logprobs:
@@ -205,7 +203,7 @@ class ChatWriter:
         return b""
 
     def finish(self) -> bytes:
-        """Sources, the chunk with the finish reason, the usage chunk when it was asked for, `[DONE]`."""
+        """The sources, the chunk with the finish reason, the usage chunk if requested, and `[DONE]`."""
         answer = self._answer
         pieces = [self._open()]
         if answer.why_declined:
@@ -225,7 +223,7 @@ class ChatWriter:
         return b"data: " + _encode(error_body(failure)) + b"\n\n"
 
     def ping(self) -> bytes:
-        """A comment: the only frame without data that the SDKs take."""
+        """An SSE comment: the only frame without data that the SDKs accept."""
         return PING
 
     def _open(self, content: str | None = "") -> bytes:
@@ -247,7 +245,7 @@ class ChatWriter:
         self._answer.called = True
         self._custom[event.index] = event.custom
         if self._answer.legacy:
-            # There is one call in an answer, and not every upstream can be held to one.
+            # The format has one call per answer, but not every upstream can be limited to one.
             if event.index:
                 return first
             return first + self._delta({"function_call": {"name": event.name, "arguments": ""}})
@@ -262,7 +260,7 @@ class ChatWriter:
 
 
 class _Whole:
-    """The same events added up into one message."""
+    """Collects the events into one message."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         self._answer = _Answer(facts)
@@ -320,7 +318,7 @@ class _Whole:
 
 
 def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
-    """The body of a whole answer, equal to what a client adds up from the stream of the same events."""
+    """The body of a whole answer, equal to what a client accumulates from a stream of the same events."""
     whole = _Whole(facts)
     for event in events:
         whole.add(event)
@@ -328,7 +326,7 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 def error_body(failure: Failure) -> dict[str, Any]:
-    """OpenAI's error object of a failure; the upstream's own word for it is not shown."""
+    """OpenAI's error object for a failure, without the upstream's own error type."""
     fallback = "invalid_request_error" if failure.status < 500 else "api_error"
     kind = _ERROR_TYPES.get(failure.status, fallback)
     code = "upstream_error" if failure.status >= 500 else kind

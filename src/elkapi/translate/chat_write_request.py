@@ -1,4 +1,4 @@
-"""`ChatRequest` -> a chat completions body; it owns what a chat upstream is asked and what it cannot be asked.
+"""Write a `ChatRequest` as a chat completions body.
 
 Contract: openai.md (Chat completions); anthropic.md section 4 for callers of other dialects.
 """
@@ -39,12 +39,12 @@ from elkapi.translate.strict_schema import strict_of
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
-# OpenAI's two dialects share the files that it stores and its tiers; no other provider knows them.
+# OpenAI's two dialects share stored files and service tiers; no other provider knows them.
 _OF_OPENAI = ("chat", "responses")
-# Members that only tune an answer; upstreams that refuse unknown members (`Profile.strict_chat`) are not sent them.
+# Fields that only tune an answer; they are not sent to upstreams that refuse unknown fields (`Profile.strict_chat`).
 _OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logprobs")
 
-# What this dialect cannot carry of a request that came in another one.
+# What this dialect cannot carry of a request in another dialect.
 LOSSES = (
     Loss("signatures of thinking", False, "chat has no signatures; the text goes back as reasoning_content if wanted"),
     Loss("redacted thinking", False, "it is opaque to every other dialect"),
@@ -70,16 +70,16 @@ LOSSES = (
     Loss("several answers (n) for another dialect", True, "a translated answer has one choice"),
 )
 
-# Not empty: DeepSeek's newer models take that for missing.
+# Not empty, since DeepSeek's newer models treat an empty text as missing.
 _NO_THOUGHTS = " "
 
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
-    """The body for a chat upstream. Raises BadRequest for what `LOSSES` says is refused."""
+    """The body for a chat upstream. Raises BadRequest for what `LOSSES` lists as refused."""
     own = request.dialect == "chat"
     if not own:
         _check_foreign(request)
-    # Members that are None are left out at the end.
+    # Fields that are None are removed at the end.
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [],
@@ -111,7 +111,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         raise BadRequest("At least one message must have content.", param="messages")
     body["messages"] = _in_order(rows) if not own and profile.strict_chat else rows
     if request.stream:
-        # Always asked for: the bill depends on it, whatever the caller wanted (guarantees 45, 46).
+        # Always requested, since billing depends on it (guarantees 45, 46).
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if own:
         extra = {name: value for name, value in request.extra.items() if name not in ("messages", "functions")}
@@ -123,7 +123,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
 
 
 def _check_foreign(request: ChatRequest) -> None:
-    """Raises BadRequest for what no chat upstream can do for a caller of another dialect."""
+    """Raise BadRequest for what no chat upstream can do for a caller of another dialect."""
     if request.n != 1:
         raise BadRequest("`candidateCount` must be 1 for this model.", param="generationConfig.candidateCount")
     if len(request.stop) > STOPS_MAX:
@@ -134,7 +134,7 @@ def _check_foreign(request: ChatRequest) -> None:
 
 
 def _user(request: ChatRequest) -> str | None:
-    """Other dialects' user ids may be longer than OpenAI takes: then their digest stands for them."""
+    """The user id; another dialect's id that is too long for OpenAI is replaced by its digest."""
     user = request.user
     if user is None or (request.dialect == "chat" and request.extra.get("safety_identifier") == user):
         return None
@@ -147,7 +147,7 @@ def _effort(request: ChatRequest, profile: Profile) -> str | None:
     if request.reasoning is None:
         return None
     if request.dialect == "chat":
-        # What stood in the families' own members goes back there, from `extra`; a switch says no effort but none.
+        # An effort from a provider's own field returns there from `extra`. An on/off field can only mean "none".
         effort, extra = request.reasoning.effort, request.extra
         objects = ("reasoning", "thinking", *(("enable_thinking", "chat_template_kwargs") if effort == "none" else ()))
         return effort if all(extra.get(name) is None for name in objects) else None
@@ -161,7 +161,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     own, choice, tools = request.dialect == "chat", request.tool_choice, request.tools
     allowed = choice.names if choice is not None and choice.mode != "named" else ()
     if allowed and not own:
-        # Few chat upstreams know `allowed_tools`; leaving the other tools out says the same to all of them.
+        # Few chat upstreams know `allowed_tools`; omitting the other tools has the same effect everywhere.
         tools = tuple(tool for tool in tools if tool.name in allowed)
     rows = [_tool(tool, request) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {}) for tool in tools]
     for served in request.server_tools if own else offered_server_tools(request):
@@ -171,7 +171,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
             body["web_search_options"] = _web_search(served)
     if rows:
         body["tools"] = rows
-    # A model that searches on chat completions always does: there is no choice of it.
+    # A model that searches on chat completions always does, so a choice of that tool is dropped.
     if choice is not None and "tool_choice" not in body and (own or (rows and chosen_server_tool(request) is None)):
         body["tool_choice"] = _choice(request) if choice.mode == "named" or (allowed and own) else choice.mode
     if request.parallel_tools is not None and (rows or own) and profile.parallel_tools_field:
@@ -189,14 +189,14 @@ def _tool(tool: Tool, request: ChatRequest) -> dict[str, Any]:
 
 
 def _nested(form: Any) -> Any:
-    """The form of a custom tool's text: a grammar stands one member deeper than in the hub."""
+    """The format of a custom tool: chat completions nest a grammar one level deeper than `Tool.format`."""
     if isinstance(form, dict) and form.get("type") == "grammar":
         return {"type": "grammar", "grammar": {name: value for name, value in form.items() if name != "type"}}
     return form
 
 
 def _choice(request: ChatRequest) -> dict[str, Any]:
-    """The object form: one named tool, or a mode limited to some."""
+    """The object form of a tool choice: one named tool, or a mode limited to some tools."""
     choice = request.tool_choice
     assert choice is not None
     custom = {tool.name for tool in request.tools if tool.custom}
@@ -230,7 +230,7 @@ def _web_search(served: ServerTool) -> dict[str, Any]:
 
 
 def _write_output(request: ChatRequest, profile: Profile, body: dict[str, Any]) -> str | None:
-    """`response_format`; an instruction where the model takes no schema."""
+    """Set `response_format`. Returns an instruction if the model does not accept a schema."""
     output = request.output
     if output is None:
         return None
@@ -251,7 +251,7 @@ def _write_output(request: ChatRequest, profile: Profile, body: dict[str, Any]) 
 
 
 class _Beside:
-    """What `read_request` kept by place: members of messages, where a message began, members of parts."""
+    """The fields of messages and parts, and the starts of messages, that `read_request` kept by position."""
 
     def __init__(self, request: ChatRequest) -> None:
         places: Places = request.extra.get("messages", []) if request.dialect == "chat" else []
@@ -274,10 +274,10 @@ def _messages(request: ChatRequest, profile: Profile, instruction: str | None) -
 
 
 def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages as the strictest chat takes them.
+    """The messages as the strictest chat upstream (Mistral) accepts them.
 
-    Instructions stand first only, an assistant answers a tool before the user speaks, what an assistant began is said
-    to be that, and ids of calls from elsewhere are others of the same length as its own.
+    Instructions come only first, an assistant message separates a tool result from a user message, a partial answer at
+    the end is marked as a prefix, and foreign call ids are replaced by ids of the required form.
     """
     result: list[dict[str, Any]] = []
     for row in rows:
@@ -297,14 +297,14 @@ def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _nine(call_id: str) -> str:
-    """The id in nine letters and digits: itself, or always the same stand-in for the same id."""
+    """The id if it is nine letters and digits, otherwise a deterministic replacement."""
     if _NINE.fullmatch(call_id):
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
 def _system(request: ChatRequest, profile: Profile, beside: _Beside) -> list[dict[str, Any]]:
-    """Chat's own instructions stay apart; another dialect's are joined, since many upstreams take only one message."""
+    """Chat's own instructions stay separate; another dialect's are joined, as many upstreams accept only one message."""
     if request.dialect == "chat":
         rows = []
         for index, text in enumerate(request.system):
@@ -316,7 +316,8 @@ def _system(request: ChatRequest, profile: Profile, beside: _Beside) -> list[dic
 
 
 def _user_rows(request: ChatRequest, role: str, message: Message, index: int, beside: _Beside) -> list[dict[str, Any]]:
-    """Results first, each a message of its own; then what they cannot hold; then the rest."""
+    """Tool results first, each as a message; then their images and files, which tool messages cannot hold; then the
+    other parts."""
     rows: list[dict[str, Any]] = []
     after: list[tuple[Part, dict[str, Any] | None]] = []
     own = request.dialect == "chat"
@@ -336,7 +337,7 @@ def _user_rows(request: ChatRequest, role: str, message: Message, index: int, be
             groups.append((begins or {}, []))
         groups[-1][1].append((part, beside.parts.get((index, position))))
     for members, parts in groups:
-        # An empty text is a message all the same.
+        # An empty text is still a message.
         if (content := _content(parts)) != []:
             rows.append({"role": role, "content": content} | members)
     return rows
@@ -366,7 +367,7 @@ def _cache_control(ttl: str) -> dict[str, Any]:
 
 
 def _content(parts: Sequence[tuple[Part, dict[str, Any] | None]]) -> str | list[dict[str, Any]]:
-    """A string where one text is all there is, which every upstream takes; a list of parts otherwise."""
+    """A string for a single text, which every upstream accepts; otherwise a list of parts."""
     if len(parts) == 1 and isinstance(parts[0][0], Text) and not parts[0][1]:
         return parts[0][0].text
     rows = [(_part(part), members) for part, members in parts]
@@ -374,7 +375,7 @@ def _content(parts: Sequence[tuple[Part, dict[str, Any] | None]]) -> str | list[
 
 
 def _part(part: Part) -> dict[str, Any] | None:
-    """One content part; None for what belongs elsewhere or to another dialect."""
+    """One content part; None for parts that belong elsewhere or to another dialect."""
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
@@ -391,7 +392,7 @@ def _part(part: Part) -> dict[str, Any] | None:
 
 
 def image_row(part: Image) -> dict[str, Any]:
-    """An image as a part of a message, also of one that the model wrote (`message.images`)."""
+    """An image as a content part, or as an item of an answer's `message.images`."""
     url = part.url if part.url is not None else f"data:{part.media_type or 'image/png'};base64,{part.data}"
     return {"type": "image_url", "image_url": {"url": url} | ({"detail": part.detail} if part.detail else {})}
 
@@ -435,7 +436,7 @@ def _assistant_row(
     spoken = [(part, members) for part, members in places if isinstance(part, Text) and (part.text or own)]
     refusal = "".join(part.text for part, _ in places if isinstance(part, Refusal))
     if spoken:
-        # Text blocks of one answer are one text to chat, except where the caller itself kept them apart.
+        # Chat joins the text blocks of an answer, unless the caller's own dialect is chat and kept them separate.
         row["content"] = _content(spoken) if own else "".join(part.text for part, _ in spoken)
     elif calls or refusal:
         row["content"] = None
@@ -443,7 +444,7 @@ def _assistant_row(
         row["refusal"] = refusal
     text = "".join(part.text for part in thoughts)
     if not own and calls and profile.reasoning_content:
-        # DeepSeek and Kimi refuse a call without its thoughts, also one that others made, whose thoughts nobody has.
+        # DeepSeek and Kimi refuse a call without its thinking, even a call of another model, whose thinking is unknown.
         text = text or _NO_THOUGHTS
     if text and (own or profile.reasoning_content):
         row["reasoning_content"] = text
@@ -457,7 +458,7 @@ def _assistant_row(
 
 
 def thinking_block(part: Thinking) -> dict[str, Any]:
-    """How a signed passage travels through a chat client: as Anthropic's block; other signers are named."""
+    """A signed passage as a chat client sends it back: Anthropic's block, with `signed_by` for other signers."""
     signer = {"signed_by": part.signed_by} if part.signed_by not in (None, "anthropic") else {}
     if part.redacted is not None:
         return {"type": "redacted_thinking", "data": part.redacted} | signer
@@ -467,7 +468,7 @@ def thinking_block(part: Thinking) -> dict[str, Any]:
 def _call(part: ToolCall, own: bool) -> dict[str, Any]:
     if part.custom:
         return {"id": part.id, "type": "custom", "custom": {"name": part.name, "input": part.arguments}}
-    # An empty string is no JSON, which some upstreams check.
+    # An empty string is not JSON, and some upstreams check that.
     arguments = part.arguments if own else part.arguments or "{}"
     row: dict[str, Any] = {
         "id": part.id,

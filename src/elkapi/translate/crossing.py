@@ -1,8 +1,8 @@
-"""One streamed answer on its way from an upstream's frames to the caller's bytes, metered as it passes; sans-I/O.
+"""Convert one streamed answer from the upstream's frames to the caller's bytes and meter it; no I/O.
 
-Both ways across are alike to the relay: `Relayed` hands frames on as they came when both sides speak one dialect,
-`Translated` writes them anew. Neither keeps more of a stream than its last frame, its usage and a bounded tally; a
-writer whose dialect tells the answer again at its end keeps that, up to ANSWER_BYTES_MAX.
+`Relayed` passes frames through if both sides speak one dialect, `Translated` rewrites them; both have the same
+interface for the relay. They keep only the last frame, the usage and a bounded tally of a stream; a writer whose
+dialect repeats the whole answer at its end keeps that too, up to ANSWER_BYTES_MAX.
 """
 
 from __future__ import annotations
@@ -42,29 +42,28 @@ from elkapi.translate.sse import Frame
 from elkapi.types import Usage
 
 TALLY_BYTES_MAX = 64 * 1024
-# Some dialects tell the whole answer again at its end, so their writers keep it. No model says so much; an upstream
-# that never stops would fill the memory.
+# Some dialects repeat the whole answer at its end, so their writers keep it. No model writes this much; the limit keeps
+# an upstream that never stops from filling the memory.
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
-# What comes from the closing frame on, pictures included.
+# Everything from the closing frame on, including images.
 ENDING_BYTES_MAX = 32 * 1024 * 1024
 ENDLESS = Failure(502, "upstream_error", "The model's answer did not come to an end.")
-# What the chunks without choices say.
+# The events of chunks without choices.
 _BARE = (UsageSeen, Start)
 _OF_PROMPT = b'"prompt_filter_results"'
-# Events that name no model of the answer's, but may hold what a tool is asked or has found.
+# SSE events that do not name the answer's model, but may contain tool input or output, which must not be changed.
 _OF_TOOLS = (b"content_block_", b"message_delta", b"response.output_item.")
 _DONE = Frame(DONE, b"", b"[DONE]")
-# How events of a response end that show what is being made, also where the hub has no word for it: a picture that is
-# not done yet, the code of a tool.
+# Suffixes of Responses events that show content, even if `ir` has no event for it (a partial image, a tool's code).
 _SHOWN = (b".delta", b".partial_image")
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
 class Tally:
-    """What the caller was sent, for a count of our own: the text up to TALLY_BYTES_MAX, beyond that only its length.
+    """What the caller was sent, for counting tokens here: the text up to TALLY_BYTES_MAX, beyond that its length only.
 
-    Reasoning is kept apart, since it is priced apart. `unpriced`: the upstream ran a tool that has no price here.
-    `finish_reason`: how the upstream closed a whole answer.
+    Reasoning is separate, since it has its own price. `unpriced`: the upstream ran a tool that has no price here.
+    `finish_reason` is the upstream's for a whole answer.
     """
 
     __slots__ = ("beyond_bytes", "finish_reason", "kept_bytes", "text", "thinking", "unpriced")
@@ -83,7 +82,7 @@ class Tally:
         return not (self.kept_bytes or self.beyond_bytes)
 
     def begin(self) -> None:
-        """Something came that the caller can see; there may be nothing of it to count."""
+        """Note content that the caller can see, even if there is no text to count."""
 
     def add(self, event: Event) -> None:
         """Count one event's text."""
@@ -110,14 +109,13 @@ class Tally:
 
 
 class Metered:
-    """What both ways across learn from a stream's events; `feed` of the subclasses calls `_learn`.
+    """The state that `Relayed` and `Translated` derive from a stream's events with `_learn`.
 
-    `content`: something the caller can see has come; `spoken`: and it was more than a refusal. `refused`: the model, or
-    a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect that ends by closing.
-    `failure`: an error inside the stream, `stopped` why we made it fail ourselves. `usage`: the latest the upstream
-    reported. `start` and `finish_reason`: how the upstream opened and, once it has, closed the answer. `recorded`: what
-    the caller was sent, where that is kept. `asks` and `served` are set from outside: the features of the call's price
-    that the upstream was asked for, and those that it says it serves.
+    `content`: something visible to the caller has arrived; `spoken`: something other than a refusal. `refused`: the
+    model, or a filter, declined. `ended`: the terminal event was seen. `failure`: an error inside the stream; `stopped`:
+    why the gateway made it fail. `usage`: the latest report of the upstream. `start`, `finish_reason`: how the upstream
+    opened and closed the answer. `recorded`: what the caller was sent, if that is kept. The relay sets `asks` and
+    `served`: the priced features that the upstream was asked for, and those that it reports.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -141,28 +139,28 @@ class Metered:
 
     @property
     def whole(self) -> bool:
-        """Whether an orderly end of the body here is the end of the answer."""
+        """Whether the answer is complete if the body ends in order here."""
         return self.ended or (self.ends_by_close and bool(self.finish_reason))
 
     def left_out(self) -> tuple[Frame, ...]:
-        """The terminal event of a stream whose body ended in order without it, if the answer is whole all the same.
+        """The missing terminal event of a stream whose body ended in order, if the answer is complete without it.
 
-        Some of OpenAI's form send none once they have said why they stopped, Azure after its content filter. It is a
-        habit of one wire, so it is asked by its readers here, and no other's has to say that it has none.
+        Some OpenAI-compatible upstreams omit it after the finish reason, such as Azure after its content filter. Only
+        this format does so, hence the check for its readers.
         """
         ended_as_if = self.finish_reason and not self.whole and isinstance(self._reader, ChatReader | CompletionsReader)
         return (_DONE,) if ended_as_if else ()
 
     @property
     def came(self) -> Tally:
-        """What the upstream said, whether or not the caller was sent it."""
+        """The tally of what the upstream sent, whether or not the caller got it."""
         return self.tally
 
     @property
     def passed_as(self) -> dict[str, str]:
-        """The features of what has passed: those asked for where it tells none yet.
+        """The priced features of the answer so far: those asked for, overridden by those reported.
 
-        Once it has said that it finished and what it used, it tells no more.
+        After the finish reason and the usage no further report can come, so only the reported ones count.
         """
         return self.served if self.finish_reason and self.usage is not None else self.asks | self.served
 
@@ -171,15 +169,15 @@ class Metered:
         return self._writer.fail(failure)
 
     def ping(self) -> bytes:
-        """A frame that keeps a silent connection open."""
+        """A keep-alive frame."""
         return self._writer.ping()
 
     def whole_answer(self, events: list[Event]) -> bytes:
-        """The frames of an answer that came whole although a stream was asked for, but for its closing ones."""
+        """The frames, without the closing ones, of an answer that arrived whole although a stream was requested."""
         return self._write(events)
 
     def _write(self, events: list[Event]) -> bytes:
-        """The caller's bytes for events, learning from each; nothing after a failure."""
+        """The caller's bytes for events, up to the first failure."""
         pieces = []
         for event in events:
             self._learn(event)
@@ -213,11 +211,10 @@ class Metered:
 
 
 class Relayed(Metered):
-    """The caller and the upstream speak one dialect: frames pass as they came.
+    """The caller and the upstream speak one dialect: frames pass unchanged.
 
-    `strip_usage`: the caller did not ask for the usage frame that we asked the upstream for, and knows no chunk without
-    choices. `rename`: the member that holds the model's name and the client's name for it, where the upstream knows it
-    by another.
+    `strip_usage`: the caller did not ask for the usage chunk that the gateway requested, and expects no chunk without
+    choices. `rename`: (field of the model's name, the client's name for the model) if the upstream's name differs.
     """
 
     def __init__(
@@ -250,7 +247,7 @@ class Relayed(Metered):
         if self._rename is not None and not frame.event.startswith(_OF_TOOLS):
             raw = with_model_named(raw, *self._rename)[0]
         if self.whole:
-            # The terminal event, and whatever follows it, leaves after the money is written.
+            # The terminal event, and whatever follows it, is sent after the money is written.
             self._last.append(raw)
             self._last_bytes += len(raw)
             if self._last_bytes > ENDING_BYTES_MAX:
@@ -260,23 +257,23 @@ class Relayed(Metered):
 
     def _learn(self, event: Event) -> None:
         if isinstance(event, Failure) and event.kind in ANSWERS_OF_GEMINI:
-            # In its own dialect that is an answer, and one that is paid for, whole or streamed.
+            # In Gemini's own dialect this is an answer, and a billed one.
             event = Finish(ANSWERS_OF_GEMINI[event.kind])
         super()._learn(event)
 
     def finish(self) -> bytes:
-        """The frames held back: everything from the terminal event on."""
+        """The frames that were held back: everything from the terminal event on."""
         return b"".join(self._last)
 
     def whole_answer(self, events: list[Event]) -> bytes:
-        """The frames of an answer that came whole although a stream was asked for; its closing ones are held back."""
+        """The frames of an answer that arrived whole although a stream was requested; the closing ones are held back."""
         data = super().whole_answer(events)
         self._last = [self._writer.finish()]
         return data
 
 
 def _has_no_choice(event: UsageSeen | Start, raw: bytes) -> bool:
-    """Whether a chunk tells usage alone, or is Azure's first, which says of the prompt."""
+    """Whether a chunk has only usage, or is Azure's first one with the filter results of the prompt."""
     return isinstance(event, UsageSeen) or (_OF_PROMPT in raw and b'"choices":[]' in raw)
 
 
@@ -292,7 +289,7 @@ class Array(Relayed):
         return super().feed(Frame(self._opener() + frame.data, frame.event, frame.data))
 
     def finish(self) -> bytes:
-        """The members held back, and the end of the array."""
+        """The members that were held back, and the end of the array."""
         return super().finish() + (b"]" if self._opened else b"[]")
 
     def fail(self, failure: Failure) -> bytes:
@@ -300,7 +297,7 @@ class Array(Relayed):
         return self._opener() + msgspec.json.encode(error_object(failure)) + b"]"
 
     def ping(self) -> bytes:
-        """White space, which a parser of the array ignores."""
+        """Whitespace, which a parser of the array ignores."""
         return b"\n"
 
     def _opener(self) -> bytes:
@@ -309,7 +306,7 @@ class Array(Relayed):
 
 
 class Numbered(Relayed):
-    """Frames pass as they came, each with a number, as in OpenAI's responses: an error of ours takes the next one."""
+    """Frames pass unchanged and carry sequence numbers (OpenAI Responses): the gateway's errors take the next one."""
 
     _latest = b""
 
@@ -329,7 +326,7 @@ class Numbered(Relayed):
 
 
 class Translated(Metered):
-    """The caller speaks another dialect than the upstream: frames are read into events and written anew."""
+    """The caller and the upstream speak different dialects: frames are read into events and rewritten."""
 
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
@@ -345,7 +342,7 @@ class Translated(Metered):
         return self._writer.finish()
 
     def finish_counted(self, usage: Usage) -> bytes:
-        """The closing frames with a count of our own, where the upstream reported none that can be believed."""
+        """The closing frames with the gateway's own count, if the upstream reported no credible one."""
         return self._writer.feed(UsageSeen(usage)) + self._writer.finish()
 
 
@@ -353,9 +350,9 @@ Crossing = Relayed | Array | Numbered | Translated
 
 
 def with_model_named(raw: bytes, member: str, name: bytes) -> tuple[bytes, int]:
-    """The bytes with the model's name, in JSON, in that member, and how often it stands there now: once or not at all.
+    """`raw` with `name` (encoded JSON) as the value of `member`, and the number of replacements (0 or 1).
 
-    It is the first such member, but for Gemini's, which stands after what functions are asked.
+    The first such field is replaced; for Gemini's `modelVersion` the last, since it follows the function arguments.
     """
     start = max(raw.rfind(b'"modelVersion"'), 0) if member == "modelVersion" else 0
     changed, count = _model_pattern(member).subn(lambda hit: hit.group(1) + name, raw[start:], count=1)
@@ -364,5 +361,5 @@ def with_model_named(raw: bytes, member: str, name: bytes) -> tuple[bytes, int]:
 
 @lru_cache(maxsize=8)
 def _model_pattern(member: str) -> re.Pattern[bytes]:
-    """Finds the member that holds a model's name, with everything before its value as the first group."""
+    """A pattern for a string field; its first group is everything before the value."""
     return re.compile(b'("' + member.encode() + rb'"\s*:\s*)"[^"\\]*"')

@@ -1,4 +1,4 @@
-"""What every dialect file offers, as types: the relay and the tests treat all dialects alike through them."""
+"""The interface of a dialect, through which the relay and the tests treat all dialects alike."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class Unreadable(Exception):
-    """A success reply or a frame that is not of its dialect (an HTML page, broken JSON, missing members)."""
+    """A success reply or frame that does not fit its dialect (an HTML page, invalid JSON, missing fields)."""
 
 
 def view_of(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
-    """What an upstream sent, decoded. Raises Unreadable."""
+    """Decode data from an upstream. Raises Unreadable."""
     try:
         return decoder.decode(data)
     except NOT_JSON as error:
@@ -30,10 +30,10 @@ def view_of(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
 
 
 class ReplyFacts(msgspec.Struct, frozen=True):
-    """What a writer needs beside the events: the ids and names the caller sees, and how it asked.
+    """What a writer needs beside the events: the ids and names that the caller sees, and the request.
 
-    `model` is the client's name for it. `request` has the model alone when the caller's body was not decoded.
-    `created_s` is Unix time, `clock` what tells when the answer is whole; without one it is so at its beginning.
+    `model` is the client's name for it. `request` holds only the model if the caller's body was not decoded.
+    `created_s` is Unix time. Without a `clock`, the completion time equals `created_s`.
     """
 
     id: str
@@ -45,22 +45,22 @@ class ReplyFacts(msgspec.Struct, frozen=True):
 
     @property
     def completed_s(self) -> int:
-        """When the answer is whole, asked at its end; a clock set back makes no answer older than its beginning."""
+        """The Unix time of completion, never before `created_s`, even if the clock was set back."""
         return self.created_s if self.clock is None else max(self.created_s, self.clock.now_ns() // 1_000_000_000)
 
 
-# OpenAI takes call ids of up to 40 characters.
+# OpenAI accepts call ids of up to 40 characters.
 _REPLY_ID_CHARS_MAX = 28
 
 
 def made_up_id(reply_id: str, index: int) -> str:
-    """The id of a call that its upstream gave none: unique in a conversation, the same whenever its answer is read."""
+    """An id for a call without one: unique in a conversation, and the same each time its answer is read."""
     reply = re.sub(r"[^a-zA-Z0-9_-]", "", reply_id)[-_REPLY_ID_CHARS_MAX:]
     return f"call_{reply}_{index}" if reply else f"call_{index}"
 
 
 def given(**members: Any) -> dict[str, Any]:
-    """The members of a wire's object that there is something to say of: those that are not None."""
+    """The members that are not None."""
     return {name: value for name, value in members.items() if value is not None}
 
 
@@ -68,11 +68,11 @@ _STOPS: dict[DialectName, str] = {"anthropic": "stop_sequences", "gemini": "gene
 
 
 def stop_member(request: ChatRequest) -> str:
-    """What the caller's dialect calls its stop sequences."""
+    """The name of the stop sequences field in the caller's dialect."""
     return _STOPS.get(request.dialect, "stop")
 
 
-# The hub's members, by whose names the writers refuse, as the wires spell them whose errors have a `param`.
+# Writers name the fields of `ChatRequest` in errors; these are their names in the formats whose errors have a `param`.
 _MEMBERS: dict[str, dict[str, str]] = {
     "chat": {"output": "response_format"},
     "completions": {"messages": "prompt"},
@@ -82,38 +82,38 @@ _MEMBERS: dict[str, dict[str, str]] = {
 
 
 def member_of(wire: str, param: str | None) -> str | None:
-    """The member of the caller's own body that a writer's `param` is about."""
+    """The field of the caller's body that corresponds to a writer's `param`."""
     return _MEMBERS.get(wire, {}).get((param or "").partition(".")[0], param)
 
 
 class Reader(Protocol):
     """Frames of one streamed answer -> events, without I/O.
 
-    Never raises for an unknown event, unknown member or unknown block (a `ServerToolPart`, or nothing); raises
-    Unreadable for a frame that is no JSON object where one must be. After `End` or `Failure` it is not fed again.
+    Unknown events and fields are ignored, and unknown blocks become a `ServerToolPart` or nothing. Raises Unreadable
+    for a frame that must be a JSON object and is not. It is not fed again after `End` or `Failure`.
     """
 
     def feed(self, frame: Frame) -> list[Event]:
-        """The events of one frame, in order; often one, sometimes none."""
+        """The events of one frame, in order."""
 
 
 class Writer(Protocol):
-    """Events -> the caller's bytes. `Finish` and `UsageSeen` are remembered, not written: `finish` writes them.
+    """Events -> the caller's bytes. `Finish` and `UsageSeen` are stored until `finish` writes them.
 
-    Every call's bytes are whole frames, so one call is one write.
+    Each call returns whole frames.
     """
 
     def feed(self, event: Event) -> bytes:
-        """The bytes of one event, b"" when it needs none (yet)."""
+        """The bytes of one event; b"" if there are none yet."""
 
     def finish(self) -> bytes:
         """Everything up to and including the terminal event; sent only after the money is written."""
 
     def fail(self, failure: Failure) -> bytes:
-        """An explicit error event after which nothing follows; no terminal event, never a clean end."""
+        """An explicit error event. Nothing follows it, not even a terminal event."""
 
     def ping(self) -> bytes:
-        """A frame that keeps a silent connection open and that every SDK of the dialect ignores."""
+        """A keep-alive frame that every SDK of the dialect ignores."""
 
 
 def _anything_crosses(_request: ChatRequest) -> None:
@@ -121,7 +121,7 @@ def _anything_crosses(_request: ChatRequest) -> None:
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """One text dialect, both ways.
+    """One text dialect, in both directions.
 
     read_request(body) -> ChatRequest         raises BadRequest (with `param`) for what the dialect does not allow
     write_request(request, profile) -> body   raises BadRequest for what it cannot carry; see `losses`
@@ -129,9 +129,9 @@ class Dialect(msgspec.Struct, frozen=True):
     write_reply(events, facts) -> body        a whole 200 body
     reader() / writer(facts)                  the two sides of a stream
     check_crossing(request)                   called before another dialect writes a request that this one read; raises
-                                              BadRequest for what changes the meaning and only this dialect can say
-    `ends_by_close`: the stream has no terminator of its own; its end is the upstream's orderly end of the body,
-    so its reader gives no `End`; closed without a `Finish` it was cut.
+                                              BadRequest for fields of this dialect alone that change the meaning
+    `ends_by_close`: the stream has no terminal event and ends with the body, so its reader gives no `End`. A body that
+    ends without a `Finish` was truncated.
     """
 
     name: DialectName
@@ -147,7 +147,7 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 class UpstreamDialect(msgspec.Struct, frozen=True):
-    """A dialect that only upstreams speak: the members of `Dialect` that face them, with the same meaning."""
+    """A dialect that only upstreams speak; its fields mean the same as those of `Dialect`."""
 
     name: DialectName
     write_request: Callable[[ChatRequest, Profile], bytes]

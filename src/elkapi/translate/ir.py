@@ -1,8 +1,7 @@
-"""The hub every text dialect is read into and written from: requests, and answers as a list of events.
+"""The intermediate representation between text dialects: neutral requests, and answers as sequences of events.
 
-It owns the neutral structs and leaves every wire spelling to the dialect files beside it. An answer is a sequence of
-events whether it was streamed or not, so a streamed answer and a whole one cannot differ: `read_reply` of a whole body
-and the `Reader` of a stream give the same events, `write_reply` and the `Writer` take them.
+The dialect modules own all wire formats. Streamed and whole answers use the same events, so they cannot differ:
+`read_reply` and `Reader` produce them, `write_reply` and `Writer` consume them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from elkapi.types import Usage
 
 DialectName = Literal["chat", "responses", "anthropic", "gemini", "converse"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-# How long the prefix that a mark ends is wanted cached; None where the caller marked none.
+# The requested cache lifetime of the prefix that ends at a part; None without a cache mark.
 Ttl = Literal["5m", "1h"] | None
 FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause", "other"]
 
@@ -25,7 +24,7 @@ FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls", "content
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
-    """`cache_ttl` marks the end of a prefix the caller wants cached."""
+    """`cache_ttl` marks the end of a prefix that the caller wants cached."""
 
     text: str
     cache_ttl: Ttl = None
@@ -45,9 +44,9 @@ _IMAGES_BEGIN = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "im
 
 
 def image_type(data: str, told: str | None) -> str | None:
-    """The type of base64 data by its first bytes, else as it was told.
+    """The media type of base64 data by its first bytes, otherwise the declared type.
 
-    OpenAI looks for itself, so that its callers may say image/jpg or another type; others refuse what does not fit.
+    OpenAI detects the type itself, so its callers may declare image/jpg or a wrong type; other providers refuse those.
     """
     return next((kind for begin, kind in _IMAGES_BEGIN.items() if data.startswith(begin)), told)
 
@@ -71,7 +70,7 @@ class Audio(msgspec.Struct, frozen=True, gc=False):
 
 
 class Thinking(msgspec.Struct, frozen=True, gc=False):
-    """A reasoning passage. A signature is only valid in the dialect it came from; `redacted` is opaque data."""
+    """A reasoning passage. A signature is valid only in the dialect `signed_by`; `redacted` is opaque data."""
 
     text: str = ""
     signature: str | None = None
@@ -84,7 +83,7 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCall(msgspec.Struct, frozen=True, gc=False):
-    """`arguments` is JSON text of an object; for a `custom` tool it is free text. `signature`: Gemini's thought."""
+    """`arguments` is the JSON text of an object, or free text for a `custom` tool. `signature` is Gemini's."""
 
     id: str
     name: str
@@ -96,15 +95,15 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
 
 
 def unreadable_input(call: ToolCall) -> dict[str, str]:
-    """Arguments that are no JSON object, as one for upstreams whose calls carry objects.
+    """Wrap arguments that are not a JSON object, for upstreams whose calls carry objects.
 
-    A model may write such a call, or a limit cut it off; the conversation has it, and goes on from there.
+    A model may write such arguments, or a token limit may truncate them; the conversation must still continue.
     """
     return {"arguments": call.arguments}
 
 
 class ToolResult(msgspec.Struct, frozen=True):
-    """The answer to a `ToolCall`. `name` is the tool's, looked up by the reader where the wire has only ids."""
+    """The answer to a `ToolCall`. `name` is the tool's; the reader looks it up if the wire format has only ids."""
 
     call_id: str
     parts: tuple[Text | Image | File | Audio, ...]
@@ -115,9 +114,9 @@ class ToolResult(msgspec.Struct, frozen=True):
 
 
 class ServerToolPart(msgspec.Struct, frozen=True):
-    """A block of a tool that the upstream ran itself, as it came: of an answer, or of an earlier turn sent back.
+    """An unchanged block of a tool that the upstream ran, from an answer or from an earlier turn.
 
-    Only its own dialect can write it; a writer of another one leaves it out.
+    Only a writer of the same dialect can write it; other writers omit it.
     """
 
     dialect: DialectName
@@ -131,22 +130,22 @@ Role = Literal["user", "assistant", "system"]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """`system` appears here only for instructions after the first turn; leading ones are `ChatRequest.system`.
+    """The role `system` is only for instructions after the first turn; leading ones are in `ChatRequest.system`.
 
-    Tool results are parts of a `user` message; readers merge neighbours of one role.
+    Tool results are parts of a `user` message; readers merge adjacent messages of the same role.
     """
 
     role: Role
     parts: tuple[Part, ...]
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool the caller runs. `schema` is a JSON schema object; a `custom` tool has `format` (or None) instead.
+    """A tool that the caller runs. `schema` is a JSON schema object; a `custom` tool has an optional `format` instead.
 
-    `format` is spelled as in responses: `{"type": "grammar", "syntax": ..., "definition": ...}`.
+    `format` has the shape of the Responses API: `{"type": "grammar", "syntax": ..., "definition": ...}`.
     """
 
     name: str
@@ -159,8 +158,8 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class ServerTool(msgspec.Struct, frozen=True):
-    """A tool the upstream runs itself. `kind` is neutral ("web_search", "code_execution", "mcp", ...), or the wire's
-    own type; `raw` is the declaration as it came, only valid in `dialect`."""
+    """A tool that the upstream runs. `kind` is a neutral name ("web_search", "code_execution", "mcp", ...) or the
+    dialect's own type; `raw` is the unchanged declaration, valid only in `dialect`."""
 
     kind: str
     dialect: DialectName
@@ -168,14 +167,14 @@ class ServerTool(msgspec.Struct, frozen=True):
 
 
 class ToolChoice(msgspec.Struct, frozen=True):
-    """`names`: the one tool of mode `named`, or the tools a mode is limited to (empty: all)."""
+    """`names` holds the one tool of mode `named`, or the tools that another mode is limited to (empty: all)."""
 
     mode: Literal["auto", "none", "required", "named"]
     names: tuple[str, ...] = ()
 
 
 class OutputFormat(msgspec.Struct, frozen=True):
-    """What the text must be; `schema` is a JSON schema object for kind `schema`."""
+    """The required format of the text; `schema` is a JSON schema object for kind `schema`."""
 
     kind: Literal["text", "json", "schema"]
     name: str = "output"
@@ -185,16 +184,16 @@ class OutputFormat(msgspec.Struct, frozen=True):
 
     @property
     def described(self) -> dict[str, Any] | None:
-        """The schema for wires with no other place for the description; nothing may stand beside a reference."""
+        """The schema with the description inside, for formats without a field for it; `$ref` allows no siblings."""
         if not self.schema or not self.description or self.schema.keys() & {"description", "$ref"}:
             return self.schema
         return {**self.schema, "description": self.description}
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """How much to think, as an effort or a token budget (whichever the caller spoke), and whether to show it.
+    """How much to think, as an effort or a token budget (whichever the caller gave), and whether to show it.
 
-    `adaptive`: the model decides (Anthropic adaptive, Gemini budget -1).
+    `adaptive`: the model decides (Anthropic's adaptive thinking, Gemini's budget -1).
     """
 
     effort: Effort | None = None
@@ -205,10 +204,10 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct, kw_only=True):
-    """One text request, in no dialect. None means the caller did not say.
+    """One text request, independent of a dialect. None means that the caller gave no value.
 
-    `extra` holds members that only the caller's own dialect knows, by name: a writer of another dialect drops them when
-    they cannot change the meaning and refuses them otherwise (its `LOSSES` say which).
+    `extra` holds fields that only the caller's dialect knows, by name. A writer of another dialect drops those that
+    cannot change the meaning and refuses the others (its `LOSSES` list both).
     """
 
     model: str
@@ -242,11 +241,11 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     extra: dict[str, Any] = {}
 
 
-# --- what comes back -------------------------------------------------------------------------------------------------
+# --- answers ---------------------------------------------------------------------------------------------------------
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Of one output token; `top` are the likeliest ones at its place, as (token, logprob)."""
+    """The log probability of one output token; `top` lists the likeliest alternatives as (token, logprob)."""
 
     token: str
     logprob: float
@@ -261,7 +260,7 @@ class Start(msgspec.Struct, frozen=True, gc=False):
 
 
 class TextDelta(msgspec.Struct, frozen=True):
-    """A piece of the answer's text; `logprobs` of its tokens where both sides have them."""
+    """A piece of the answer's text, with the `logprobs` of its tokens if the upstream reports them."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -287,7 +286,7 @@ class RedactedThinking(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCallStart(msgspec.Struct, frozen=True, gc=False):
-    """`index` counts the tool calls of the answer from 0; their deltas may interleave."""
+    """`index` counts the tool calls of an answer from 0; their deltas may interleave."""
 
     index: int
     id: str
@@ -298,14 +297,14 @@ class ToolCallStart(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the JSON text (or, for a custom tool, of the free text) of call `index`."""
+    """A piece of the arguments of call `index`: JSON text, or free text for a custom tool."""
 
     index: int
     arguments: str
 
 
 class ImageOut(msgspec.Struct, frozen=True, gc=False):
-    """An image the model made, base64."""
+    """An image made by the model; `data` is base64."""
 
     media_type: str
     data: str
@@ -314,8 +313,8 @@ class ImageOut(msgspec.Struct, frozen=True, gc=False):
 class Citation(msgspec.Struct, frozen=True):
     """A source of the text before it.
 
-    `quoted` are the source's own words. Of which words of the answer it is one, some say: `passage` are these words,
-    `span` is their place in all of its text, from and to, in characters.
+    `quoted` is the source's text. Some dialects say which part of the answer it supports: `passage` is that text and
+    `span` its (start, end) in the whole text, in characters.
     """
 
     url: str
@@ -326,23 +325,23 @@ class Citation(msgspec.Struct, frozen=True):
 
 
 class UsageSeen(msgspec.Struct, frozen=True):
-    """Usage so far, cumulative: the latest one counts. `unsplit` cache writes did not say how long they live."""
+    """Cumulative usage; the latest event counts. `unsplit`: the lifetimes of cache writes are not reported."""
 
     usage: Usage
     unsplit: bool = False
 
 
 class UsageLost(msgspec.Struct, frozen=True, gc=False):
-    """The latest usage is missing or impossible; what was reported before says nothing of the whole answer."""
+    """The latest usage is missing or impossible, so earlier reports cannot stand for the whole answer."""
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """Why the model stopped. `stop_sequence` is the one it met, where the dialect says so.
+    """Why the model stopped. `stop_sequence` is the matched sequence, if the dialect reports it.
 
-    `other` is a reason that no other dialect has a word for, such as a call of a tool that the upstream could not read:
-    callers are told a stop, yet nobody says that the answer is whole.
+    The reason `other` has no equivalent in another dialect, such as a tool call that the upstream could not parse.
+    Callers see a stop, but the answer is not treated as complete.
 
-    `tier` is the service tier that the answer tells in OpenAI's words, "" where it tells none.
+    `tier` is the reported service tier in OpenAI's terms, "" if there is none.
     """
 
     reason: FinishReason
@@ -351,14 +350,14 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     tier: str = ""
 
 
-# The kind of a failure that is the model's own: who serves it is well.
+# The `kind` of a failure of the model itself: the upstream that serves it is healthy.
 NO_ANSWER = "no_answer"
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
-    """An error reported inside the stream (or inside a 200). `status` is what it would have been as a reply.
+    """An error reported inside a stream or a 200. `status` is the equivalent HTTP status.
 
-    `kind` is one of the upstream's own words and never shown to a caller of another dialect as it is.
+    `kind` is the upstream's own error type; callers of another dialect never see it unchanged.
     """
 
     status: int
@@ -367,7 +366,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """The dialect's terminal event was seen: the answer is whole. Without it a stream was cut."""
+    """The dialect's terminal event: the answer is complete. A stream without it was truncated."""
 
 
 Event = (
@@ -389,7 +388,7 @@ Event = (
     | End
 )
 
-# What a caller can see of the answer: the first of these is the point after which no other channel is tried.
+# Events that a caller can see. After the first of them no other channel is tried.
 CONTENT = (
     TextDelta,
     RefusalDelta,
@@ -402,19 +401,19 @@ CONTENT = (
 )
 
 
-# Reasons to stop with which a model, or a filter around it, declined to answer.
+# Stop reasons with which a model, or a filter around it, declined to answer.
 DECLINED: tuple[FinishReason, ...] = ("refusal", "content_filter")
 
 
 def is_refusal(events: Sequence[Event]) -> bool:
-    """Whether a whole answer is one that was declined."""
+    """Whether the model, or a filter, declined to answer."""
     return any(
         isinstance(event, RefusalDelta) or (isinstance(event, Finish) and event.reason in DECLINED) for event in events
     )
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """What a dialect cannot carry: `refused` with a 400 because dropping it would change the meaning, or dropped."""
+    """Something that a dialect cannot carry: `refused` with a 400 if dropping it would change the meaning."""
 
     field: str
     refused: bool
@@ -422,25 +421,25 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 def text_chars(events: list[Event]) -> int:
-    """How long their text is, in characters."""
+    """The length of the text of the events, in characters."""
     return sum(len(event.text) for event in events if isinstance(event, TextDelta))
 
 
 def placed(events: list[Event], start: int, end: int) -> list[Event]:
-    """The events of a block, its sources with the place of its text."""
+    """The events of a block, with its citations spanning the text from `start` to `end`."""
     return [
         msgspec.structs.replace(event, span=(start, end)) if isinstance(event, Citation) else event for event in events
     ]
 
 
 def cited_span(start: Any, end: Any, offset: int = 0) -> tuple[int, int] | None:
-    """Where a source's words stand in a text that begins at `offset`; None where it is not said, as by zeros."""
+    """The span of a citation in a text that begins at `offset`; None if it is missing, invalid or all zeros."""
     told = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end > 0
     return (start + offset, end + offset) if told else None
 
 
 def texts_of(request: ChatRequest) -> list[str]:
-    """Every text a tokenizer would see: the instructions, each message's parts joined, each tool's declaration."""
+    """All text that a tokenizer would see: the instructions, each message's joined parts, each tool's declaration."""
     texts = ["\n".join(part.text for part in request.system)] if request.system else []
     for message in request.messages:
         texts.append("".join(_text_of(part) for part in message.parts))
@@ -450,10 +449,10 @@ def texts_of(request: ChatRequest) -> list[str]:
 
 
 def is_all_text(request: ChatRequest) -> bool:
-    """Whether the model is given nothing but `texts_of`.
+    """Whether `texts_of` is everything that the model gets.
 
-    Pictures and files come to tokens that nobody here can count, and so may tools that the upstream runs itself, a
-    schema for the answer, and whatever only the caller's dialect knows.
+    The gateway cannot count the tokens of images and files, nor those that server tools, an output schema and unknown
+    fields may add.
     """
     if request.server_tools or request.output or request.extra:
         return False

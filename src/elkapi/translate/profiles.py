@@ -1,7 +1,7 @@
-"""What a model takes: flags merged from rows, so that no dialect file asks for a model by name. It owns the rows.
+"""What each model accepts, as flags, so that no dialect module depends on a model's name.
 
-A row is `(upstream families, pattern of the upstream model's name, flags)`; later rows win. None in the first place
-means every family.
+A row is `(upstream families, pattern of the upstream model's name, flags)`; later rows override earlier ones. None as
+the families means all of them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from elkapi.translate.ir import Effort, Reasoning
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """`max_output_tokens` is the model's own maximum (also what is asked for where a dialect demands a limit).
+    """The flags of a model.
 
-    `image_tokens_max` is the most input that one picture comes to.
-    `reasoning` is the shape in which the model takes its thinking: none, an effort word, a token budget, a level word
-    (Gemini 3), or adaptive (Claude's newer models). `sampling` False: temperature, top_p and top_k are refused.
-    `efforts` are the effort words it knows, weakest first, `budget_min` the least budget that it takes.
-    `reasoning_content`: it wants its earlier thinking back.
-    `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
-    (thinking, top_k) where another dialect passes members on.
-    `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
-    `strict_chat`: it refuses members that it does not know (user, seed, verbosity, tiers, log probabilities), call ids
-    of other than nine letters and digits, and turns in an order that others take.
-    `custom_tools`: it takes tools of free text, not only functions. `begun_answers` False: a conversation must end with
-    the user's turn. `converse_takes` are members of Converse that only some models know: the tool choices "any" and
-    "tool", a tool result's "status", and "cache" points.
+    `max_output_tokens`: the model's maximum, also sent if a dialect requires a limit.
+    `image_tokens_max`: the most input tokens of one image.
+    `reasoning`: how thinking is requested: not at all, as an effort, as a token budget, as a level (Gemini 3), or
+    adaptive (newer Claude models). `sampling` False: the model refuses temperature, top_p and top_k.
+    `efforts`: the efforts it accepts, weakest first. `budget_min`: the smallest budget it accepts.
+    `reasoning_content`: it requires its earlier thinking to be sent back.
+    `json_schema` False: a forced tool replaces a schema. `anthropic_members`: it accepts Anthropic's own fields
+    (thinking, top_k) where another dialect passes fields on.
+    `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses unsigned calls.
+    `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
+    letters and digits, and some orders of messages.
+    `custom_tools`: it accepts free-text tools. `begun_answers` False: a conversation must end with the user's turn.
+    `converse_takes`: the features of Converse that only some models support: the tool choices "any" and "tool", a tool
+    result's "status", and "cache" points.
     """
 
     max_output_tokens: int = 8192
@@ -59,7 +60,7 @@ _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
 
 ROWS: tuple[_Row, ...] = (
     (None, r"^(gpt-4o|gpt-4\.1|chatgpt)", {"max_output_tokens": 32_768}),
-    # It counts 2,833 tokens for a picture and 5,667 for each of its tiles, of which there are eight at most.
+    # 2,833 tokens for an image and 5,667 for each of its tiles, of which there are at most eight.
     (None, r"^gpt-4o-mini", {"image_tokens_max": 48_169}),
     (
         None,
@@ -76,12 +77,12 @@ ROWS: tuple[_Row, ...] = (
     (None, r"^(gpt-[5-9]|codex)", {"custom_tools": True}),
     (None, r"^gpt-5($|-)", {"efforts": ("minimal", "low", "medium", "high")}),
     (None, r"^(gpt-5\.[1-9]|gpt-[6-9])", {"efforts": ("none", "low", "medium", "high", "xhigh")}),
-    # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
+    # Models that think between tool calls and require those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
     (frozenset({"mistral"}), r"", {"strict_chat": True}),
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
-    # Converse offers structured answers for newer Claude models only.
+    # Converse supports structured output for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),
     (frozenset({"bedrock"}), r"mistral\.mistral-large", {"converse_takes": frozenset({"any"})}),
     (
@@ -117,7 +118,7 @@ ROWS: tuple[_Row, ...] = (
             "begun_answers": False,
         },
     ),
-    # From Opus 4.7 on there is neither a token budget nor sampling.
+    # Opus 4.7 and later support neither a token budget nor sampling.
     (
         None,
         r"claude-(opus|sonnet|haiku|fable)-(4-[7-9]|[5-9])",
@@ -125,7 +126,7 @@ ROWS: tuple[_Row, ...] = (
     ),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
     (None, r"(^|/)gemini-2\.5-\S*image", {"reasoning": "none"}),
-    # It always thinks.
+    # Its thinking cannot be disabled.
     (None, r"(^|/)gemini-2\.5-pro", {"budget_min": 128}),
     (None, r"(^|/)gemini-(1|2\.0)", {"max_output_tokens": 8192, "reasoning": "none", "schema_subset": True}),
     (
@@ -134,7 +135,7 @@ ROWS: tuple[_Row, ...] = (
         {"reasoning": "level", "efforts": ("low", "medium", "high"), "call_signatures": True},
     ),
     (None, r"(^|/)gemini-3-pro", {"efforts": ("low", "high")}),
-    # From 3.7 on only the small ones can think minimally.
+    # From 3.7 on only the flash-lite models support minimal thinking.
     (
         None,
         r"(^|/)gemini-(3(\.[1-6])?-flash|[3-9](\.\d+)?-flash-lite)",
@@ -145,7 +146,7 @@ ROWS: tuple[_Row, ...] = (
 
 Kind = Literal["text", "embedding", "rerank", "moderation", "video", "task"]
 _KINDS: tuple[tuple[Kind, str], ...] = (
-    # What accounts for videos offer beside them: speech, pictures, work on a film that is there.
+    # What video providers offer beside generating videos: speech, images, editing of an existing video.
     (
         "task",
         r"^(eleven_|magnific_|photon-|kolors-|gen4_image|runway-(video2video|act-one)|luma-(upscale|audio)"
@@ -158,9 +159,9 @@ _KINDS: tuple[tuple[Kind, str], ...] = (
 
 
 def kind_of(model: str) -> Kind:
-    """What a model is for, as far as its name tells; for lists only, never for routing.
+    """The kind of a model, guessed from its name; for listings only, never for routing.
 
-    "task": it is asked on its provider's own route alone.
+    "task": it is available only on its provider's own route.
     """
     lowered = model.lower()
     return next((kind for kind, pattern in _KINDS if re.search(pattern, lowered)), "text")
@@ -177,12 +178,12 @@ def profile_for(family: str, upstream_model: str) -> Profile:
 
 
 _EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-# The largest token budget that still reads as an effort word; anything above is "high".
+# The largest token budget of each effort; anything above is "high".
 _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16_384, "medium"))
 
 
 def effort_for(reasoning: Reasoning, profile: Profile) -> Effort | None:
-    """The effort word nearest to what was asked that the model knows; None when the model is to decide."""
+    """The model's effort nearest to the requested one; None if the model decides."""
     effort, budget = reasoning.effort, reasoning.budget_tokens
     if effort is None and budget is not None and not reasoning.adaptive:
         effort = next((word for limit, word in _BUDGETS if budget <= limit), "high")

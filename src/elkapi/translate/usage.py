@@ -1,7 +1,7 @@
-"""Each dialect's usage object <-> the one canonical `Usage`; it owns how the dialects count, and nothing about prices.
+"""Convert each dialect's usage object to and from the canonical `Usage`.
 
-Every reader gives disjoint classes whose sum is the dialect's own total, or None when a count is negative, no integer
-or contradicts itself (guarantees 21, 23, 25): then nothing in the object is believed. Contracts: openai.md,
+Every reader returns disjoint classes whose sum is the dialect's own total. It returns None, trusting nothing in the
+object, if a count is negative, not an integer or contradictory (guarantees 21, 23, 25). Contracts: openai.md,
 anthropic.md sections 1, 3, 6.2.
 """
 
@@ -36,10 +36,10 @@ class _ServerTools(msgspec.Struct):
 
 
 class ChatUsage(msgspec.Struct):
-    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's.
+    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a top-level `cached_tokens` Moonshot's.
 
-    OpenRouter tells its searches as Anthropic does, or in `server_tool_use_details`, Perplexity in a word of its own.
-    Of its deep research it tells `citation_tokens`, and with them `reasoning_tokens`, which are in none of the totals.
+    OpenRouter reports searches as Anthropic does, or in `server_tool_use_details`; Perplexity in `num_search_queries`.
+    Perplexity's deep research adds `citation_tokens` and `reasoning_tokens`, which are in none of the totals.
     """
 
     prompt_tokens: int | None = None
@@ -57,19 +57,19 @@ class ChatUsage(msgspec.Struct):
 
 
 class XaiTools(msgspec.Struct):
-    """What xAI bills one by one of the tools that it ran."""
+    """Tool calls that xAI bills one by one."""
 
     web_search_calls: int | None = None
     x_search_calls: int | None = None
 
     @property
     def searches(self) -> int:
-        """Searches of the web and of X, which cost the same."""
+        """Searches of the web and of X, which have the same price."""
         return (self.web_search_calls or 0) + (self.x_search_calls or 0)
 
 
 class ResponsesUsage(msgspec.Struct):
-    """OpenAI's responses; the tools are xAI's word."""
+    """OpenAI's responses; `server_side_tool_usage_details` is xAI's."""
 
     input_tokens: int
     output_tokens: int
@@ -80,7 +80,7 @@ class ResponsesUsage(msgspec.Struct):
 
 
 class ImageGenUsage(msgspec.Struct):
-    """What the pictures of a response cost that its tool made: tokens of another model, in none of its totals."""
+    """The usage of a response's image generation tool: tokens of another model, in none of the response's totals."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -106,9 +106,9 @@ class _Iteration(msgspec.Struct):
 
 
 class AnthropicUsage(msgspec.Struct):
-    """Anthropic's messages; `input_tokens` excludes both cache figures. In message_delta any member may be absent.
+    """Anthropic's messages; `input_tokens` excludes both cache counts. In message_delta any field may be absent.
 
-    Of the `iterations` only a compaction stands in none of the totals.
+    Of the `iterations`, only compactions are not in the totals.
     """
 
     input_tokens: int | None = None
@@ -127,7 +127,7 @@ class _Modality(msgspec.Struct):
 
 
 class GeminiUsage(msgspec.Struct):
-    """Gemini's usageMetadata; thoughts are not inside candidatesTokenCount, cached content is inside the prompt."""
+    """Gemini's usageMetadata; candidatesTokenCount excludes thoughts, promptTokenCount includes cached content."""
 
     promptTokenCount: int | None = None
     candidatesTokenCount: int | None = None
@@ -141,16 +141,16 @@ class GeminiUsage(msgspec.Struct):
 
 
 def read_input_usage(view: ChatUsage) -> Usage | None:
-    """The usage of embeddings and reranks, which use input alone. Some (vLLM's reranks) tell their total only."""
+    """The usage of embeddings and reranks, which have only input. Some (vLLM's reranks) report only the total."""
     if view.prompt_tokens is not None or view.total_tokens is None:
         return read_chat_usage(view)
     return Usage(input_tokens=view.total_tokens, calls=1) if view.total_tokens >= 0 else None
 
 
 def read_chat_usage(view: ChatUsage) -> Usage | None:
-    """The canonical classes; None when a count is missing or impossible.
+    """The canonical usage; None if a count is missing or impossible.
 
-    Some providers do not count reasoning inside completion_tokens; their total_tokens shows it.
+    Some providers do not count reasoning in completion_tokens, which shows in their total_tokens.
     """
     if view.prompt_tokens is None:
         return None
@@ -158,7 +158,7 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
     completion = view.completion_tokens or 0
     cached = view.prompt_cache_hit_tokens or view.cached_tokens or 0
     if details is None and out is None and not cached:
-        # Embeddings and many compatible servers tell no details: there is nothing to split.
+        # Embeddings and many compatible servers report no details: there is nothing to split.
         total_in = view.prompt_tokens
         return (
             None if total_in < 0 or completion < 0 else Usage(input_tokens=total_in, output_tokens=completion, calls=1)
@@ -172,9 +172,9 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
 
 
 def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
-    """(usage, unsplit) of generated text; None without `completion_tokens`, which only an embedding's may lack.
+    """(usage, unsplit) of generated text; None without `completion_tokens`, which only embeddings may omit.
 
-    `unsplit` where it tells of cache writes and not how long they live, as OpenAI alone does.
+    `unsplit`: there are cache writes without lifetimes, which only OpenAI reports.
     """
     usage = None if view.completion_tokens is None else read_chat_usage(view)
     tools = view.server_tool_use or view.server_tool_use_details
@@ -195,14 +195,14 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
 
 
 def read_responses_usage(view: ResponsesUsage) -> Usage | None:
-    """The canonical classes of a response's usage."""
+    """The canonical usage of a response; None if a count is impossible."""
     details, out = view.input_tokens_details or _PromptDetails(), view.output_tokens_details
     reasoning = (out.reasoning_tokens if out else 0) or 0
     return _split(view.input_tokens, details.cached_tokens or 0, details, view.output_tokens, reasoning, out)
 
 
 def with_pictures_made(usage: Usage, told: ImageGenUsage) -> Usage | None:
-    """The usage with what the pictures came to as classes of pictures; None where that cannot be."""
+    """Add the usage of generated images in the image classes; None if a count is impossible."""
     cached = told.cached_tokens or 0
     if min(cached, told.input_tokens - cached, told.output_tokens) < 0:
         return None
@@ -222,9 +222,9 @@ def _split(
     reasoning: int,
     out: _CompletionDetails | None,
 ) -> Usage | None:
-    """Totals and their parts -> disjoint classes. A modality never counts what the cache already counted.
+    """Totals and their parts -> disjoint classes. Cached tokens are not counted again by modality.
 
-    Writes that live for 12 hours are the long ones, which have a price of their own, as Anthropic's of an hour.
+    Cache writes of 12 hours count in the class of Anthropic's one-hour writes, which has its own price.
     """
     lives = details.cache_write_tokens_details
     long = (lives.ttl_12h_tokens if lives else 0) or 0
@@ -255,9 +255,9 @@ def _split(
 
 
 def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
-    """(usage, unsplit): `unsplit` when cache writes came without their lifetimes; they stand in the 5m class then.
+    """(usage, unsplit); `unsplit`: cache writes have no lifetimes and are in the 5m class.
 
-    None too where a side is not said at all: an empty object is no usage of zero.
+    None if a count is impossible, or if input or output is missing: an empty object does not mean a usage of zero.
     """
     if view.input_tokens is None or view.output_tokens is None:
         return None
@@ -298,7 +298,7 @@ def _anthropic_classes(view: AnthropicUsage | _Iteration) -> tuple[Usage, bool] 
 
 
 def _added(usage: Usage, more: Usage) -> Usage:
-    """A call with the tokens of a part of it that its totals left out."""
+    """Add the tokens of a part of a call that its totals leave out."""
     return msgspec.structs.replace(
         usage,
         input_tokens=usage.input_tokens + more.input_tokens,
@@ -310,9 +310,9 @@ def _added(usage: Usage, more: Usage) -> Usage:
 
 
 def read_gemini_usage(view: GeminiUsage) -> Usage | None:
-    """The canonical classes of a usageMetadata; every one says the prompt, and leaves out what is zero.
+    """The canonical usage of a usageMetadata, which always has the prompt and omits zeros; None if it is impossible.
 
-    What of a modality came from the cache is counted there, and sound apart, for it has a price of its own there too.
+    Cached tokens of any modality count as cached; cached audio has its own class, since it has its own price.
     """
     if view.promptTokenCount is None:
         return None
@@ -326,7 +326,7 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
     total_in = view.promptTokenCount + (view.toolUsePromptTokenCount or 0)
     total_out = (view.candidatesTokenCount or 0) + thoughts
     if view.candidatesTokenCount is None and view.totalTokenCount is not None:
-        # Some answers leave the count of what was written out; the total has it.
+        # Some answers omit the output count; the total includes it.
         total_out = max(total_out, view.totalTokenCount - total_in)
     usage = _split(total_in, cached, details, total_out, thoughts, out)
     heard = sum(row.tokenCount for row in view.cacheTokensDetails or () if row.modality == "AUDIO")
@@ -337,7 +337,7 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
 
 
 def chat_usage_object(usage: Usage) -> dict[str, object]:
-    """OpenAI's chat usage; the classes that are zero are left out of the details, as far as SDKs allow."""
+    """OpenAI's chat usage; zero classes are left out of the details where SDKs allow it."""
     prompt: dict[str, int] = {"cached_tokens": usage.cache_read_tokens, "audio_tokens": usage.audio_input_tokens}
     if usage.cache_write_tokens:
         prompt["cache_write_tokens"] = usage.cache_write_tokens
@@ -370,7 +370,7 @@ def responses_usage_object(usage: Usage) -> dict[str, object]:
 
 
 def anthropic_usage_object(usage: Usage) -> dict[str, object]:
-    """Anthropic's usage: input without both cache figures."""
+    """Anthropic's usage; `input_tokens` excludes both cache counts."""
     result: dict[str, object] = {
         "input_tokens": usage.input_tokens + usage.audio_input_tokens + usage.image_input_tokens,
         "cache_creation_input_tokens": usage.cache_write_tokens,
