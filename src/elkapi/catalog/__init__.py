@@ -1,4 +1,4 @@
-"""What the gateway serves: operations as data, one small file per family, matched from method and path."""
+"""The operations the gateway serves: data, one small file per family, matched by method and path."""
 
 from elkapi.catalog.families import (
     anthropic,
@@ -21,7 +21,7 @@ from elkapi.catalog.match import Catalog
 from elkapi.catalog.operation import Body, Facts, Family, Match, ModelSource, Operation, Role
 
 FAMILIES: tuple[Family, ...] = (
-    # Before those whose patterns take any path below /v1beta/models/.
+    # Must precede the families whose patterns match any path below /v1beta/models/.
     veo.FAMILY,
     *(openai.FAMILY, anthropic.FAMILY, gemini.FAMILY, platform.FAMILY),
     *(video.FAMILY, sora.FAMILY, tasks.FAMILY),

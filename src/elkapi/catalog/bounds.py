@@ -1,7 +1,7 @@
-"""What a text call can come to at most, by the bytes of its body, its tools and files, its model, and its channels.
+"""Upper bounds of a text call's usage, from the bytes of its body, its tools and files, its model and its channels.
 
-Bytes bound the tokens of text from above; what stands behind an address, or what a provider does beside the answer, is
-bounded by the constants here.
+The number of bytes bounds the tokens of text; content behind a URL and a provider's additional work are bounded by the
+constants here.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from elkapi.types import Channel, Usage
 
 IMAGE_TOKENS_MAX = Profile().image_tokens_max
 REMOTE_FILE_TOKENS_MAX = 100_000
-# What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
+# The most tokens that a provider's framing of messages, tools and schemas adds to the bytes of the body.
 FRAME_TOKENS_MAX = 64
-# An address may stand where bytes do: of OpenRouter's files, and of Qwen's sounds. Qwen has lists of frames, too.
+# A URL may replace the bytes of OpenRouter's files and of Qwen's audio. Qwen also accepts lists of frames.
 _ADDRESS = rb'\s*+:\s*+"\s*+[a-z][a-z0-9+.-]{0,15}+:\\?+/\\?+/'
 _REMOTE_FILE = re.compile(
     rb'"(?:(?:file_id|file_?uri|(?:file|document|video|audio)_url)"\s*+:|video"\s*+:\s*+\[|file_?data"%b)' % _ADDRESS
 )
 _SOUND, _DATA_BY_ADDRESS = b'"input_audio"', re.compile(rb'"(?:data|input_audio)"' + _ADDRESS)
-# A document of Anthropic's, whose address stands in its source, as a picture's does.
+# Anthropic's document block, whose URL is in its source, like an image's.
 _DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
 _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|12h|AUDIO|IMAGE)')
-# All that makes a body dearer than its bytes, members in small letters; one pattern that begins with one character is
-# found four times faster than word after word, and most of what a quote begins is dismissed by its first letter.
+# Everything that makes a body cost more than its bytes, in lower case. One pattern that starts with a single character
+# matches four times faster than word after word, and the lookahead dismisses most quotes by the first letter.
 _FILES = rb'(?:file|document|video)(?:_id|_?ur[il]|_data)?"'
 _DEARER = re.compile(rb'"(?=[1adfioAIv])' + _WIDE.pattern[1:-1] + rb"|" + _FILES + rb")")
-# Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
-# of such a name. Types may have a date behind them; Google takes both spellings of a member.
+# Tools that the provider runs itself: their results are input of the same call. A client's function of such a name is
+# not one. Types may end in a date; Google accepts both spellings of a field.
 SERVED_TOOLS_TOKENS_MAX = 100_000
-# Searches are paid for one by one as well: so many are held, or what the caller allows where that is more.
+# Searches are also charged individually: this many are held, or the caller's limit if that is higher.
 SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _WORDS = {*server_tools.KINDS, *server_tools.CHAT, *server_tools.RESPONSES, *server_tools.HOSTED, *server_tools.OTHERS}
 _TYPES = "|".join(sorted(_WORDS))
 _MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
-# A tool of a type that nobody here knows is taken for one that the provider runs: new ones come with its new models.
-# These are a caller's own to run, or bounded otherwise: OpenAI's, Anthropic's with a date, what finds tools in a body.
+# A tool of unknown type is assumed to run at the provider, since new ones come with new models. The types below run at
+# the caller or are bounded otherwise: OpenAI's, Anthropic's dated ones, and those that search tools in the body.
 _OWN_TYPES = (
     "function|custom|namespace|(?:local_)?shell|apply_patch|computer(?:_use(?:_preview)?)?|"
     "tool_search(?:_tool_[a-z0-9_]++)?|"
@@ -56,34 +56,34 @@ _OWN_TYPES = (
     "image_generation|advisor_[a-z0-9_]++|openrouter:(?:advisor|subagent|fusion|image_gen[a-z_]*+)"
 )
 _KNOWN_TYPE = re.compile(_OWN_TYPES)
-# What else has a type among tools, most of all their schemas: where nothing but these is, nobody looks any further.
+# Other `type` values inside tools, mostly of their schemas: if only these occur, the tools are not decoded.
 _SCHEMA_TYPES = "string|object|array|number|boolean|integer|null|ephemeral|grammar|text|approximate|any"
 _NOT_OWN = re.compile(rf'"type"\s*+:\s*+"(?!(?:{_SCHEMA_TYPES}|{_OWN_TYPES})")|"(?:{_MEMBERS})"\s*+:'.encode())
 _json = msgspec.json.Decoder()
-# What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
-# computer, bash and text editor, whose types end in a date), which no bytes of the body say.
+# A provider's instructions to its model for calling tools, and for each tool it defines but the client runs (Anthropic's
+# computer, bash and text editor, whose types end in a date). They are not in the body.
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
 _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
-# Tools with another model behind them: OpenAI's that makes pictures, which tells its tokens, and those whose work is
-# told nowhere: Anthropic's that has it read the conversation, OpenRouter's. One pattern, for all tools come through.
+# Tools that call another model: OpenAI's image generation, which reports its tokens, and those that report nothing:
+# Anthropic's advisor, which reads the conversation, and OpenRouter's. One pattern, since every tool is matched.
 _MODEL_BEHIND = re.compile(
     rb'"type"\s*+:\s*+"(?:(?P<pictures>image_generation")|advisor_|openrouter:(?:advisor|subagent|fusion|image_gen))'
 )
-# The tokens of pictures are those of the call too; a large one is some 6,200. A moving one has nine frames unless told.
+# Generated images count as tokens of the call: about 6,200 for a large one. Animations have nine frames by default.
 PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX = 16_384, 6_400
 MOVING_FRAMES, MOVING_FRAMES_MAX = 9, 1000
 _FRAMES = re.compile(rb'"frame_count"\s*+:\s*+(\d++)')
 _NO_TOOLS = (b"null", b"[]")
-# What declares tools inside of a conversation: two items of OpenAI's, and a block of Anthropic's. In a text that tells
-# of them each quote has a backslash. It begins with the character that is rarest in a body, as that is found fastest.
+# Declarations of tools inside a conversation: two items of OpenAI's and a block of Anthropic's. Inside a string, quotes
+# are escaped, so it does not match. It starts with the rarest character, which is found fastest.
 _DECLARING = re.compile(rb'_(?:(?<="additional_)tools|(?<="tool_)(?:search_output|addition))"')
-# A context that is compacted on the way is read once more, and its summary is written beside the answer.
+# A context that is compacted during the call is read once more, and its summary is output besides the answer.
 COMPACTION_TOKENS_MAX = 16_384
-# A member that a body does not have, and what says as little; most calls are told apart by the first, by identity.
+# An absent field, and values equivalent to it. Most calls are recognised by the identity of the first.
 ABSENT = msgspec.Raw()
 NONE_NAMED = (b"", b"null", b"[]")
 _UNSERVED = (*NONE_NAMED, b"false")
-# Members beside the tools that have the provider search, run code, or ask servers of tools.
+# Fields other than `tools` that make the provider search, run code or call tool servers.
 _SERVING = frozenset(
     {"web_search_options", "plugins", "search_parameters", "enable_search", "enable_code_interpreter", "mcp_servers"}
 )
@@ -105,12 +105,12 @@ def bounded(
     tool_calls: int = 0,
     models: msgspec.Raw = ABSENT,
 ) -> Facts:
-    """The facts of a text call, bounded by its bytes, its pictures, files and tools and its own output limit.
+    """The facts of a text call, bounded by its bytes, its images, files and tools and its own output limit.
 
-    Of `tools`, and of those that `turns` of a conversation declare, those count that the provider runs, and `served`
-    are such ones (OpenRouter has them as `plugins`, too), which may be called `tool_calls` times; `models` are others
-    that it may ask.
-    Members are looked for in any letters, as a server written in Go reads them, words in their own.
+    Of `tools`, and of those declared in `turns` of the conversation, only tools that the provider runs count. `served`
+    are fields that enable such tools (OpenRouter's `plugins`, too), `tool_calls` is the limit of their calls, `models`
+    are further models that the provider may use. Field names match in any case, as in servers written in Go; values
+    match exactly.
     """
     pictures, searches, open_ended, wide = 0, 0, False, False
     given = len(body) + FRAME_TOKENS_MAX
@@ -121,7 +121,7 @@ def bounded(
         inline, files, documents = small.count(b'"inline'), len(_REMOTE_FILE.findall(small)), body.count(_DOCUMENT)
         if sounds := len(_DATA_BY_ADDRESS.findall(small)):
             files += min(sounds, small.count(_SOUND))
-        # The look above takes a text that begins with "Image" for a picture.
+        # The case-insensitive match above also finds a string that starts with "Image".
         open_ended = inline > 0 or files > 0 or _DEARER.search(body) is not None
         wide = inline > 0 or _WIDE.search(body) is not None
         pictures = body.count(b'"image') + inline
@@ -129,7 +129,7 @@ def bounded(
         remote = min(documents, len(_BY_ADDRESS.findall(small))) if documents else 0
         given += REMOTE_FILE_TOKENS_MAX * (files + remote)
     made = (limit or 0) * choices
-    # What is absent is told apart by identity: most calls have none of these.
+    # Compare by identity first: most calls have none of these.
     other_models = models is not ABSENT and bytes(models) not in NONE_NAMED
     declaring = _declared(tools, turns, small) if turns or tools is not ABSENT else []
     declared = b"".join(declaring)
@@ -161,7 +161,7 @@ def bounded(
 
 
 def _declared(tools: msgspec.Raw, turns: Sequence[msgspec.Raw], body: bytes) -> list[bytes]:
-    """What declares tools, as objects in small letters: beside the conversation, or turns of it."""
+    """The JSON objects that declare tools, in lower case: the `tools` field and turns of the conversation."""
     given = b"" if tools is ABSENT else folded(spelled_out(bytes(tools)))
     declaring = [b'{"tools":%b}' % given] if given and given not in _NO_TOOLS else []
     if turns and _DECLARING.search(body) is not None:
@@ -171,19 +171,19 @@ def _declared(tools: msgspec.Raw, turns: Sequence[msgspec.Raw], body: bytes) -> 
 
 
 def _frames(tools: bytes) -> int:
-    """The most frames that a picture made by these tools has."""
+    """The most frames of an image generated by these tools."""
     return _most_told(_FRAMES, tools, MOVING_FRAMES if b'"gif"' in tools else 1, MOVING_FRAMES_MAX)
 
 
 def with_compaction(facts: Facts) -> Facts:
-    """The bounds of a call whose context is compacted on the way."""
+    """The bounds of a call whose context is compacted during the call."""
     upper, output = facts.upper, facts.upper.output_tokens + COMPACTION_TOKENS_MAX
     wider = msgspec.structs.replace(upper, input_tokens=2 * upper.input_tokens, output_tokens=output)
     return msgspec.structs.replace(facts, upper=wider)
 
 
 def _is_served(members: Iterable[msgspec.Raw]) -> bool:
-    """Whether one of these has the provider search, or ask servers of tools; a loop, for every chat comes through."""
+    """Whether one of these fields enables a provider's tools. A plain loop, since every chat runs it."""
     for one in members:  # noqa: SIM110
         if one is not ABSENT and bytes(one) not in _UNSERVED:
             return True
@@ -191,7 +191,7 @@ def _is_served(members: Iterable[msgspec.Raw]) -> bool:
 
 
 def _has_served(declared: bytes, declaring: Iterable[bytes]) -> bool:
-    """Whether the provider runs one of these tools itself, as far as is known; `declared` are all of these objects."""
+    """Whether the provider runs one of these tools, as far as known; `declared` is the concatenation of `declaring`."""
     if _NOT_OWN.search(declared) is None:
         return False
     return _SERVED_TOOL.search(declared) is not None or any(map(_declares_unknown, declaring))
@@ -205,14 +205,14 @@ def _declares_unknown(declaring: bytes) -> bool:
 
 
 def _types_in(declaring: Any) -> Iterator[str]:
-    """The types of the tools that an object declares: as a list, as one in a change of them, or in what holds those."""
+    """The types of the tools that an object declares: in a list, in a change of the tools, or nested in either."""
     if isinstance(declaring, list):
         for one in declaring:
             yield from _types_in(one)
     elif isinstance(declaring, dict):
         found = declaring.get("tools"), [declaring.get("definition")]
         for tool in (one for tools in found if isinstance(tools, list) for one in tools if isinstance(one, dict)):
-            # One without a type is a function, to Anthropic and to Google.
+            # Anthropic and Google treat a tool without a type as a function.
             yield str(tool.get("type") or "function")
             yield from _types_in(tool)
         for name in ("content", "tool_changes", "tool"):
@@ -220,17 +220,17 @@ def _types_in(declaring: Any) -> Iterator[str]:
 
 
 def _most_told(pattern: re.Pattern[bytes], tools: bytes, least: int, most: int) -> int:
-    """The largest number that tools tell in this way, within these bounds."""
+    """The largest number in `tools` that the pattern captures, within these bounds."""
     return min(max([least, *(int(digits[:9]) for digits in pattern.findall(tools))]), most)
 
 
 def _searches(tools: bytes) -> int:
-    """The most searches that tools which the provider runs are held for."""
+    """The number of searches to hold for tools that the provider runs."""
     return _most_told(_ALLOWED, tools, SEARCHES_MAX, SEARCHES_ALLOWED_MAX)
 
 
 def bounded_by_model(facts: Facts, model: str) -> Facts:
-    """The bounds that only the model's name gives: its output, its pictures, and its context for a stored history."""
+    """The facts with the bounds that depend on the model: output, images, and the context for a stored history."""
     if facts.output_limit is not None and facts.previous is None and not facts.pictures:
         return facts
     profile, upper = profile_for("", model), facts.upper
@@ -243,9 +243,9 @@ def bounded_by_model(facts: Facts, model: str) -> Facts:
 
 
 class Added(msgspec.Struct, frozen=True):
-    """The most that channels put into a text call beside its own: input tokens, and searches of the provider's.
+    """An upper bound of what channels add to a text call: input tokens and the provider's searches.
 
-    `wide`: as in `Facts`, by what they put in. `lives_long`: part of it asks for a cache that does.
+    `wide`: as in `Facts`, for the additions. `lives_long`: they request a long-lived cache.
     """
 
     tokens: int = 0
@@ -258,7 +258,7 @@ NOTHING_ADDED = Added()
 
 
 def most_added(channels: Iterable[Channel]) -> Added:
-    """What none of these channels' own instructions and members exceed."""
+    """An upper bound of what any of these channels adds."""
     most = NOTHING_ADDED
     for one in map(added_by, channels):
         if one != NOTHING_ADDED:
@@ -272,7 +272,7 @@ def most_added(channels: Iterable[Channel]) -> Added:
 
 
 def added_by(channel: Channel) -> Added:
-    """What a channel's own instructions and members add."""
+    """What a channel's system prompt and parameters add."""
     tokens = 0 if channel.system_prompt is None else len(channel.system_prompt.encode()) + FRAME_TOKENS_MAX
     if not (members := channel.param_default | channel.param_set):
         return Added(tokens)
@@ -289,5 +289,5 @@ def added_by(channel: Channel) -> Added:
 
 
 def lives_long(body: bytes) -> bool:
-    """Whether what a body has cached may live long, by Anthropic's word for that or by OpenAI's."""
+    """Whether a body requests a long-lived cache, in Anthropic's or OpenAI's form."""
     return b'"1h"' in body or b'"12h"' in body

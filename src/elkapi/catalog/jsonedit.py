@@ -1,7 +1,7 @@
-"""Where a top-level member stands inside JSON bytes, and how to change it without rebuilding the rest.
+"""Locate a top-level member in JSON bytes and change it without rebuilding the rest.
 
-A relayed body is never parsed and written again: fields nobody here knows must survive byte for byte. The scanner
-looks at strings and brackets only, so numbers cost nothing.
+A relayed body is never parsed and serialized again: unknown fields must survive byte for byte. The scanner matches only
+strings and brackets, so numbers cost nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import msgspec
 
 from elkapi.errors import BadRequest
 
-# Runs of plain characters are taken at once: one step a character made a text with line breaks 20 times slower to scan.
-# So is an object or array that holds no other: most of what a long conversation is made of.
+# Runs of plain characters match in one step: one step per character scans text with line breaks 20 times slower.
+# An object or array without nested ones also matches in one step; long conversations consist mostly of these.
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _TOKEN = re.compile(_TEXT + rb"|[{\[](?:[^\"{}\[\]]++|" + _TEXT + rb")*+[}\]]|[{}\[\]]", re.DOTALL)
 _COLON = re.compile(rb"\s*:\s*")
@@ -27,23 +27,23 @@ _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
 
 Span = tuple[int, int]
-# As a number: for bytes, `in` first tries to make one of them, and the exception of that costs more than the look.
+# As integers: `in` on bytes first tries to convert its operand to an int, and that exception costs more than the search.
 BACKSLASH, QUOTE = 0x5C, 0x22
 OPENING = b"{["
-# `"":1,`: no member is shorter.
+# The shortest member: `"":1,`.
 _MEMBER_BYTES_MIN = 5
-# What is told of a name that anybody may have made up.
+# How much of a caller's field name an error quotes.
 MEMBER_CHARS_MAX = 64
 
 
 def string_member(body: bytes, name: str) -> Span | None:
-    """The span of the string value (quotes included) of a top-level member, or None when there is none.
+    """The span of a top-level member's string value (quotes included), or None if there is none.
 
-    Raises BadRequest when the member stands there twice: two readers could pick different ones, and a gateway that
-    prices one while the upstream serves the other is wrong. `body` must already have been accepted by a JSON decoder.
+    Raises BadRequest for a duplicate member: the gateway could price one value while the upstream uses the other.
+    `body` must already have been accepted by a JSON decoder.
     """
     quoted = _quoted(name)
-    # Without a backslash a member's name is spelled one way only, so a single hit is the member itself.
+    # Without a backslash a name has only one spelling, so a single match is the member itself.
     if body.count(quoted) == 1 and BACKSLASH not in body:
         return _value_span(body, body.index(quoted) + len(quoted))
     ends = _keys_named(body, (name,))
@@ -51,18 +51,18 @@ def string_member(body: bytes, name: str) -> Span | None:
 
 
 def check_once(body: bytes, members: Mapping[str, msgspec.Raw]) -> None:
-    """Raises BadRequest for a top-level member that stands twice in a body, of which a decoder gave these `members`.
+    """Raise BadRequest if a top-level member occurs twice in the body that was decoded into `members`.
 
-    Of two, a decoder keeps one and another might keep the other, so that another call would be served than was priced.
+    Decoders differ in which duplicate they keep, so the upstream could serve another call than the one priced.
     """
-    # Braces, commas, colons and quotes: without white space they and the members are the whole body.
+    # Braces, commas, colons and quotes: without white space the body consists of them and the members.
     size = 4 * len(members) + 1
     for name, value in members.items():
         size += len(name) + len(value)
     spare = len(body) - size
     if spare < _MEMBER_BYTES_MIN:
         return
-    # The other common form, Python's: a space after each comma and colon.
+    # Python's default format: a space after each comma and colon.
     if spare == 2 * len(members) - 1:
         written = b", ".join([b'"%b": %b' % (name.encode(), value) for name, value in members.items()])
         if body == b"{%b}" % written:
@@ -72,7 +72,7 @@ def check_once(body: bytes, members: Mapping[str, msgspec.Raw]) -> None:
 
 @lru_cache(maxsize=256)
 def _quoted(name: str) -> bytes:
-    """A member's name as it stands in a body."""
+    """A member's name with its quotes."""
     return b'"' + name.encode() + b'"'
 
 
@@ -85,7 +85,7 @@ def _value_span(body: bytes, key_end: int) -> Span | None:
 
 
 def _keys_named(body: bytes, names: tuple[str, ...]) -> dict[str, int]:
-    """Where the top-level keys end that decode to one of `names`. Raises BadRequest for one that stands there twice."""
+    """The end offsets of the top-level keys that decode to one of `names`. Raises BadRequest for a duplicate."""
     plain = {name.encode(): name for name in names}
     ends: dict[str, int] = {}
     depth = 1
@@ -108,7 +108,7 @@ def _keys_named(body: bytes, names: tuple[str, ...]) -> dict[str, int]:
 
 
 def check_all_named_once(body: bytes) -> None:
-    """Raises BadRequest for a member that stands twice in its object, wherever that is: all of it is decoded once more.
+    """Raise BadRequest for a duplicate member at any depth. Decodes the whole body again.
 
     `body` must already have been accepted by a JSON decoder.
     """
@@ -130,7 +130,7 @@ def _twice(name: str) -> BadRequest:
 
 
 def with_string(body: bytes, name: str, value: str) -> bytes:
-    """The body with a top-level string member set: spliced where it stands, or put first when it is missing."""
+    """The body with a top-level string member set: replaced in place, or inserted first if missing."""
     encoded = _encode(value)
     if (span := string_member(body, name)) is not None:
         return body[: span[0]] + encoded + body[span[1] :]
@@ -138,7 +138,7 @@ def with_string(body: bytes, name: str, value: str) -> bytes:
 
 
 def with_raw(body: bytes, name: str, value: bytes) -> bytes:
-    """The body with a top-level member set to raw JSON: put first when it is missing, else rebuilt member by member."""
+    """The body with a top-level member set to raw JSON: inserted first if missing, else rebuilt member by member."""
     if _quoted(name) not in body and b"\\u" not in body:
         return _put_first(body, name, value)
     members = _members.decode(body)
@@ -154,7 +154,7 @@ def _put_first(body: bytes, name: str, value: bytes) -> bytes:
 
 
 def without(body: bytes, names: tuple[str, ...]) -> bytes:
-    """The body without these top-level members; every other value keeps its exact bytes."""
+    """The body without these top-level members; all other values keep their exact bytes."""
     members = _members.decode(body)
     if not any(name in members for name in names):
         return body
@@ -167,7 +167,7 @@ def with_overrides(
     default: dict[str, msgspec.Raw],
     remove: tuple[str, ...],
 ) -> bytes:
-    """The body with a channel's parameter overrides; every untouched value keeps its exact bytes."""
+    """The body with a channel's parameter overrides; all other values keep their exact bytes."""
     if not (replace or default or remove):
         return body
     members = _members.decode(body)

@@ -1,8 +1,8 @@
-"""How a neutral request for a video is put to each provider: which operation serves it, which field goes where. Data.
+"""Maps from a neutral video request to each provider's operations and fields. Data only.
 
-A field map names, for each neutral field, a path in the provider's body and how the value is spelled there:
-`duration|int`, `ratio|colon`. A path that ends in `[+]` adds to a list. What a map does not name the provider cannot
-carry: fields of `MEANING` are refused then, all others are hints, and dropped.
+A field map gives, for each neutral field, a path in the provider's body and the value's format there: `duration|int`,
+`ratio|colon`. A path that ends in `[+]` appends to a list. A provider does not support fields missing from its map:
+those in `MEANING` are refused, all others are hints and are dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from elkapi.catalog.operation import Wire
 
-# Without these another video would be made than the one that was asked for.
+# Fields without which the video would differ from the one requested.
 MEANING = (
     "negative_prompt",
     "image",
@@ -30,14 +30,14 @@ MEANING = (
 
 
 class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
-    """One wire. `text`, `image` and `video` are the operations of each kind of request, "" where there is none.
+    """One wire. `text`, `image` and `video` are the operations for each kind of input, "" if unsupported.
 
-    `base` is what every body begins with. `models` finds the names by which a shared account tells whose they are.
-    `extra`: fields of the caller that nobody here knows go along. `by_image` are fields that are left out where a
-    picture decides them, `listed` the caller's own list of parts, which go before ours. `lines` are the resolutions
-    that it makes: one that follows from a size alone, and is none of them, is left to the provider. `auto_seconds`: -1
-    leaves the length to the model. `inline`: pictures are taken as bytes alone, so those given by address are fetched.
-    `demands` are what models of a name want said, and what they are told where a request leaves it open.
+    `base` is the initial content of every body. `models` matches the model names by which an account with several wires
+    selects this one. `extra`: unknown fields of the caller are passed on. `by_image` are fields omitted because an
+    image determines them, `listed` the caller's own list of parts, which precede ours. `lines` are the supported
+    resolutions: one derived from a size, but not among them, is left to the provider. `auto_seconds`: -1 lets the model
+    choose the duration. `inline`: images are accepted as bytes only, so those given by URL are fetched. `demands` are
+    fields that certain models require, with the values used if a request omits them.
     """
 
     text: str
@@ -57,7 +57,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
 
 _CONTENT = "content[+]"
 VIDEO_MAPS: dict[Wire, VideoMap] = {
-    # The name is what tells it from OpenAI's own, so it is asked first.
+    # First, because only the model's name distinguishes it from OpenAI's own.
     "sora-reverse": VideoMap(
         text="sora.reverse-create",
         image="sora.reverse-create",
@@ -114,7 +114,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         base={"content": []},
         fields={
             "model": "model",
-            # Without roles, as the contract of the neutral form says, but where there is a first and a last.
+            # Without roles, as the neutral form's contract says, unless there is a first and a last image.
             "image": f"{_CONTENT}|ark-image",
             "first_image": f"{_CONTENT}|ark-first",
             "last_image": f"{_CONTENT}|ark-last",

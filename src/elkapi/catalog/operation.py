@@ -1,4 +1,4 @@
-"""The structs a family is declared with; they hold no behaviour beyond naming the pure functions that read a body."""
+"""The structs that declare a family; they contain no behaviour except references to pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elkapi.catalog.task import InBand, Listing, Meter, TaskSpec
 from elkapi.translate.ir import DialectName
 from elkapi.types import Usage
 
-# How errors are worded for a caller, and the wire an operation or an upstream's endpoint speaks.
+# The format of errors for a caller, and the wire format of an operation or an upstream's endpoint.
 Dialect = Literal["openai", "anthropic", "gemini", "task", "kling", "runway", "luma", "minimax", "ark"]
 Wire = Literal[
     "chat",
@@ -45,17 +45,16 @@ Wire = Literal[
     "video",
 ]
 Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
-# The longest names of models are addresses of AWS. A name is looked up, compared with others and told in errors.
+# The longest model names are AWS ARNs. Bounded because names are looked up, compared and quoted in errors.
 MODEL_CHARS_MAX = 2048
 ModelName = Annotated[str, msgspec.Meta(max_length=MODEL_CHARS_MAX)]
 
 
 class Role(Enum):
-    """Who answers: an upstream, the gateway itself from memory or its tables, or the control process without a key.
+    """Who answers: an upstream (RELAY), the gateway from memory or its tables, or the control process without a key.
 
-    OPEN is the gateway too, but its page decides itself who is let in.
-
-    SUBMIT begins a task at an upstream; FETCH, CANCEL and LIST are about tasks begun, answered from our own tables.
+    OPEN is the gateway too, but the route does its own authorization. SUBMIT starts a task at an upstream; FETCH,
+    CANCEL and LIST concern existing tasks and are answered from our own tables.
     """
 
     RELAY = "relay"
@@ -69,7 +68,7 @@ class Role(Enum):
 
 
 class Body(Enum):
-    """What a caller may send; FORM is multipart/form-data, or JSON with the same members."""
+    """The body a caller may send; FORM is multipart/form-data, or JSON with the same fields."""
 
     JSON = "json"
     FORM = "form"
@@ -77,13 +76,13 @@ class Body(Enum):
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """Where the model's name stands: in the JSON body under `name` (a path), in the path, or in either (the body wins).
+    """Where the model's name is: in the JSON body at `name` (a path), in the URL path, or in either (the body wins).
 
-    "source": it is that of the task which the call goes on from. "any": the call is about an account, not a model; any
-    model says whose channel it may use.
+    "source": the model of the task that the call continues. "any": the call concerns an account, not a model; any
+    model that the key may use selects the channel.
 
-    `default` is taken when the caller names none, of "any" where it is served. With a `prefix` the body holds a
-    version, a text or a number, which is the model's name behind it.
+    `default` applies if the caller names none; for "any", if it is served. With a `prefix` the body holds a version, a
+    string or number, and the model's name is the prefix followed by it.
     """
 
     where: Literal["body", "body_or_path", "path", "source", "any", "none"] = "body"
@@ -93,15 +92,15 @@ class ModelSource(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What reading a body told us: the model as the caller named it and the most units the call can use.
+    """The facts read from a body: the model as the caller named it and an upper bound of the call's usage.
 
-    `texts` is what a local count would count (strings, or lists of token ids), kept as decoded. `output_limit` is the
-    caller's own limit of output tokens, None when it set none; `upper` has the model's maximum then. `choices` is how
-    many answers were asked for, `pictures` at least how many pictures were sent; `open_ended`: constants bound a part
-    of the input (pictures, files, tools), which may come to more. `wide`: the call may be metered in images, audio or
-    an hour's cache. `store`, `background`, `previous` and `conversation` are the caller's words about what the gateway
-    keeps; `stateful`: one of them matters, or the input refers to something kept. `base64`: vectors are wanted so.
-    `other_models`: it names models beside its own that some providers would ask too, at those models' prices.
+    `texts` is the input of a local count (strings, or lists of token ids), as decoded. `output_limit` is the caller's
+    limit of output tokens, None if unset; `upper` then has the model's maximum. `choices` is the number of answers
+    requested, `pictures` an upper bound of the images sent; `open_ended`: part of the input (images, files, tools) is
+    bounded by constants and may exceed them. `wide`: the call may be metered in images, audio or a one-hour cache.
+    `store`, `background`, `previous` and `conversation` are the caller's values about stored objects; `stateful`: one
+    of them matters, or the input refers to a stored object. `base64`: embeddings are requested in base64.
+    `other_models`: it names further models that some providers would use too, at those models' prices.
     """
 
     model: str | None
@@ -127,16 +126,15 @@ class Facts(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True):
     """One served route. `wire` is the format of its body; `read` raises errors.BadRequest.
 
-    `dialect` is set when other dialects' upstreams can serve it through `translate`. `priced_by` are the members,
-    beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves (the
-    streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is the
-    submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
-    caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path spells a
-    provider's id where it is not `{id}` alone, `asked_by` the member that carries it where it is not in the path.
-    `neutral`: the body is a request for a video in no provider's words, which any of them may serve; `flat_form`: it is
-    one, and is answered in that form, where it names its model as ours do or carries a member that only ours have.
-    `stream` True: always streamed; None: as the body says. `free_unless_priced`: a model without a price record is free
-    here and not refused.
+    `dialect` is set if upstreams of other dialects can serve it through `translate`. `priced_by` are the fields that
+    determine the cost besides the model. `also` are further rows of the contract that this route serves (the streaming
+    variant), as (id, kind). For tasks: `task` declares the provider's replies, `upstream` is the submit's method and
+    path below the channel's base URL, `meter` bounds the cost, `form` is the format in which a task is shown to the
+    caller ("native": the provider's last answer). `listing` is the format of a list, `names` how a path contains a
+    provider's id if it is not `{id}` alone, `asked_by` the field that carries it if it is not in the path. `neutral`:
+    the body is a provider-independent video request, which any provider may serve; `flat_form`: the body is neutral and
+    answered in that form if its model field or another field is one that only the neutral form has. `stream` True:
+    always streamed; None: as the body says. `free_unless_priced`: a model without a price is free, not refused.
     """
 
     id: str
@@ -168,19 +166,19 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Match(msgspec.Struct, frozen=True):
-    """An operation and the path parameters it was asked with (percent-decoded)."""
+    """An operation and the call's path parameters (percent-decoded)."""
 
     operation: Operation
     params: dict[str, str]
 
 
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
-    """What a family's data cannot say: pure functions beside it.
+    """Pure functions for what a family's data cannot express.
 
-    `prepare(operation, body, model)` is the submit's body as the provider wants it, from a decoded one it may change;
-    it raises BadRequest. `accept(body)` is the provider's answer as the declared paths expect it.
-    `usage(asked, reply)` is what a finished task used where its provider says so, else None. `show(body)` is a native
-    answer as this family's callers expect it.
+    `prepare(operation, body, model)` returns the submit's body in the provider's format and may modify the decoded
+    body; it raises BadRequest. `accept(body)` returns the provider's answer as the declared paths expect it.
+    `usage(asked, reply)` returns a finished task's usage if its provider reports it, else None. `show(body)` returns a
+    native answer as this family's callers expect it.
     """
 
     prepare: Callable[[str, dict[str, Any], str], dict[str, Any]] | None = None
@@ -190,9 +188,9 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """Operations of one wire format; `dialect` is how their errors are worded.
+    """Operations of one wire format; `dialect` is the format of their errors.
 
-    `in_band` and `hooks` are those of a family of tasks.
+    `in_band` and `hooks` apply to families of tasks.
     """
 
     name: str

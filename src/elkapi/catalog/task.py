@@ -1,7 +1,7 @@
-"""How a family's tasks are declared: where ids, states, results and errors stand in its replies; no behaviour here.
+"""Declarations of a family's tasks: the paths of ids, states, results and errors in its replies. Data only.
 
-Paths such as `data.task_result.videos[*].url` are compiled by `catalog.jsonpath`. A word that `states` does not know
-counts as running, raises a metric and never charges or refunds.
+Paths such as `data.task_result.videos[*].url` are compiled by `catalog.jsonpath`. A state missing from `states` counts
+as running, raises a metric and never charges or refunds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from elkapi.types import AssetKind, NoticeForm, State
 
 
 class Poll(msgspec.Struct, frozen=True):
-    """When an open task is asked about: `first_s` after its submit, then every `every_s`, later up to `every_max_s`.
+    """When an open task is polled: `first_s` after its submit, then every `every_s`, slowing down to `every_max_s`.
 
-    After `limit_s` the operator is told and it is asked rarely; giving up waiting is no verdict.
+    After `limit_s` the operator is alerted and polls become rare; the task is not counted as failed.
     """
 
     first_s: float = 3.0
@@ -27,11 +27,11 @@ class Poll(msgspec.Struct, frozen=True):
 
 
 class Made(msgspec.Struct, frozen=True):
-    """Files of a finished task: `path` finds their addresses in the last reply, one or many.
+    """Files of a finished task: `path` finds their URLs in the last reply, one or many.
 
-    `via` is a further request for what `path` found, with the channel's credential; `then` the path of the address in
-    its answer, "" when the answer is the file itself. `auth`: the address wants the channel's credential.
-    `optional`: the task succeeds without it (posters, thumbnails); such files are not billed.
+    `via` is a further request for what `path` found, sent with the channel's credential; `then` is the path of the URL
+    in its answer, "" if the answer is the file itself. `auth`: the URL requires the channel's credential. `optional`:
+    the task succeeds without the file (posters, thumbnails); such files are not billed.
     """
 
     path: str
@@ -45,23 +45,23 @@ class Made(msgspec.Struct, frozen=True):
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of task of one provider.
 
-    `id` stands in the answer to the submit, all other paths in the answer to `fetch`. Requests are a method and a path
-    below the channel's base: `{id}` is the provider's id, `{submit}` the path of the submit. `error` are the paths of a
-    failure's text, the first found counts; `error_code` its code. `progress` may be a percent, a share up to 1 or text
-    such as "37%". `refs` are paths of further ids by which later calls name what this task made. `blank` is what a
-    native fetch answers before the provider was asked: {id}, {model}, {created_s}, {created_ms}, {created_iso} are
-    filled in. `callback` is the member of the submit that names an address to call, `notice` the shape in which it is
-    called, `challenge`: the provider first asks the address whether it wants to be called. `calls_back`: the provider
-    takes an address itself; else it is told to nobody, and the gateway alone calls. `mark` is the member that carries
-    our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a thing; a submit
-    of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was cancelled can still
-    be read. `deleted` answers a DELETE, None is a 204 without a body. `done` is the path of a truth that says whether
-    it ended. `model` are the paths at which answers name the model. `address` is where this provider's clients fetch a
-    file from, with their key, where not every address would do; `{asset}` is the file's id. `sync` is the member of the
-    submit by which its caller waits for the end, `{sync}_timeout` how many seconds. `link` is the path at which a
-    finished task tells our address of its file, where the provider itself tells none. `estimate` and `cost` are the
-    paths at which an open task tells what it may cost and an ended one what it did, in credits of a cent: the caller
-    reads what is held and charged here. `at_once`: the answer to the submit is all there is, and ends it.
+    `id` is a path in the answer to the submit, all other paths are in the answer to `fetch`. Requests are a method and
+    a path below the channel's base URL: `{id}` is the provider's id, `{submit}` the path of the submit. `error` are the
+    paths of a failure's message, the first found counts; `error_code` is its code. `progress` may be a percentage, a
+    fraction up to 1 or text such as "37%". `refs` are paths of further ids by which later calls refer to the result.
+    `blank` is the answer to a native fetch before the provider is polled: {id}, {model}, {created_s}, {created_ms},
+    {created_iso} are filled in. `callback` is the submit's field for a callback URL, `notice` the format of the
+    callback, `challenge`: the provider first verifies the URL. `calls_back`: the provider accepts a callback URL;
+    otherwise it is not forwarded, and only the gateway calls it. `mark` is the field that carries our own id, `recall`
+    the request that finds a task by it (`{mark}`), if the provider has one; a submit of unknown outcome is looked up
+    with it and never repeated. `keeps_cancelled`: a cancelled task can still be read. `deleted` answers a DELETE, None
+    is a 204 without a body. `done` is the path of a boolean that says whether the task ended. `model` are the paths of
+    the model's name in answers. `address` is where this provider's clients download a file with their key, if they do
+    not accept any URL; `{asset}` is the file's id. `sync` is the submit's field that makes it wait for the end,
+    `{sync}_timeout` the limit in seconds. `link` is the path at which a finished task shows our URL of its file, where
+    the provider shows none. `estimate` and `cost` are the paths of an open task's expected cost and an ended one's
+    cost, in credits of one cent: the caller sees the amounts held and charged here. `at_once`: the answer to the submit
+    is complete and ends the task.
     """
 
     id: str
@@ -95,15 +95,15 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a submit may cost, from the request alone: `unit` a video's second, an image, a call or a token.
+    """The upper bound of a submit's cost, from the request alone; `unit` is a second of video, image, call or token.
 
-    `seconds` are the paths of its length in the request (first found; numbers, "5", "5s"), `seconds_default` where it
-    says none. `count` is the path of how many are made. `features` name what price variants go by: a feature and the
-    paths where it stands, the last entry may be "=word", the provider's default. `frames_s` are the seconds of the
-    frames that a request counts in, 0 where it names none; the longer of both lengths is held. `tokens_max` bounds what
-    is metered in tokens, from seconds and resolution, by a function of the features and milliseconds. `extends`: the
-    file is an earlier video and what was added to it, so its length says nothing of what was made. `sound`: the seconds
-    are those of sound, which may have a price of their own.
+    `seconds` are the paths of the duration in the request (first found; numbers, "5", "5s"), `seconds_default` applies
+    if there is none. `count` is the path of the number of results. `features` map each feature that price variants
+    depend on to its paths; the last entry may be "=word", the provider's default. `frames_s` returns the duration in
+    seconds of a request that counts frames, 0 if it has none; the longer of both durations is held. `tokens_max` bounds
+    the tokens of token-metered tasks from the features and the duration in milliseconds. `extends`: the file is an
+    earlier video plus the addition, so its duration does not measure the result. `sound`: the seconds are of audio,
+    which may have its own price.
     """
 
     unit: Literal["second", "image", "call", "token"] = "call"
@@ -118,12 +118,12 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's list of tasks as the gateway gives it, from its own tables.
+    """A provider's task list, answered from the gateway's own tables.
 
-    `items` is the path of the list in the answer, `item` the path of a task in its own native answer, "" for all of it.
-    `limit` and `page` (from 1) or `offset` are the query's names, `limit_default` and `limit_max` its bounds; `total`
-    and `more` are paths of how many there are and of whether more follow, `request_id` of the call's own id. `filters`
-    are the query's names by what they ask for. `envelope` is the rest of the answer.
+    `items` is the path of the list in the answer, `item` the path of a task in its native answer, "" for all of it.
+    `limit` and `page` (from 1) or `offset` are query parameters, `limit_default` and `limit_max` the bounds; `total`
+    and `more` are the paths of the total count and of whether more follow, `request_id` of the call's id. `filters`
+    maps query parameters to what they filter by. `envelope` is the rest of the answer.
     """
 
     items: str
@@ -141,11 +141,11 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InBand(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider that reports failure inside a success: `path` is `good` in a good answer.
+    """A provider that reports failures with a success status: the value at `path` is `good` if the call succeeded.
 
-    `also_good` is another value of a good answer, None for none. `message` is the path of the words; a value among
-    `elsewhere` means that another channel may do better, one of `busy` too, for this one has too much to do: what a 429
-    says. `fetched`: the rule holds for answers that tell of a task too.
+    `also_good` is another success value, None for none. `message` is the path of the error message. With a value in
+    `elsewhere` another channel may succeed, as with one in `busy`, which means overload, like a 429. `fetched`: the
+    rule also applies to answers to a fetch of a task.
     """
 
     path: str

@@ -1,6 +1,6 @@
-"""Channel families: how each kind of upstream is addressed and authenticated, and which wires it speaks.
+"""Channel families: how each kind of upstream is addressed and authenticated, and which wires it supports.
 
-A provider that needs no behaviour is one of _COMPATIBLE_ROWS; its differences from the plain form are its endpoints.
+A provider without behaviour of its own is a row of _COMPATIBLE_ROWS; it differs from plain OpenAI only in its endpoints.
 Contract: openai.md and anthropic.md ("Upstream" of each row); the providers' own references for their base URLs.
 """
 
@@ -18,25 +18,25 @@ from elkapi.catalog.media import VIDEO_MAPS
 from elkapi.catalog.operation import Operation, Wire
 from elkapi.types import Channel, ChannelKey
 
-# "raw" is the key alone, without a word before it; "jwt" a token that the key signs; that one, "aws" and
-# "gcp" are made elsewhere.
+# "raw" is the key alone, without a scheme; "jwt" is a token signed with the key. "jwt", "aws" and "gcp" credentials are
+# made elsewhere.
 Auth = Literal["bearer", "raw", "x-api-key", "x-goog-api-key", "api-key", "jwt", "aws", "gcp", "none"]
 
 
-# Whether callers may name what the provider then reads with the rights of the channel's key.
+# Whether callers may name objects that the provider then reads with the permissions of the channel's key.
 OWN_OBJECTS = "own-objects"
-# Whether callers may name models beside the call's own that the provider then asks too.
+# Whether callers may name further models, which the provider then uses too.
 OTHER_MODELS = "other-models"
 _CHOICE = ("refuse", "allow")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where an upstream takes one wire, below its base URL. `{model}` and the channel's options are filled in.
+    """An upstream's endpoint for one wire, below its base URL. `{model}` and the channel's options are filled in.
 
-    `stream_path` is set where a stream is asked for by another path. `framing` is that of its streams. `models` limits
-    the endpoint to upstream models that the expression finds. `body` are members the upstream wants beside the
-    caller's, `left_out` those that it takes from the path instead, the model's name among them. `tells_usage`: its
-    streams report their usage unasked, and to ask for it is an error.
+    `stream_path` is set if streams use another path. `framing` is the framing of its streams. `models` is a regular
+    expression that limits the endpoint to matching upstream models. `body` are fields added to the caller's, `left_out`
+    those that are in the path instead, such as the model's name. `tells_usage`: its streams always report usage, and
+    requesting it is an error.
     """
 
     path: str
@@ -50,11 +50,11 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class UpstreamFamily(msgspec.Struct, frozen=True):
-    """`auth` names how the channel's key travels; `probe` is a free request that tells whether a key works, "" if none.
+    """One kind of upstream. `auth` is how the key is sent; `probe` is a free request that checks a key, "" if none.
 
-    `base_url` is the provider's own; a channel may name another. `options` are settings a channel may have, with their
-    defaults; one without a default must be given, and one with `choices` is one of these. `key_help` says what a key
-    looks like where it is not a plain word.
+    `base_url` is the provider's own; a channel may set another. `options` are the settings of a channel with their
+    defaults; one without a default is required, and one in `choices` must have one of those values. `key_help`
+    describes a key's format if it is not a single token.
     """
 
     name: str
@@ -74,8 +74,8 @@ _CHAT: dict[Wire, Endpoint] = {
     "completions": Endpoint("/v1/completions"),
     "embeddings": Endpoint("/v1/embeddings"),
 }
-# All but those that OpenAI's SDKs name as served by responses alone, and others of their kinds: who asks for one in
-# another dialect is answered through responses.
+# All models but those that OpenAI's SDKs list as served by responses only, and similar ones. Calls to those in another
+# dialect are translated to responses.
 _IN_CHAT = (
     r"^(?!codex-|computer-use-|gpt-(daybreak|rosalind)-"
     r"|(gpt-|o)\d\S*?-(pro|codex|deep-research|cyber|rosalind|astra)(-|$))"
@@ -100,10 +100,10 @@ _GEMINI: dict[Wire, Endpoint] = {
     "gemini-batch-embed": Endpoint("/v1beta/models/{model}:batchEmbedContents"),
     "gemini-count": Endpoint("/v1beta/models/{model}:countTokens"),
 }
-# Tasks: the path below an endpoint is the operation's own.
+# For tasks: the operation's own path is appended.
 _AT_ROOT = Endpoint("")
 _RUNWAY_VERSION = (("x-runway-version", "2024-11-06"),)
-# Where a gateway of this kind takes each provider's tasks.
+# Prefixes of each provider's tasks at another gateway of this kind.
 _TASKS_OF_GATEWAYS: dict[Wire, Endpoint] = {
     "kling": Endpoint("/kling"),
     "runway": Endpoint("/runwayml"),
@@ -114,7 +114,7 @@ _TASKS_OF_GATEWAYS: dict[Wire, Endpoint] = {
     "videos": _AT_ROOT,
     "sora-reverse": _AT_ROOT,
 }
-# What the sandbox makes of the names that test keys use; a task's own route reaches its provider whatever the name.
+# The sandbox's endpoints for tasks. A task's own route selects the provider, whatever the model's name.
 _SANDBOX_TASKS: dict[Wire, Endpoint] = {
     "kling": Endpoint("/kling"),
     "veo": Endpoint("", auth="x-goog-api-key"),
@@ -135,7 +135,7 @@ def _deployment(path: str) -> Endpoint:
     return Endpoint(f"/openai/deployments/{{model}}{path}?api-version={{api-version}}")
 
 
-# Providers that speak OpenAI's form at their own address: (name, base URL, wires beside chat).
+# OpenAI-compatible providers: (name, base URL, wires besides chat).
 _COMPATIBLE_ROWS: tuple[tuple[str, str | None, tuple[Wire, ...]], ...] = (
     ("deepseek", "https://api.deepseek.com", ("completions",)),
     ("qwen", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", ("embeddings",)),
@@ -160,7 +160,7 @@ _COMPATIBLE_ROWS: tuple[tuple[str, str | None, tuple[Wire, ...]], ...] = (
     ("jina", "https://api.jina.ai", ("embeddings", "rerank")),
 )
 _NO_CHAT = frozenset({"jina"})
-# What a family of those rows has of its own.
+# Endpoints specific to a family of those rows.
 _WIRES_OF: dict[str, dict[Wire, Endpoint]] = {
     "mistral": {"chat": msgspec.structs.replace(_CHAT["chat"], tells_usage=True)},
     "ark": {"ark-video": _AT_ROOT},
@@ -281,7 +281,7 @@ _ROWS = (
     UpstreamFamily(
         "cohere", auth="bearer", wires={"cohere-rerank": Endpoint("/v2/rerank")}, base_url="https://api.cohere.com"
     ),
-    # Another gateway of this kind speaks every dialect itself, so nothing is translated on the way to it.
+    # Another gateway of this kind supports every dialect, so nothing is translated.
     UpstreamFamily("elkapi", auth="bearer", wires=_WIDE | _TASKS_OF_GATEWAYS),
     UpstreamFamily("new-api", auth="bearer", wires=_WIDE | _TASKS_OF_GATEWAYS),
     *(
@@ -296,7 +296,7 @@ _ROWS = (
         )
         for name, base_url, more in _COMPATIBLE_ROWS
     ),
-    # The bundled models: each process of its own, each with the one wire it speaks.
+    # The bundled models: one process each, with one wire each.
     UpstreamFamily("local", auth="none", wires={"embeddings": _CHAT["embeddings"]}, operator_may_add=False),
     UpstreamFamily("local-chat", auth="none", wires={"chat": _CHAT["chat"]}, operator_may_add=False),
     UpstreamFamily(
@@ -317,7 +317,7 @@ _ROWS = (
 )
 UPSTREAM_FAMILIES: dict[str, UpstreamFamily] = {family.name: family for family in _ROWS}
 
-# A call whose own wire a family does not speak is translated into the first of these that it does.
+# A call whose wire a family does not support is translated into the first of these that it supports.
 _DIALECTS: tuple[Wire, ...] = ("chat", "anthropic", "gemini", "responses", "converse")
 _CROSSINGS: dict[Wire, tuple[Wire, ...]] = {
     "completions": _DIALECTS,
@@ -330,12 +330,12 @@ _CROSSINGS: dict[Wire, tuple[Wire, ...]] = {
 
 @lru_cache(maxsize=4096)
 def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tuple[Wire, Endpoint] | None:
-    """The wire and endpoint that serve a call of `wire` for this upstream model, or None when the family cannot."""
+    """The wire and endpoint that serve a call of `wire` for this upstream model, or None if the family cannot."""
     wires = UPSTREAM_FAMILIES[family].wires
     if translatable and wire in VIDEO_MAPS:
         return _video_endpoint(wires, model)
     if translatable and _makes_videos(wires, model):
-        # Such a model is no text model; a chat with it becomes a task (relay.video_chat).
+        # Not a text model; a chat with it becomes a task (relay.video_chat).
         return None
     others = _DIALECTS if translatable else _CROSSINGS.get(wire, ())
     for candidate in (wire, *others):
@@ -346,7 +346,7 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
 
 
 def _video_endpoint(wires: dict[Wire, Endpoint], model: str) -> tuple[Wire, Endpoint] | None:
-    """Where a neutral request for a video goes: where an account makes several kinds, the model's name tells which."""
+    """The endpoint for a neutral video request; if an account has several video wires, the model's name decides."""
     found = [one for one in VIDEO_MAPS if one in wires]
     for candidate in found:
         if len(found) == 1 or re.search(VIDEO_MAPS[candidate].models, model):
@@ -355,13 +355,13 @@ def _video_endpoint(wires: dict[Wire, Endpoint], model: str) -> tuple[Wire, Endp
 
 
 def _makes_videos(wires: dict[Wire, Endpoint], model: str) -> bool:
-    """Whether the name is that of a video model of an account's. Ark's `ep-...` may be anything, so it says nothing."""
+    """Whether the name is that of one of the account's video models. Ark's `ep-...` may be any model, so it is not."""
     named = (one for one in VIDEO_MAPS if one in wires)
     return not model.startswith("ep-") and any(re.search(VIDEO_MAPS[one].models, model) for one in named)
 
 
 def serves(operation: Operation, channel: Channel, model: str) -> bool:
-    """Whether a channel can answer an operation at all, natively or translated."""
+    """Whether a channel can answer an operation, natively or translated."""
     if operation.wire is None or channel.family not in UPSTREAM_FAMILIES:
         return False
     crosses = operation.dialect is not None or operation.neutral
@@ -369,7 +369,7 @@ def serves(operation: Operation, channel: Channel, model: str) -> bool:
 
 
 def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) -> list[tuple[bytes, bytes]]:
-    """The headers that carry a channel's credential; signed and exchanged credentials are added by `upstream`."""
+    """The headers with a channel's credential; signed and exchanged credentials are added by `upstream`."""
     secret = key.secret.encode()
     match auth or UPSTREAM_FAMILIES[channel.family].auth:
         case "bearer":
@@ -382,12 +382,12 @@ def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) ->
 
 
 def family_headers(channel: Channel) -> dict[bytes, bytes]:
-    """What a channel's provider wants to be told with every request, such as the version of its API."""
+    """The headers that a channel's provider requires in every request, such as its API version."""
     return {name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers}
 
 
 def option(channel: Channel, name: str) -> str:
-    """A channel's option, or its family's default. Raises KeyError for one that has neither."""
+    """A channel's option, or its family's default. Raises KeyError if there is neither."""
     value = channel.options.get(name, UPSTREAM_FAMILIES[channel.family].options.get(name))
     if value is None:
         raise KeyError(name)
@@ -395,18 +395,17 @@ def option(channel: Channel, name: str) -> str:
 
 
 def guards_objects(channel: Channel) -> bool:
-    """Whether a body has to be looked through for what its caller may not have read with the channel's rights."""
+    """Whether bodies must be checked for objects that callers may not read with the channel's permissions."""
     return _refuses(channel, OWN_OBJECTS)
 
 
 def refuses_other_models(channel: Channel) -> bool:
-    """Whether its provider would ask further models that a body names, and its callers may not have it do so."""
+    """Whether the provider would use further models that a body names, and callers may not request that."""
     return _refuses(channel, OTHER_MODELS)
 
 
 def guarding_family(family: str, base_url: str) -> str | None:
-    """The family that an address is the own one of, where that has a guard against what bodies name and `family` lacks
-    it."""
+    """The family that a base URL belongs to if that family has the OTHER_MODELS guard and `family` does not."""
     host = urlsplit(base_url).hostname
     for name, row in UPSTREAM_FAMILIES.items():
         if OTHER_MODELS in row.options and row.base_url and urlsplit(row.base_url).hostname == host:
@@ -419,13 +418,13 @@ def _refuses(channel: Channel, name: str) -> bool:
 
 
 def endpoint_path(channel: Channel, endpoint: Endpoint, model: str, stream: bool) -> str:
-    """The endpoint's path with the model and the channel's options in it, percent-encoded."""
+    """The endpoint's path with the model and the channel's options filled in, percent-encoded."""
     path = endpoint.stream_path if stream and endpoint.stream_path is not None else endpoint.path
     return _filled(path, channel, {"model": model})
 
 
 def probe_path(channel: Channel) -> str:
-    """The path of the free request that tells whether a key works, with the channel's options in it; "" for none."""
+    """The path of the free request that checks a key, with the channel's options filled in; "" for none."""
     return _filled(UPSTREAM_FAMILIES[channel.family].probe, channel, {})
 
 
@@ -436,13 +435,13 @@ def _filled(path: str, channel: Channel, values: Mapping[str, str]) -> str:
     return re.sub(r"\{([a-z-]+)\}", lambda hit: quote(known[hit.group(1)], safe=""), path)
 
 
-# How a base ends that has a version: some providers put their form of OpenAI's API below their own API's version.
+# The end of a base URL with a version: some providers serve the OpenAI-compatible API below their own API's version.
 VERSION = r"/v\d+(?:beta\d*)?(?:/openai)?"
 _VERSIONED = re.compile(VERSION + "$")
 
 
 def target_path(base_path: str, upstream: str) -> str:
-    """Join a base URL's path and an operation's path; a base that already ends in a version is not given another."""
+    """Join a base URL's path and an operation's path, without repeating a version that the base already ends in."""
     base = base_path.rstrip("/")
     if upstream.startswith("/v1/") and _VERSIONED.search(base):
         return base + upstream[3:]
