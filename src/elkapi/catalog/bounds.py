@@ -60,8 +60,8 @@ _KNOWN_TYPE = re.compile(_OWN_TYPES)
 _SCHEMA_TYPES = "string|object|array|number|boolean|integer|null|ephemeral|grammar|text|approximate|any"
 _NOT_OWN = re.compile(rf'"type"\s*+:\s*+"(?!(?:{_SCHEMA_TYPES}|{_OWN_TYPES})")|"(?:{_MEMBERS})"\s*+:'.encode())
 _json = msgspec.json.Decoder()
-# A provider's instructions to its model for calling tools, and for each tool it defines but the client runs (Anthropic's
-# computer, bash and text editor, whose types end in a date). They are not in the body.
+# A provider's instructions to its model for calling tools, and for each tool it defines but the client runs
+# (Anthropic's computer, bash and text editor, whose types end in a date). They are not in the body.
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
 _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
 # Tools that call another model: OpenAI's image generation, which reports its tokens, and those that report nothing:

@@ -1,4 +1,4 @@
-"""Short forms in which families of tasks are declared: one line a submit, its fetches beside it."""
+"""Shorthands for declaring families of tasks: one line per submit or fetch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ANY_MODEL = ModelSource("any")
 
 
 def at_once(id: str) -> TaskSpec:
-    """What a submit makes whose answer is all there is; `id` is the path of its name at the provider."""
+    """The task of a submit whose answer is complete; `id` is the path of the result's id at the provider."""
     return TaskSpec(id=id, state="", states={}, made=(), fetch="", at_once=True)
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operations of one family have alike; `prefix` stands before the provider's own paths on the gateway.
+    """What the operations of one family share; `prefix` precedes the provider's own paths on the gateway.
 
     `aliases` are further prefixes for all of them.
     """
@@ -44,7 +44,7 @@ class Tasks(msgspec.Struct, frozen=True, kw_only=True):
         aliases: tuple[str, ...] = (),
         **more: Any,
     ) -> Operation:
-        """`POST {prefix}{path}`, sent to `upstream` (the same path); `model` as text is a fixed name."""
+        """`POST {prefix}{path}`, sent to `upstream` (default: the same path); a string `model` is a fixed name."""
         if isinstance(model, str):
             model = ModelSource("none", default=model)
         return Operation(
@@ -66,20 +66,20 @@ class Tasks(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def once(self, name: str, path: str, *, id: str, free: bool = False, **more: Any) -> Operation:
-        """A submit whose answer is all there is; later calls that name what `id` finds reach the same account."""
+        """A submit whose answer is complete; later calls that refer to the value at `id` reach the same account."""
         made = self.submit(name, path, task=at_once(id), meter=Meter(unit="call"), **more)
         return msgspec.structs.replace(made, kind="sync", unit="free" if free else "call")
 
     def fetch(self, name: str, path: str, *, method: str = "GET", **more: Any) -> Operation:
-        """A task by the `{id}` of its path, query or body, as `form` shows it."""
+        """Fetch a task by the `{id}` in the path, query or body, shown in `form`."""
         return self._about(Role.FETCH, name, method, path, more)
 
     def cancel(self, name: str, path: str, *, method: str = "DELETE", **more: Any) -> Operation:
-        """Cancels an open task, deletes one that ended."""
+        """Cancel an open task, delete one that ended."""
         return self._about(Role.CANCEL, name, method, path, more)
 
     def list(self, name: str, path: str, **more: Any) -> Operation:
-        """The caller's own tasks of this family, from our tables."""
+        """List the caller's own tasks of this family, from our tables."""
         return self._about(Role.LIST, name, "GET", path, more)
 
     def _about(self, role: Role, name: str, method: str, path: str, more: dict[str, Any]) -> Operation:

@@ -27,7 +27,7 @@ _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
 
 Span = tuple[int, int]
-# As integers: `in` on bytes first tries to convert its operand to an int, and that exception costs more than the search.
+# As integers: `in` on bytes first tries to convert its operand to one, and that exception costs more than the search.
 BACKSLASH, QUOTE = 0x5C, 0x22
 OPENING = b"{["
 # The shortest member: `"":1,`.

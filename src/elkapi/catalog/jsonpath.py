@@ -1,4 +1,4 @@
-"""Paths such as `data.task_result.videos[*].url` -> getters over decoded JSON; what is not there is not found."""
+"""Paths such as `data.task_result.videos[*].url`, compiled to getters over decoded JSON. Missing values are skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Getter = Callable[[Any], list[Any]]
 
 @lru_cache(maxsize=1024)
 def compiled(path: str) -> Getter:
-    """What finds every value at a path, in order; nulls count as not there. Raises ValueError for no path at all."""
+    """A function that returns every value at a path, in order, without nulls. Raises ValueError for an invalid path."""
     steps = _steps(path)
     if not steps or _STEP.sub("", path).strip("."):
         raise ValueError(f"{path!r} is no path")
@@ -29,7 +29,7 @@ def compiled(path: str) -> Getter:
 
 
 def _steps(path: str) -> list[str | int | None]:
-    """A name, an index, or None for every item."""
+    """The steps of a path: a name, an index, or None for every item."""
     return [name or (None if index == "*" else int(index)) for name, index in _STEP.findall(path)]
 
 
@@ -52,7 +52,7 @@ def first(path: str, value: Any) -> Any:
 
 
 def first_of(paths: Iterable[str], value: Any) -> Any:
-    """The first value that any of the paths finds, in their order; "" and [] count as not there."""
+    """The first value that any of the paths finds, in their order; "", [] and {} count as missing."""
     for path in paths:
         for found in compiled(path)(value):
             if found not in ("", [], {}):
@@ -61,9 +61,9 @@ def first_of(paths: Iterable[str], value: Any) -> Any:
 
 
 def put(path: str, value: Any, new: Any) -> None:
-    """Set what a path names, making the objects on its way; `[*]` and indexes change what is there already.
+    """Set the value at a path, creating objects on the way; `[*]` and indexes change existing items only.
 
-    An index just behind the end of a list adds an object to it.
+    An index one past the end of a list appends an object, if the path continues.
     """
     _put(value, _steps(path), new)
 

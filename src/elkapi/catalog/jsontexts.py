@@ -1,4 +1,4 @@
-"""The texts of a decoded JSON value, wherever in it they stand; names of members are none."""
+"""The strings in a decoded JSON value at any depth, without member names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every text, in order."""
+    """Yield every string, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -16,7 +16,7 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def with_texts(value: Any, change: Callable[[str], Any]) -> Any:
-    """A value like it, whose objects and lists are its own, with what `change` makes of each text."""
+    """A copy of the value with each string replaced by the result of `change`."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Method and path -> operation. Exact paths are one dictionary look-up; paths with parameters are tried after."""
+"""Method and path -> operation. Exact paths are one dictionary lookup; paths with parameters are tried after that."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 class Catalog:
-    """Every operation of the given families; raises ValueError when two claim one method and path."""
+    """Every operation of the given families; raises ValueError if two have the same method and path."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         self.families = {family.name: family for family in families}
         self.operations = tuple(op for family in self.families.values() for op in family.operations)
         self.by_id = {op.id: op for op in self.operations}
-        # An operation's `family` is the one its id names, which may be declared in several files.
+        # Not `op.family`, which is the prefix of its id: such a family may be declared in several files.
         self.family_of = {op.id: family for family in self.families.values() for op in family.operations}
         self._exact: dict[str, dict[str, Match]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
@@ -37,7 +37,7 @@ class Catalog:
                 self._exact[path] = {method: Match(op, {}) for method, op in methods.items()}
 
     def match(self, method: str, path: str) -> Match:
-        """The operation asked for. Raises NotFound for an unknown path, MethodNotAllowed for a known one."""
+        """The operation of a call. Raises NotFound for an unknown path, MethodNotAllowed for another method."""
         methods = self._exact.get(path)
         if methods is not None and (found := methods.get(method)) is not None:
             return found
@@ -62,11 +62,11 @@ class Catalog:
 
 
 def _plain(path: str) -> str:
-    """The path that is meant by the other ways to write one."""
-    # Clients that are given `<origin>/v1` as an origin ask for /v1/v1/...; platform.md section 0.
+    """The canonical path for alternative ways to write it."""
+    # Clients configured with `<origin>/v1` as the origin call /v1/v1/...; platform.md section 0.
     if path.startswith("/v1/v1/"):
         return path[3:]
-    # Azure's clients ask for /openai/responses or /openai/v1/..., Groq's for the second; deployments are aliases.
+    # Azure's clients call /openai/responses or /openai/v1/..., Groq's the second; deployments are aliases.
     if path.startswith("/openai/") and not path.startswith("/openai/deployments/"):
         return "/v1/" + path.removeprefix("/openai/").removeprefix("v1/")
     return path

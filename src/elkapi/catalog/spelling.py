@@ -1,4 +1,4 @@
-"""Other spellings: members in other letters, which are refused, and words behind escapes. It owns no field."""
+"""Alternative spellings: field names in another case, which are refused, and escaped characters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from elkapi.translate.decode import decode
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# A letter, digit, colon or underscore by its number. Encoders write only others so, such as `<`.
+# An escaped letter, digit, colon or underscore. Encoders escape only other characters, such as `<`.
 _BY_NUMBER = re.compile(rb"\\u00(3[\daA]|[46][1-9a-fA-F]|[57][\daA]|5[fF])")
 
 
 class Strict(msgspec.Struct, frozen=True):
-    """A decoder of a view, and the members that a body may name in no other letters: as they are, and folded."""
+    """A decoder of a view, and the field names that must be spelled exactly: as they are, and by case-folded name."""
 
     decoder: msgspec.json.Decoder[Any]
     names: frozenset[str]
@@ -27,27 +27,27 @@ class Strict(msgspec.Struct, frozen=True):
 
 
 def strict(view: type[_T], *names: str) -> Strict:
-    """A decoder of `view` that refuses its fields, and `names` beside them, in other letters.
+    """A decoder of `view` that refuses its fields, and `names`, in another case.
 
-    Upstreams written in Go take `Model` for `model` and `Tools` for `tools`, so they could serve another model than the
-    one that is priced, or run tools that no hold covers.
+    Upstreams written in Go accept `Model` for `model` and `Tools` for `tools`, so they could serve another model than
+    the one priced, or run tools that no hold covers.
     """
     known = frozenset((*view.__struct_encode_fields__, *names))
     return Strict(msgspec.json.Decoder(view), known, {name.casefold(): name for name in known})
 
 
 def decode_strict(reader: Strict, body: bytes) -> Any:
-    """The view of a body. Raises BadRequest as `translate.decode` does, for another spelling of a guarded name, and for
-    a member that stands there twice.
+    """The view of a body. Raises BadRequest as `translate.decode` does, for a misspelled guarded name and for a
+    duplicate member.
 
-    `param` is the top-level member: what stands below it is the upstream's to judge.
+    `param` is the top-level member only, since the upstream validates what is below.
     """
     try:
         view = decode(reader.decoder, body)
     except BadRequest as error:
         member = error.param and re.split(r"[.\[]", error.param)[0]
         raise BadRequest(error.message, param=member, code=error.code) from None
-    # Members alone are faster to decode than a pattern finds them.
+    # Decoding the members again is faster than finding them with a pattern.
     members = _members.decode(body)
     check_once(body, members)
     for member in members:
@@ -57,8 +57,10 @@ def decode_strict(reader: Strict, body: bytes) -> Any:
 
 
 def check_spelling(members: Iterable[str], names: Iterable[str]) -> None:
-    """Providers written in Go take `Model` for `model`, so they could serve what is not priced. Raises BadRequest for a
-    member that is one of `names` in other letters."""
+    """Raise BadRequest for a member that is one of `names` in another case.
+
+    Providers written in Go accept `Model` for `model`, so they could serve what is not priced.
+    """
     spelled = {name.casefold(): name for name in names}
     for member in members:
         right = spelled.get(member.casefold(), member)
@@ -67,20 +69,22 @@ def check_spelling(members: Iterable[str], names: Iterable[str]) -> None:
 
 
 def misspelled(member: str, right: str) -> BadRequest:
-    """The refusal of a member that is `right` in other letters."""
+    """The error for a member that is `right` in another case."""
     return BadRequest(f"`{member[:64]}` must be spelled `{right}`.", param=member)
 
 
 def spelled_out(body: bytes) -> bytes:
-    """JSON in which every word stands as it is read, for a look for words; it need not be JSON any more."""
+    """JSON with escaped word characters replaced, to search for words; the result need not be valid JSON."""
     if b"\\u00" not in body:
         return body
     return _BY_NUMBER.sub(lambda hit: bytes.fromhex(hit[1].decode()), body)
 
 
 def folded(body: bytes) -> bytes:
-    """JSON whose words are spelled out, for a look for names as a server written in Go reads them: in small letters,
-    the long s as an s, the sign of Kelvin as a k. It need not be JSON any more."""
+    """`spelled_out` JSON folded as Go compares names: in lower case, the long s as s, the Kelvin sign as k.
+
+    The result need not be valid JSON.
+    """
     body = body.lower()
     if b"\\u" in body:
         body = body.replace(b"\\u017f", b"s").replace(b"\\u212a", b"k")

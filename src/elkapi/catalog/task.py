@@ -56,8 +56,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     the request that finds a task by it (`{mark}`), if the provider has one; a submit of unknown outcome is looked up
     with it and never repeated. `keeps_cancelled`: a cancelled task can still be read. `deleted` answers a DELETE, None
     is a 204 without a body. `done` is the path of a boolean that says whether the task ended. `model` are the paths of
-    the model's name in answers. `address` is where this provider's clients download a file with their key, if they do
-    not accept any URL; `{asset}` is the file's id. `sync` is the submit's field that makes it wait for the end,
+    the model's name in answers. `address` is where this provider's clients download a file with their key, if they
+    require a fixed path; `{asset}` is the file's id. `sync` is the submit's field that makes it wait for the end,
     `{sync}_timeout` the limit in seconds. `link` is the path at which a finished task shows our URL of its file, where
     the provider shows none. `estimate` and `cost` are the paths of an open task's expected cost and an ended one's
     cost, in credits of one cent: the caller sees the amounts held and charged here. `at_once`: the answer to the submit

@@ -1,7 +1,7 @@
-"""What the gateway reads of a text call's body before it is relayed: the model, the stream flag, and its own limits.
+"""Reads a text call's body before it is relayed: the model, the stream flag and the caller's limits.
 
-Only small views are decoded; a body is read in full by `translate` and only when it must be translated or counted. What
-a call can come to at most is `bounds`'.
+Only small views are decoded; `translate` decodes a body in full, and only if it must be translated or counted. Upper
+bounds of usage are in `bounds`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from elkapi.types import Usage
 RERANK_DOCUMENTS_MAX = 1000
 EMBED_REQUESTS_MAX = 2048
 OUTPUT_TOKENS_MAX = 2_000_000
-# What Vertex AI reads or writes with the rights of whoever signs a call: objects of Google's storage, and stores of
-# documents.
+# What Vertex AI reads or writes with the permissions of the call's signer: Cloud Storage objects and document stores.
 _OWN_TO_SIGNER = re.compile(
     rb'"(?:fileUri|file_uri|outputUriPrefix|output_uri_prefix|gcsUri|gcs_uri)"\s*+:\s*+"\s*+[gG][sS]:'
     rb'|"(?:vertexAiSearch|vertex_ai_search|vertexRagStore|vertex_rag_store)"\s*+:'
 )
-# Where a body of Gemini's has what bounds its answer.
+# The fields of a Gemini body that bound its answer.
 _GENERATION = ("generationConfig", "generation_config")
 # A reference needs no type: `{"id": "msg_..."}`.
 _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
@@ -138,9 +137,9 @@ class _GenerationConfig(msgspec.Struct):
 
 
 class GenerateView(msgspec.Struct):
-    """`POST /v1beta/models/{model}:generateContent`; Google takes both spellings of every member, each by itself.
+    """`POST /v1beta/models/{model}:generateContent`; Google accepts camelCase and snake_case for every field.
 
-    It takes one content without its list, too.
+    It also accepts a single content without its list.
     """
 
     contents: _Items | dict[str, msgspec.Raw]
@@ -174,7 +173,7 @@ class BatchEmbedView(msgspec.Struct):
 
 
 class AnyView(msgspec.Struct):
-    """A JSON object of whatever members."""
+    """Any JSON object."""
 
     model: ModelName | None = None
 
@@ -195,7 +194,7 @@ class RerankView(msgspec.Struct):
     top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-# What chooses a variant of the price is read where the price is known to have some.
+# FEATURES, which select price variants, are only guarded here; they are read once the price is known to have variants.
 _chat = strict(ChatView, *FEATURES)
 _completion = strict(CompletionView, *FEATURES)
 _responses = strict(ResponsesView, *FEATURES)
@@ -213,7 +212,7 @@ _rerank = strict(RerankView)
 def read_chat(body: bytes) -> Facts:
     """Facts of a chat completion. Raises BadRequest naming the field."""
     view: ChatView = decode_strict(_chat, body)
-    # Which of the two an upstream goes by is its own affair, so what is held covers both.
+    # Upstreams differ in which of the two they use, so the hold covers both.
     limit = max(view.max_completion_tokens or 0, view.max_tokens or 0) or None
     options = view.stream_options
     return bounded(
@@ -260,13 +259,13 @@ def read_responses(body: bytes) -> Facts:
     """Facts of a response. Raises BadRequest naming the field."""
     view: ResponsesView = decode_strict(_responses, body)
     if view.multi_agent is not None and view.multi_agent.enabled:
-        # Neither their number nor their depth has a limit, so that no hold would cover them.
+        # Neither the number nor the depth of agents is limited, so no hold would cover them.
         raise BadRequest(
             "`multi_agent` is not supported by this gateway; run the agents in your application.", param="multi_agent"
         )
     options = view.background_options
     if options is not None and options.completion_window not in (None, "soonest"):
-        # It is made in the foreground of its provider, at the full price.
+        # The gateway runs it in the foreground at the provider, at the full price.
         raise BadRequest("`background_options.completion_window` must be `soonest`.", param="background_options")
     facts = bounded(
         body,
@@ -274,11 +273,11 @@ def read_responses(body: bytes) -> Facts:
         limit=view.max_output_tokens,
         stream=bool(view.stream),
         include_usage=True,
-        # The provider keeps responses unless told otherwise.
+        # The provider stores responses by default.
         store=view.store is not False,
         tools=view.tools,
         turns=view.input if isinstance(view.input, list) else (),
-        # A prompt that stands with the account has texts, files and tools of its own.
+        # A prompt stored in the account has its own text, files and tools.
         served=(view.plugins, view.prompt),
         tool_calls=view.max_tool_calls or 0,
         models=view.models,
@@ -300,7 +299,7 @@ def read_messages(body: bytes) -> Facts:
     facts = bounded(
         body,
         _model(view.model),
-        # None at all fills the cache and writes nothing; what counts as a call that may write is held for one token.
+        # 0 only fills the cache and generates nothing; hold for one token, as for a call that may generate.
         limit=view.max_tokens or 1,
         stream=bool(view.stream),
         include_usage=True,
@@ -314,7 +313,7 @@ def read_messages(body: bytes) -> Facts:
 
 
 def read_generate(body: bytes) -> Facts:
-    """Facts of a Gemini call; the model stands in its path. Raises BadRequest naming the field."""
+    """Facts of a Gemini call; the model is in the path. Raises BadRequest naming the field."""
     view: GenerateView = decode_strict(_generate, body)
     _either("serviceTier", view.serviceTier, view.service_tier, within="serviceTier")
     config = _either("generationConfig", view.generationConfig, view.generation_config)
@@ -324,7 +323,7 @@ def read_generate(body: bytes) -> Facts:
         _check_generation(body)
     limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
-    # Vertex AI answers with the model that it names, or chooses one.
+    # Vertex AI uses the model named here, or chooses one.
     routed = config.routing_config if bytes(config.routingConfig) in NONE_NAMED else config.routingConfig
     return bounded(
         body,
@@ -333,14 +332,14 @@ def read_generate(body: bytes) -> Facts:
         choices=choices,
         include_usage=True,
         tools=view.tools,
-        # What stands with the account has texts, files and tools of its own.
+        # Content cached in the account has its own text, files and tools.
         served=(view.cachedContent, view.cached_content),
         models=routed,
     )
 
 
 def _check_generation(body: bytes) -> None:
-    """Raises BadRequest where a setting stands twice, or one that is read here in other letters."""
+    """Raise BadRequest for a duplicate setting, or a misspelled one that is read here."""
     members = _members.decode(body)
     for name in _GENERATION:
         config = bytes(members.get(name, b""))
@@ -351,7 +350,7 @@ def _check_generation(body: bytes) -> None:
 
 
 def _either(name: str, camel: _T | None, snake: _T | None, within: str = "generationConfig") -> _T | None:
-    """A member in whichever spelling it has. Raises BadRequest for both: which of them Google goes by is its affair."""
+    """A field in either spelling. Raises BadRequest if both are set, since it is unknown which one Google uses."""
     if camel is not None and snake is not None:
         text = f"`{name}` is set in both of its spellings; send it once."
         raise BadRequest(text, param=within, code="duplicate_field")
@@ -372,7 +371,7 @@ def read_gemini_batch_embed(body: bytes) -> Facts:
 
 
 def _embed_texts(views: list[EmbedView]) -> list[str] | None:
-    """The text of each content, None where one holds anything else."""
+    """The text of each content, None if one contains anything else."""
     try:
         contents = [_embed_content.decode(view.content) for view in views]
     except msgspec.ValidationError:
@@ -387,12 +386,12 @@ def read_count(body: bytes) -> Facts:
 
 
 def read_any(body: bytes) -> Facts:
-    """Facts of a free call whose body only its own code reads. Raises BadRequest for what is no JSON object."""
+    """Facts of a free call whose body only its handler reads. Raises BadRequest unless it is a JSON object."""
     return Facts(model=_model(decode_strict(_any, body).model), upper=Usage())
 
 
 def read_response_count(body: bytes) -> Facts:
-    """Facts of a count of a response's input, which may go on from a stored one. Raises BadRequest."""
+    """Facts of a count of a response's input, which may continue a stored one. Raises BadRequest."""
     view: ResponsesView = decode_strict(_responses, body)
     return _with_state(Facts(model=_model(view.model), upper=Usage()), view, body)
 
@@ -414,15 +413,15 @@ def read_moderation(body: bytes) -> Facts:
 def read_rerank(body: bytes) -> Facts:
     """Facts of a rerank. Raises BadRequest naming the field."""
     view: RerankView = decode_strict(_rerank, body)
-    # The query is read again with every document.
+    # The query is processed with every document.
     upper = len(body) + len(view.documents) * len(view.query.encode())
-    # Cohere's search is one of a hundred documents; of a long one each part of 500 tokens is a document.
+    # Cohere bills one search per hundred documents; each 500 tokens of a long one count as a document.
     searches = -(-(len(view.documents) + upper // 500) // 100)
     return Facts(model=_model(view.model), upper=Usage(input_tokens=upper, searches=searches, calls=1))
 
 
 def may_refer(body: bytes) -> bool:
-    """Whether an input may refer to items of stored responses: by their type, or by an object that ends in an id."""
+    """Whether an input may refer to items of stored responses, by type or by an object with nothing after its id."""
     place = body.find(b'"id"')
     if place < 0:
         return False
@@ -451,5 +450,5 @@ def _model(named: str | None) -> str | None:
 
 
 def names_objects(body: bytes) -> bool:
-    """Whether a body of Google's form names what Vertex AI would read with the rights of whoever signs the call."""
+    """Whether a Gemini body names objects that Vertex AI would read with the permissions of the call's signer."""
     return _OWN_TO_SIGNER.search(spelled_out(body)) is not None

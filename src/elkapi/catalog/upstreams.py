@@ -1,6 +1,6 @@
 """Channel families: how each kind of upstream is addressed and authenticated, and which wires it supports.
 
-A provider without behaviour of its own is a row of _COMPATIBLE_ROWS; it differs from plain OpenAI only in its endpoints.
+A provider without behaviour of its own is a row of _COMPATIBLE_ROWS; it differs from OpenAI only in its endpoints.
 Contract: openai.md and anthropic.md ("Upstream" of each row); the providers' own references for their base URLs.
 """
 

@@ -56,7 +56,7 @@ FAMILY = Family(
                 role=Role.GATEWAY,
                 kind="file" if name == "results" else "task",
                 body=Body.JSON if name == "create" else Body.NONE,
-                # Each line is a message and costs what one does.
+                # Each line is a message and costs the same as one.
                 unit="token" if name == "create" else "free",
             )
             for name, method, rest in _BATCHES

@@ -1,4 +1,4 @@
-"""Seedance on Volcengine's Ark, in its own form. Contract: seedance.md ("official shape"); rows: seedance.yaml."""
+"""Seedance on Volcengine's Ark, native format. Contract: seedance.md ("official shape"); rows: seedance.yaml."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TASK = TaskSpec(
         "updated_at": "{created_s}",
     },
 )
-# Pixels of a frame of each resolution, in its widest ratio: what a bound may rest on.
+# Pixels of a frame at each resolution, in the aspect ratio with the most pixels.
 _PIXELS = {"480p": 864 * 496, "720p": 1664 * 720, "1080p": 2560 * 1088}
 _FPS = 24
 _FRAMES_MAX = 289
@@ -54,13 +54,13 @@ _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def _tokens_max(features: Mapping[str, str], video_ms: int) -> int:
-    """The provider's own formula, width x height x frames a second x seconds / 1024: a rough one, so 1024 are added."""
+    """The provider's formula, width x height x fps x seconds / 1024, plus 1024 because it is approximate."""
     pixels = _PIXELS.get(features.get("resolution", ""), _PIXELS["1080p"])
     return -(-pixels * _FPS * video_ms // (1024 * 1000)) + 1024
 
 
 def _frames_s(body: Mapping[str, Any]) -> float:
-    """Frames go before a duration that stands beside them, as a field or as a switch of the text."""
+    """The seconds of the requested frames, which override a duration; they are a field or a switch in the text."""
     said = [first("frames", body)]
     for text in compiled("content[*].text")(body):
         said += _FRAMES.findall(text) if isinstance(text, str) else []
@@ -76,7 +76,7 @@ def _usage(asked: Mapping[str, Any], reply: Any) -> Usage | None:
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """What failed for another's reason than Ark's has a code too: the provider's for what is nobody's fault."""
+    """Give a failure without an Ark code the provider's code for internal errors."""
     error = first("error", body)
     if isinstance(error, dict):
         error.setdefault("code", "InternalServiceError")

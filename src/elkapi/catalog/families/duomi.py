@@ -1,4 +1,4 @@
-"""Runway and Pika in the reverse form of the DuoMi kind. Contracts: runway.md, pika.md; rows: their YAML files."""
+"""Runway and Pika in DuoMi's reverse format. Contracts: runway.md, pika.md; rows: their YAML files."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _pika = Tasks(family="pika", wire="duomi-pika", task=PIKA_TASK, meter=Meter(unit
 
 
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """Pika's version is a number here; a body's `key` would be somebody's account."""
+    """Pika's version is a number here; a `key` in the body would select another account, so it is removed."""
     body.pop("key", None)
-    # It takes no task without an address to call; where nobody outside can reach us, it is one that leads nowhere.
+    # A callback URL is required; if the gateway is not publicly reachable, it is one that leads nowhere.
     body.setdefault("callback_url", NOWHERE)
     if operation == "pika.pro-text" and isinstance(body.get("model"), str):
         body["model"] = _version(body["model"].removeprefix("pika-"))
@@ -53,7 +53,7 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 
 def _version(name: str) -> float | str:
-    """1.5 of "1.5"; a version that is no number goes as the word it is."""
+    """1.5 for "1.5"; a version that is not a number stays a string."""
     return float(name) if _NUMBER.fullmatch(name) else name
 
 

@@ -1,4 +1,4 @@
-"""Kling: videos, pictures, try-on, lip-sync, effects. Contract: kling.md; rows: kling.yaml."""
+"""Kling: videos, images, try-on, lip-sync, effects. Contract: kling.md; rows: kling.yaml."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ _LIST = Listing(
     envelope={"code": 0, "message": "SUCCEED", "request_id": "", "data": []},
 )
 _tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)
-# The members that are files, or hold some.
+# The fields that are files or contain some.
 _PICTURES = ("image", "image_tail", "images", "static_mask", "dynamic_masks", "human_image", "cloth_image")
 _FILES = (*_PICTURES, "audio_file", "face_choose")
 
 
 def _raw(value: Any) -> Any:
-    """Base64 without its `data:` prefix, in a list and in its objects too."""
+    """Base64 without its `data:` prefix, at any depth."""
     return with_texts(value, lambda text: text.partition(",")[2] if text.startswith("data:") else text)
 
 
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """Numbers as the texts that Kling wants, raw Base64 without its data: prefix, the names of its own pages."""
+    """Durations as strings, base64 without its data: prefix, and the field names of Kling's documentation."""
     for holder in (body, body.get("input")):
         if isinstance(holder, dict):
             if isinstance(holder.get("duration"), int | float):
@@ -78,9 +78,8 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """What a video goes on from is the caller's own task: the provider's address of it is not shown again.
-
-    Nor is what the account at the provider paid, in units of its own.
+    """Hide the provider's URL of the video that was continued, which is the caller's own task, and the units that the
+    provider charged.
     """
     if isinstance(parent := first("data.task_info.parent_video", body), dict) and "url" in parent:
         parent["url"] = ""
@@ -109,7 +108,7 @@ FAMILY = Family(
             "effects",
             "/v1/videos/effects",
             meter=_EFFECTS,
-            # Of its models the one that makes every effect.
+            # The model that supports every effect.
             model=ModelSource("body", "input.model_name", "kling-v1-6"),
         ),
         _tasks.submit("image", "/v1/images/generations", meter=_IMAGE),

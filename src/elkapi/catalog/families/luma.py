@@ -34,7 +34,7 @@ TASK = TaskSpec(
 _PICTURE = msgspec.structs.replace(TASK, sync="sync")
 _FEATURES: dict[str, tuple[str, ...]] = {"resolution": ("resolution", "=720p"), "duration": ("duration", "=5s")}
 _VIDEO = Meter(unit="call", seconds=("duration",), features=_FEATURES)
-# As long as what it is made of, which nobody says: at most this, paid as it comes out.
+# As long as the source, whose duration is unknown: hold the maximum, charge the result.
 _MODIFIED, _REFRAMED = (
     Meter(unit="call", seconds=("duration",), seconds_default=most_s, features={"resolution": ("=720p",)})
     for most_s in (15.0, 30.0)
@@ -49,14 +49,14 @@ _tasks = Tasks(
 
 
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """Who waits for a finished picture waits here: the provider's answer would lie at the provider's address."""
+    """The gateway does the waiting for a finished image: the provider's answer would contain the provider's URL."""
     body.pop("sync", None)
     body.pop("sync_timeout", None)
     return body
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """Older clients look for the video under `video`."""
+    """Add `video`, where older clients look for the URL."""
     video = first("assets.video", body)
     return body | {"video": {"url": video, "download_url": video}} if video else body
 

@@ -1,4 +1,4 @@
-"""MiniMax Hailuo videos. Contract: minimax.md; rows: minimax.yaml. HTTP 200 says nothing here; `base_resp` does."""
+"""MiniMax Hailuo videos. Contract: minimax.md; rows: minimax.yaml. Errors are in `base_resp` with HTTP 200."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _tasks = Tasks(
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """What failed for another's reason than MiniMax's has a code too: 1000, unknown."""
+    """Give a failure without a MiniMax code the code 1000, unknown."""
     told = body.get("base_resp")
     if body.get("status") == "Fail" and isinstance(told, dict) and not told.get("status_code"):
         told["status_code"] = 1000
@@ -58,7 +58,7 @@ FAMILY = Family(
         message="base_resp.status_msg",
         elsewhere=frozenset({1000, 1001, 1004, 1008, 2049}),
         busy=frozenset({1002}),
-        # The same code stands beside the state of a task that failed, which is no failure to answer.
+        # A fetch of a failed task has the same code, although the fetch succeeded.
         fetched=False,
     ),
     operations=(

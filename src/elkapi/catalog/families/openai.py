@@ -14,14 +14,14 @@ from elkapi.errors import BadRequest
 from elkapi.types import Usage
 
 EMBEDDING_ITEMS_MAX = 2048
-# Tokenizers that frame a text add at most a start and an end token to it; bytes bound the rest from above.
+# Tokenizers add at most a start and an end token to a text; its bytes bound the rest.
 FRAME_TOKENS_PER_ITEM = 2
-# The longest token of cl100k, 128 spaces: a model that reads token ids as text counts at most a token a byte of it.
+# The longest token of cl100k is 128 spaces: a model that reads token ids as text counts at most one token per byte.
 BYTES_PER_TOKEN_ID_MAX = 128
 
 
 class EmbeddingsView(msgspec.Struct):
-    """The fields of `POST /v1/embeddings` that the gateway looks at; all others pass unread."""
+    """The fields of `POST /v1/embeddings` that the gateway reads; all others pass through."""
 
     input: str | list[str | int | list[int]]
     model: ModelName | None = None
@@ -34,7 +34,7 @@ _view = strict(EmbeddingsView)
 
 
 def read_embeddings(body: bytes) -> Facts:
-    """Check a body and bound its tokens. Raises BadRequest naming the field."""
+    """Validate a body and bound its tokens. Raises BadRequest naming the field."""
     view: EmbeddingsView = decode_strict(_view, body)
     if view.model == "":
         raise BadRequest("`model` must be the name of a model.", param="model")
@@ -44,7 +44,7 @@ def read_embeddings(body: bytes) -> Facts:
 
 
 def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
-    """(items, most tokens). Raises BadRequest for empty, mixed or too many items."""
+    """(items, upper bound of tokens). Raises BadRequest for empty, mixed or too many items."""
     if isinstance(value, str):
         if not value:
             raise BadRequest("`input` must not be an empty string.", param="input")
@@ -73,7 +73,7 @@ def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
 
 
 def token_ids(facts: Facts) -> int | None:
-    """How many token ids a caller sent in place of text, None where it sent none."""
+    """The number of token ids that a caller sent instead of text, None if it sent text."""
     given = facts.texts
     if not isinstance(given, list) or not given:
         return None
@@ -83,7 +83,7 @@ def token_ids(facts: Facts) -> int | None:
 
 
 def bounded_as_text(facts: Facts, ids: int) -> Facts:
-    """The bounds of a call to a model of ours, which reads token ids as text and counts that text's tokens."""
+    """The facts for a bundled model, which decodes token ids to text and counts its own tokens."""
     most = BYTES_PER_TOKEN_ID_MAX * ids + FRAME_TOKENS_PER_ITEM * facts.items
     return msgspec.structs.replace(facts, upper=msgspec.structs.replace(facts.upper, input_tokens=most))
 
@@ -97,7 +97,7 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-# Where Azure's clients ask for a model: a deployment is named like it.
+# Azure's clients put the model in the path: a deployment is named like its model.
 _DEPLOYMENT = "/openai/deployments/{model}"
 _EMBEDDINGS = Operation(
     id="openai.embeddings",

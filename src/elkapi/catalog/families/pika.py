@@ -1,4 +1,4 @@
-"""Pika by resellers: the universal form. Contract: pika.md; rows: pika.yaml. The pro form is duomi.py's."""
+"""Pika by resellers: the universal format. Contract: pika.md; rows: pika.yaml. The pro format is in duomi.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elkapi.types import State
 TASK = TaskSpec(
     id="id",
     state="videos[0].status",
-    # No video yet: it waits.
+    # No video yet means queued.
     states={
         "": State.QUEUED,
         "queued": State.QUEUED,
@@ -38,15 +38,15 @@ _tasks = Tasks(family="pika", wire="pika", task=TASK, meter=Meter(unit="call"), 
 
 
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """The version is a text here."""
+    """The version is a string here."""
     if isinstance(body.get("model"), int | float):
         body["model"] = f"{body['model']:g}" if body["model"] % 1 else f"{body['model']:.1f}"
     return body
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """What is shared is our copy too: the provider's own address is nobody's business. One that failed before there was
-    a video is told as one that has no file.
+    """Replace the sharing URL by that of our copy, so that the provider's stays private. A task that failed before
+    there was a video is shown as a video without a file.
     """
     for video in compiled("videos[*]")(body):
         if isinstance(video, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elkapi.catalog.operation import Body, Family, Kind, Operation, Role
 
-# Pages of the control process; docs/index.md lists them all, these are the ones the contract names.
+# Pages of the control process that the contract names; docs/index.md lists all of them.
 _CONTROL_ROWS: tuple[tuple[str, str, Kind], ...] = (
     ("platform.status", "/api/status", "sync"),
     ("platform.quick-start", "/docs/quick-start", "doc"),

@@ -1,4 +1,4 @@
-"""Runway's own API. Contract: runway.md ("official format"); rows: runway.yaml. The reverse format is duomi.py's."""
+"""Runway's own API. Contract: runway.md ("official format"); rows: runway.yaml. The reverse format is in duomi.py."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _FEATURES: dict[str, tuple[str, ...]] = {
     "resolution": ("resolution",),
     "audio": ("audio", "=false"),
 }
-# Where a request says no length (or "auto"), the longest is held that a model may choose; what is made is paid.
+# Without a duration (or with "auto"), hold the longest that a model may choose; the result is charged.
 _SECONDS = Meter(unit="second", seconds=("duration",), seconds_default=15.0, features=_FEATURES)
-# As long as the film or the speech that it starts from: the provider takes up to 30 seconds of a film.
+# As long as the source video or speech: the provider accepts up to 30 seconds of video.
 _AS_LONG = msgspec.structs.replace(_SECONDS, seconds_default=30.0)
 _VOICE = msgspec.structs.replace(_AS_LONG, sound=True)
 _PICTURES = Meter(unit="image", count="outputCount", features=_FEATURES | {"quality": ("quality",)})

@@ -1,4 +1,4 @@
-"""Sora in the reverse form, as resellers serve it; OpenAI's own is video.py's. Contract: sora.md; rows: sora.yaml."""
+"""Sora in the reverse format of resellers; OpenAI's own is in video.py. Contract: sora.md; rows: sora.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's own form of tasks: one object for every provider. Contract: platform.md ("Unified async task API")."""
+"""The gateway's own task format: one for every provider. Contract: platform.md ("Unified async task API")."""
 
 from __future__ import annotations
 

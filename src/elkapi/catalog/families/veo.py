@@ -1,4 +1,4 @@
-"""Veo as Google's own clients ask for it: predictions that run long. Contract: veo.md ("Upstream")."""
+"""Veo as Google's clients call it: long-running predictions. Contract: veo.md ("Upstream")."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _tasks = Tasks(family="veo", wire="veo", task=TASK, meter=_METER, model=ModelSou
 
 
 def _accept(body: Any) -> Any:
-    """An operation says whether it is done, and only then how: done without a sample is a failure."""
+    """Add the state: an operation reports only whether it is done; done without a sample is a failure."""
     if not isinstance(body, dict) or not body.get("done"):
         return body | {"state": "running"} if isinstance(body, dict) else body
     samples = first(f"{_ANSWER}.generatedSamples", body)
@@ -55,8 +55,7 @@ FAMILY = Family(
         Operation(
             id="veo.download",
             method="GET",
-            # What stands for the id may be the whole address of a file: Google's client takes the name out of it only
-            # where it begins with https.
+            # The id may be a file's whole URL: Google's client extracts the name only if the URL begins with https.
             path="/v1beta/files/{model}:download",
             family="veo",
             role=Role.GATEWAY,

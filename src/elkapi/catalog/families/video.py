@@ -1,6 +1,6 @@
-"""Videos in the neutral forms, which any provider of videos may serve. Contracts: sora.md, veo.md, seedance.md.
+"""Videos in the neutral formats, which any video provider may serve. Contracts: sora.md, veo.md, seedance.md.
 
-OpenAI's video resource is both: the common dialect, and the own form of providers that speak it.
+OpenAI's video resource is both the common format and the native format of providers that support it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _METER = Meter(
     unit="second", seconds=("seconds", "duration"), seconds_default=4.0, features={"size": ("size", "=720x1280")}
 )
 _EXTENSION = msgspec.structs.replace(_METER, seconds=("seconds",), extends=True)
-# What is made of a whole video is as long as that is, whatever the request says.
+# The result of editing a whole video is as long as that video, whatever the request says.
 _AS_LONG = msgspec.structs.replace(_METER, seconds=())
 _SOURCE = ModelSource("source")
 _SORA2 = ModelSource("body", "model", "sora-2")
@@ -48,7 +48,7 @@ _videos = Tasks(family="sora", wire="videos", prefix="/v1/videos", task=TASK, me
 
 
 def _neutral(id_: str, path: str, form: str, **more: Any) -> Operation:
-    """A submit in a form of its own, put to whichever provider serves the model."""
+    """A submit in a neutral format, sent to whichever provider serves the model."""
     family, _, name = id_.partition(".")
     model = more.pop("model", ModelSource("body"))
     tasks = Tasks(family=family, wire="videos", task=TASK, meter=_METER, model=model)
