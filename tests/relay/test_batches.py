@@ -696,7 +696,7 @@ async def test_what_became_of_a_line_that_a_dead_worker_had_begun_is_what_the_le
     account_id = funded_account(lite.database, 1_000)
 
     def begun(made_ns: int, number: int) -> LeasedLine:
-        return LeasedLine(new_id(made_ns), number, f"line-{number}", b"", 0, 1, b"", "{}", resumed=True)
+        return LeasedLine(new_id(made_ns), number, b"", 0, 1, b"", "{}", resumed=True)
 
     async def claimed(line: LeasedLine) -> HoldOrder:
         name = line_module.claim_name(line.batch_id, line.number)

@@ -38,7 +38,7 @@ from elkapi.types import Grant, IdempotencyClaim
 OWNER = b"o" * 16
 ID = b"i" * 16
 NOTICE = (ID, 0, 1)
-A_NOTICE = notices.NoticeRow(ID, 0, 1, 1, 1, "h", "standard", "delivered", 1, 5, 5, 5, b"?")
+A_NOTICE = notices.NoticeRow(ID, 0, 1, 1, "h", "standard", "delivered", 1, 5, 5, 5, b"?")
 GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
 LINE = EndedLine(ID, 0, "succeeded", b"", ID)
 LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
