@@ -1,7 +1,4 @@
-"""The Anthropic messages dialect, put together; its four sides stand in the files beside it.
-
-Contract: anthropic.md sections 1 to 5.
-"""
+"""The dialect of Anthropic's Messages API, assembled from its modules. Contract: anthropic.md sections 1 to 5."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ from elkapi.translate.ir import (
     Tool,
 )
 
-# What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
+# What this dialect cannot carry of a request in another dialect; a test covers the rows.
 LOSSES = (
     Loss("n", True, "one answer per call"),
     Loss("modalities: image", True, "Claude answers in text"),
@@ -61,22 +58,22 @@ LOSSES = (
     Loss("JSON mode", False, "becomes an instruction"),
 )
 
-# Blocks inside of a tool's result that others are told of.
+# The types of blocks inside a tool result that other dialects can carry.
 _INSIDE = frozenset({"text", "image", "document", "search_result", "tool_reference", "mid_conv_system", "compaction"})
-# Blocks of the conversation that change which tools are offered from there on.
+# Blocks of the conversation that add or remove tools from there on.
 _TOOL_CHANGES = ("tool_addition", "tool_removal")
-# How the line begins that Claude Code puts before its instructions, for Anthropic's own books.
+# The prefix of the billing line that Claude Code puts before its instructions.
 _ATTRIBUTION = "x-anthropic-billing-header:"
 
-# Members of Anthropic's own whose silent loss would change what the caller gets, or who pays for it.
+# Fields of this dialect whose silent loss would change the answer or who pays for it.
 REFUSED_ELSEWHERE = ("mcp_servers", "container", "compaction")
 
 
 def told_elsewhere(request: ChatRequest) -> ChatRequest:
-    """The request as others are told it: what is said of a document before it, the tools that are offered at its end,
-    the instructions that still stand there, and no billing line of Claude Code's.
+    """The request for other dialects: documents are preceded by their context as text, tools and instructions are those
+    in effect at the end of the conversation, and Claude Code's billing line is removed.
 
-    That line is another one on every call: no other provider would find the conversation in its cache again.
+    That line differs on every call, so it would defeat the prefix caches of other providers.
     """
     if request.dialect != "anthropic":
         return request
@@ -96,7 +93,7 @@ def told_elsewhere(request: ChatRequest) -> ChatRequest:
 
 
 def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
-    """The request with the tools that its conversation added and without those it withdrew, as the SDKs' runners do."""
+    """The request with the tools that its conversation adds and without those it removes, as in the SDKs' runners."""
     changes = [
         change
         for index, message in enumerate(request.messages)
@@ -117,7 +114,7 @@ def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
             known[_name_of(added)] = added
             tool = definition
         elif tool.get("type") != "tool_reference":
-            # Of a server's tools, which is refused by its own name.
+            # A tool of an MCP server, which is refused as such.
             continue
         name = str(tool.get("name"))
         if change["type"] == "tool_removal":
@@ -136,7 +133,7 @@ def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
 
 
 def _with_settings_of_the_turn(request: ChatRequest, kept: dict[str, Any]) -> ChatRequest:
-    """The request without instructions that were for a turn gone by, and with the effort that is said for this one."""
+    """The request without instructions for past turns, and with the effort that is set for the current turn."""
     turn = max((index for index, message in enumerate(request.messages) if message.role == "user"), default=-1)
     messages, reasoning = [], request.reasoning
     for index, message in enumerate(request.messages):
@@ -150,7 +147,7 @@ def _with_settings_of_the_turn(request: ChatRequest, kept: dict[str, Any]) -> Ch
 
 
 def _name_of(tool: Tool | ServerTool) -> str:
-    """What changes refer to a tool by; an MCP server's tools have no name of their own."""
+    """The name by which changes refer to a tool; MCP toolsets have none and get a unique one."""
     return tool.name if isinstance(tool, Tool) else str(tool.raw.get("name") or id(tool))
 
 
@@ -159,7 +156,7 @@ def _is_change(part: Part) -> bool:
 
 
 def _changes(part: Part, left: dict[str, Any]) -> list[dict[str, Any]]:
-    """The changes of tools that a part is, or that a summary tells of the turns it stands for."""
+    """The tool changes of a part: itself, or those that a compaction carries over from the turns it replaces."""
     if isinstance(part, ServerToolPart) and _is_change(part):
         return [part.raw]
     rows = left.get("tool_changes") if left.get("type") == "compaction" else None
@@ -175,14 +172,14 @@ def _with_contexts(parts: Sequence[Part], index: int, contexts: dict[str, str]) 
 
 
 def _told(text: Text) -> Text:
-    """What an instruction says to the model: all of it but that line."""
+    """The instruction without the billing line."""
     if not text.text.startswith(_ATTRIBUTION):
         return text
     return msgspec.structs.replace(text, text=text.text.partition("\n")[2])
 
 
 def check_crossing(request: ChatRequest) -> None:
-    """Raises BadRequest for what no other dialect can do; betas that only tune the call are dropped silently."""
+    """Raise BadRequest for what no other dialect can do; betas that only tune the call are dropped silently."""
     if request.max_output_tokens == 0:
         raise BadRequest(
             "`max_tokens` must be at least 1: this model does not support filling the prompt cache without an answer.",
@@ -207,14 +204,14 @@ def check_crossing(request: ChatRequest) -> None:
 
 
 def _check_messages(request: ChatRequest) -> None:
-    """Raises BadRequest for blocks that no other dialect has."""
+    """Raise BadRequest for content blocks that no other dialect can carry."""
     for left in request.extra.get("messages", {}).values():
         inner = left.get("content")
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):
             raise BadRequest(
                 "This model supports only text in documents that are made of content blocks.", param="messages"
             )
-        # Blocks of a tool's result, which the caller gave; those that are kept whole have a type.
+        # The caller's blocks of a tool result. A left-over with a type is a whole block instead.
         given = inner if isinstance(inner, list) and "type" not in left else []
         if unknown := [str(row.get("type")) for row in given if row.get("type") not in _INSIDE]:
             raise BadRequest(
@@ -231,12 +228,12 @@ def _check_messages(request: ChatRequest) -> None:
                     "This model does not support files by id; send the file's data instead.", param="messages"
                 )
             if not kind.endswith(("_tool_use", "_tool_result")):
-                # The caller said it: left out like what a tool did, the model would be asked without it.
+                # Unlike the work of a server tool, this is the caller's content and must not be dropped silently.
                 raise BadRequest(f"This model does not support content blocks of type `{kind[:60]}`.", param="messages")
 
 
 def _holds_pictures(block: Any) -> bool:
-    """Whether it is a document made of blocks that are not all text: the hub has their text only."""
+    """Whether the block is a document of content blocks that are not all text; `File` holds only their text."""
     source = block.get("source") if isinstance(block, dict) else None
     content = source.get("content") if isinstance(source, dict) else None
     return isinstance(content, list) and any(row.get("type") != "text" for row in content)

@@ -1,8 +1,8 @@
-"""An Anthropic caller's conversation that other upstreams took part in, made fit for Claude; others stay as they came.
+"""Adapt an Anthropic caller's conversation that other upstreams answered in, so that Claude accepts it.
 
-Callers go on with whatever they were answered: with thoughts that no Claude signed, with tool calls that no thought of
-Claude's came before (Claude refuses both while it thinks by budget), and with pictures that another model drew, which
-are text in this dialect, far longer than a Claude can read.
+Callers send back whatever they got: thinking that Claude did not sign, tool calls without Claude's thinking before them
+(Claude refuses both while it thinks by budget), and images that another model generated, which this dialect carries as
+text, far longer than Claude can read.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import msgspec
 from elkapi.translate.decode import decode
 from elkapi.translate.seal import PREFIX
 
-# How callers of other upstreams are shown a thought; Claude's own are never unsigned, nor is their signature in an
-# envelope of ours.
+# The marks of another upstream's thinking. Claude's own is always signed, and never with an envelope of the gateway.
 _UNSIGNED = (b'"signature":""', b'"signature": ""', PREFIX.encode())
 _FOREIGN_CALL = re.compile(rb'"tool_use_id"\s*:\s*"(?!toolu_)')
 _THOUGHTS = ("thinking", "redacted_thinking")
-# How callers are shown a picture that a model drew, since an answer here has no block for one.
+# Generated images are shown as Markdown, since an answer in this dialect has no block for them.
 _DRAWN = b"![image](data:image/"
 DRAWN = re.compile(r"!\[image\]\(data:(image/[a-z0-9.+-]+);base64,([A-Za-z0-9+/=]+)\)")
 _members = msgspec.json.Decoder(dict[str, Any])
@@ -28,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def has_foreign_turns(body: bytes) -> bool:
-    """Whether `with_own_thoughts` may have something to do; a look at the bytes, since hardly any call has."""
+    """Whether `with_own_thoughts` may change the body; checks only bytes, since it rarely has to."""
     if _DRAWN in body:
         return True
     if b'"thinking"' not in body:
@@ -39,9 +38,9 @@ def has_foreign_turns(body: bytes) -> bool:
 
 
 def with_own_thoughts(body: bytes) -> bytes:
-    """The body without unsigned thoughts and others' pictures; it thinks only where Claude's own began a tool loop.
+    """The body without foreign thinking and generated images; thinking by budget is off in another model's tool loop.
 
-    Raises BadRequest for what is no JSON object.
+    Raises BadRequest if it is not a JSON object.
     """
     members = decode(_members, body)
     messages = members.get("messages")
@@ -56,7 +55,7 @@ def with_own_thoughts(body: bytes) -> bytes:
 
 
 def _fit(message: Any) -> Any:
-    """The message, or None when nothing but unsigned thoughts and pictures stood in it."""
+    """The message, or None if it has only foreign thinking and generated images."""
     if not isinstance(message, dict) or message.get("role") != "assistant" or not message.get("content"):
         return message
     content = message["content"]
@@ -82,7 +81,7 @@ def _fit_block(block: Any) -> Any:
 
 
 def _lost_thoughts(messages: list[Any]) -> bool:
-    """Whether the last message answers tool calls of an assistant's message that does not begin with a thought."""
+    """Whether the last message has results for an assistant message that does not begin with thinking."""
     if not messages or not any(_kind(block) == "tool_result" for block in _blocks(messages[-1])):
         return False
     said = next((m for m in reversed(messages) if isinstance(m, dict) and m.get("role") == "assistant"), None)

@@ -1,4 +1,7 @@
-"""Anthropic answers and streams -> events; `anthropic_writer` owns the way back. Contract: anthropic.md 1, 1.1, 3."""
+"""Read Anthropic answers, whole or streamed, into events; `anthropic_writer` does the reverse.
+
+Contract: anthropic.md sections 1, 1.1 and 3.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from elkapi.translate.usage import AnthropicUsage, read_anthropic_usage
 
 Raw = dict[str, Any]
 
-# The words of `error.type` and the status each has as a reply; see also `anthropic_writer.error_type`.
+# The HTTP status of each `error.type`; see also `anthropic_writer.error_type`.
 STATUS: dict[str, int] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -91,7 +94,7 @@ class _Message(msgspec.Struct):
 
 
 class _Event(msgspec.Struct, gc=False):
-    """Every event of a stream; raw members are decoded only where an event needs them."""
+    """Any event of a stream; raw fields are decoded only if needed."""
 
     type: str = ""
     index: int = 0
@@ -107,7 +110,7 @@ class _Type(msgspec.Struct):
 
 
 class _Newer(msgspec.Struct):
-    """A delta of a kind that nobody here knows, whose members may be of any type."""
+    """A delta of an unknown type, whose fields may have any type."""
 
     delta: _Type
     index: int = 0
@@ -138,15 +141,14 @@ _DELTAS = frozenset({"text_delta", "input_json_delta", "thinking_delta", "signat
 
 
 class _Open:
-    """A block between its start and its stop. `call` is the tool call's index; None where it is no call."""
+    """A block between its start and its stop. `call` is the tool call's index, or None for other blocks."""
 
     __slots__ = ("call", "pieces", "raw")
 
     def __init__(self, raw: Raw, call: int | None) -> None:
         self.raw = raw
         self.call = call
-        # The pieces of its JSON so far: all of them for a block that is kept whole. Those of a call are passed on at
-        # once, so for a call only whether the list is empty counts.
+        # The pieces of the block's JSON. Those of a call are passed on at once, so a call only notes that some came.
         self.pieces: list[str] = []
 
 
@@ -155,9 +157,9 @@ class Reader:
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
-        # The sources of the text block that is open: Claude tells them before its text, and they follow it here.
+        # The sources of the open text block: Claude sends them before its text, `ir` has them after it.
         self._cited: list[Event] = []
-        # The length of the answer's text, and where that of the latest block began.
+        # The length of the answer's text, and the offset of the latest block, in characters.
         self._chars = 0
         self._block_from = 0
         self._calls = 0
@@ -206,7 +208,7 @@ class Reader:
         if kind == "citations_delta":
             self._cited += _citation(delta.citation)
             return []
-        # A delta of a newer kind (such as compaction): its members belong to the block.
+        # A delta of a newer type (such as compaction): its fields belong to the block.
         block = self._open.get(event.index)
         if block is not None:
             members = view_of(_raw_delta, frame.data or b"").delta
@@ -257,7 +259,7 @@ class Reader:
             return [ServerToolPart("anthropic", block.raw)]
         if block.pieces:
             return []
-        # No piece came: the call has no arguments, or they stood in the start.
+        # No piece came: the call has no arguments, or they were in the start event.
         whole = _text_of(block.raw.get("input"))
         return [ToolCallDelta(block.call, whole) if block.call is not None else TextDelta(whole)]
 
@@ -268,9 +270,9 @@ class Reader:
         return events
 
     def _see_usage(self, raw: msgspec.Raw) -> list[Event]:
-        """Each figure is cumulative, so the latest one counts; one that is not said keeps its value.
+        """Counts are cumulative, so the latest one applies; a missing one keeps its value.
 
-        But for the output: what stands at the start of a stream says nothing of its end.
+        The output count is required in each event: that of the stream's start says nothing about its end.
         """
         seen = _read_usage(raw)
         if seen is None:
@@ -316,7 +318,7 @@ def _decode_event(frame: Frame) -> _Event:
     try:
         return _event.decode(data)
     except NOT_JSON:
-        # Newer events may use a known member's name for something else.
+        # Newer events may use the name of a known field for something else.
         kind = view_of(_type, data).type or frame.event.decode("utf-8", "replace")
         if kind not in _KNOWN:
             return _Event(type=kind)
@@ -327,7 +329,7 @@ def _decode_event(frame: Frame) -> _Event:
 
 
 def _read_usage(raw: msgspec.Raw) -> AnthropicUsage | None:
-    """The usage object; None when it is missing or no usage object: then nothing in it is believed."""
+    """The usage object; None if it is missing or invalid."""
     try:
         return _usage.decode(raw)
     except NOT_JSON:
@@ -335,7 +337,7 @@ def _read_usage(raw: msgspec.Raw) -> AnthropicUsage | None:
 
 
 def _events_of(raw: Raw) -> list[Event]:
-    """The events of a whole block other than a tool call (or of one that starts empty)."""
+    """The events of a whole block, or of one that starts empty, other than a tool call."""
     kind = raw.get("type")
     if kind == "text":
         text = raw.get("text")
@@ -356,7 +358,7 @@ def _events_of(raw: Raw) -> list[Event]:
 
 
 def _citation(raw: Any) -> list[Event]:
-    """A source on the web or among the caller's own documents; the latter has no URL."""
+    """A source on the web, or one of the caller's documents, which has no URL."""
     if not isinstance(raw, dict):
         return []
     title = raw.get("title") or raw.get("document_title") or ""

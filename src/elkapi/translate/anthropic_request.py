@@ -1,9 +1,9 @@
-"""Anthropic message bodies -> the hub's requests; `anthropic_write` owns the way back.
+"""Read Anthropic message bodies into `ChatRequest`; `anthropic_write` does the reverse.
 
-Contract: anthropic.md sections 1 and 1.2. What the hub has no word for stays in `ChatRequest.extra` under the name of
-its top-level member: a member that is unknown altogether as it came; of `messages` and `system` a dict from place
-("message.part", "message" or "part", counted in the hub's request) to the members left over; of `tools` a dict from
-the tool's name; of the other objects the members left over.
+Contract: anthropic.md sections 1 and 1.2. What `ChatRequest` cannot express stays in its `extra` under the name of the
+top-level field: unknown fields unchanged; for `messages` and `system` a dict from position ("message.part", "message"
+or "part", as counted in the `ChatRequest`) to the left-over fields; for `tools` a dict by the tool's name; for other
+objects their left-over fields.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Cache(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    """`content` may only be missing where a later instruction says an effort alone."""
+    """`content` may be missing only in a later instruction that only sets an effort."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Raw] | None = None
@@ -83,7 +83,7 @@ class _Media(msgspec.Struct):
 
 
 class _Inside(msgspec.Struct):
-    """Blocks that only this dialect has, of which the text inside crosses."""
+    """Blocks that only this dialect has; other dialects get the text inside."""
 
     content: str | list[Raw]
     source: str | None = None
@@ -175,7 +175,7 @@ _body = msgspec.json.Decoder(Raw)
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """A body of `POST /v1/messages`. Raises BadRequest naming the field."""
+    """The `ChatRequest` of a `POST /v1/messages` body. Raises BadRequest naming the field."""
     raw = decode(_body, body)
     request = _read(raw)
     limits = convert(raw, _Limits)
@@ -191,7 +191,7 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 def read_count_request(body: bytes) -> ChatRequest:
-    """A body of `POST /v1/messages/count_tokens`: the same without a limit. Raises BadRequest naming the field."""
+    """The `ChatRequest` of a `POST /v1/messages/count_tokens` body. Raises BadRequest naming the field."""
     return _read(decode(_body, body))
 
 
@@ -218,7 +218,7 @@ def _read(raw: Raw) -> ChatRequest:
 
 
 def _left_over(raw: Raw, type_: type[msgspec.Struct]) -> Raw:
-    """The members that the view does not know; a cache control that says more than its lifetime is kept whole."""
+    """The fields that the view does not know; a cache control with more than a lifetime is kept whole."""
     known = type_.__struct_fields__
     left = {name: value for name, value in raw.items() if name not in known and name != "type"}
     cache = raw.get("cache_control")
@@ -244,7 +244,7 @@ def _view(raw: Any, type_: type[T], at: str) -> T:
 
 
 def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, ...], list[Message]]:
-    """(system, messages): neighbours of one role are one message, instructions before the first turn are system."""
+    """(system, messages). Adjacent messages of one role are merged; instructions before the first turn are system."""
     system: list[Text] = []
     kept: dict[str, Raw] = {}
     _read_texts(view.system or [], "system", system, kept)
@@ -263,7 +263,7 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
         if message.role == "system" and not merged:
             _read_texts(content, at + ".content", system, kept)
             continue
-        # An instruction with settings of its own is one by itself.
+        # An instruction with its own settings is not merged.
         apart = message.role == "system" and (left or str(len(merged) - 1) in places)
         if not merged or merged[-1][0] != message.role or apart:
             merged.append((message.role, []))
@@ -286,15 +286,15 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
 
 
 def _unsealed(part: Part, signed: dict[str, Sealed]) -> Part | None:
-    """The part with the signature that an envelope of ours brought back for it; None for an envelope without one.
+    """The part with the signature from the gateway's envelope, if any; None for an envelope that is not thinking.
 
-    `signed` are the envelopes of calls so far, by the call's id: each stands in a thought before its call.
+    `signed` collects the envelopes of calls by call id: each comes as a thinking block before its call.
     """
     if isinstance(part, Thinking) and (found := unseal(part.signature)) is not None:
         if found.call_id is not None:
             signed[found.call_id] = found
             return None
-        # What is said in words that nobody signed no upstream would take.
+        # No upstream accepts unsigned thinking.
         return Thinking(part.text, found.signature, found.dialect) if found.signature is not None else None
     if isinstance(part, ToolCall) and (sealed := signed.get(part.id)) is not None:
         return msgspec.structs.replace(part, signature=sealed.signature, signed_by=sealed.dialect)
@@ -302,10 +302,10 @@ def _unsealed(part: Part, signed: dict[str, Sealed]) -> Part | None:
 
 
 def _drawn(said: Text) -> list[Part]:
-    """The text, and the pictures in it that a model drew: so our writer shows them."""
+    """The text, split at the generated images that the writer put into it as Markdown."""
     if not DRAWN.search(said.text):
         return [said]
-    # Text, then type, data and text of each picture in turn.
+    # Text, then the type, data and following text of each image.
     words = DRAWN.split(said.text)
     parts: list[Part] = []
     for place in range(0, len(words), 3):
@@ -331,7 +331,7 @@ def _read_texts(content: str | list[Raw], at: str, texts: list[Text], kept: dict
 
 
 def _read_block(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
-    """(part, what it cannot hold). A left-over `type` says that the left-over is the whole block."""
+    """(part, left-over fields). Left-overs with a `type` are the whole block."""
     kind = raw.get("type")
     if not isinstance(kind, str):
         raise BadRequest("`type` is missing from a content block.", param=f"{at}.type")
@@ -361,13 +361,13 @@ def _read_block(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
     if kind == "compaction" and isinstance(raw.get("content"), str):
         return Text(raw["content"]), raw
     if kind == "tool_reference" and isinstance(raw.get("tool_name"), str):
-        # What a search for tools found. Elsewhere no tool waits for that; the model is told of it.
+        # A tool found by a tool search. Other dialects do not defer tools, so the model is just told about it.
         return Text(f"The tool `{raw['tool_name']}` can be called now."), raw
     return ServerToolPart("anthropic", raw), {}
 
 
 def _read_media(raw: Raw, kind: str, at: str) -> tuple[Part, Raw]:
-    """Images and documents: by base64, URL, text, or the provider's id of a stored file."""
+    """An image or document, given as base64, URL, text, or the id of a stored file."""
     view = _view(raw, _Media, at)
     source, ttl, left = view.source, _ttl(view.cache_control), _left_over(raw, _Media)
     if source.type == "content":
@@ -404,7 +404,7 @@ def _read_result(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
 
 
 def _plain(raw: Raw) -> str:
-    """The text inside a block of blocks, for dialects that have no such block."""
+    """The text inside a nested block, for dialects without such blocks."""
     content = raw.get("content")
     if isinstance(content, str):
         return content
@@ -422,7 +422,7 @@ def _ttl(cache: _Cache | None) -> Ttl:
 
 
 def _read_tools(raws: list[Raw], extra: Raw) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
-    """(the caller's tools, Anthropic's own); the order between the two kinds is not kept."""
+    """(tools, server tools); the order between the two is not kept."""
     tools: list[Tool] = []
     server_tools: list[ServerTool] = []
     kept: dict[str, Raw] = {}
@@ -440,7 +440,7 @@ def _read_tools(raws: list[Raw], extra: Raw) -> tuple[tuple[Tool, ...], tuple[Se
 
 
 def read_tool(raw: Raw, at: str) -> Tool | ServerTool:
-    """A tool of the caller's, or one of Anthropic's own. Raises BadRequest naming `at`, where it stands."""
+    """A tool of the caller or one of Anthropic's. Raises BadRequest naming its path `at`."""
     kind = raw.get("type")
     if kind in (None, "custom"):
         view = _view(raw, _Tool, at)
@@ -466,13 +466,13 @@ def _read_parallel(view: _Choice | None) -> bool | None:
 
 
 def _read_output(view: _Count) -> OutputFormat | None:
-    """The schema of the answer; `output_format` is the beta's older spelling."""
+    """The schema of the answer; `output_format` is the older name from the beta."""
     wanted = (view.output_config.format if view.output_config else None) or view.output_format
     return OutputFormat("schema", schema=wanted.schema, strict=True) if wanted else None
 
 
 def _read_reasoning(view: _Count, raw: Raw, extra: Raw) -> Reasoning | None:
-    """Thinking and effort together; an effort beside thinking that is off is only Anthropic's, so it stays extra."""
+    """Thinking and effort together; only Anthropic allows an effort without thinking, so that stays in `extra`."""
     thinking = view.thinking
     effort: Effort | None = view.output_config.effort if view.output_config else None
     left = _left_over(raw["output_config"], _Output) if view.output_config else {}

@@ -1,4 +1,4 @@
-"""The hub's requests -> Anthropic message bodies. Contract: anthropic.md sections 1 and 2."""
+"""Write a `ChatRequest` as an Anthropic message body. Contract: anthropic.md sections 1 and 2."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from elkapi.translate.server_tools import place_of
 
 Raw = dict[str, Any]
 
-# How many searches "low", "medium" and "high" search context of other dialects allow.
+# The number of searches for the search context sizes of other dialects.
 SEARCHES_MAX = {"low": 1, "medium": 5, "high": 10}
 _POSITIONAL = frozenset({"messages", "system", "tools", "tool_choice", "thinking", "output_config", "metadata"})
 _TYPES = {"auto": "auto", "none": "none", "required": "any", "named": "tool"}
@@ -56,7 +56,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
-    """A body of `POST /v1/messages`. Raises BadRequest for what it cannot carry."""
+    """The body of `POST /v1/messages`. Raises BadRequest for what it cannot carry."""
     own = request.extra if request.dialect == "anthropic" else {}
     if request.dialect != "anthropic":
         refuse_foreign(request)
@@ -82,7 +82,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
 
 
 def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
-    """Stop words, the answer's shape, who asks, and what only Anthropic knows."""
+    """The output format, stop sequences, metadata, tier and the fields that only Anthropic knows."""
     rest: Raw = {name: value for name, value in own.items() if name not in _POSITIONAL}
     config: Raw = {}
     if effort := effort_of(request, profile):
@@ -121,7 +121,7 @@ def _messages(request: ChatRequest, profile: Profile) -> list[Raw]:
 
 
 def _own_messages(request: ChatRequest) -> list[Raw]:
-    """An Anthropic caller's messages in its own order, with what the hub could not hold; empty text is left out."""
+    """An Anthropic caller's messages in the original order, with their left-over fields and without empty text."""
     kept = request.extra.get("messages", {})
     messages: list[Raw] = []
     for index, message in enumerate(request.messages):
@@ -142,7 +142,7 @@ def _own_messages(request: ChatRequest) -> list[Raw]:
 
 
 def _short(blocks: list[Raw]) -> str | list[Raw]:
-    """One plain text is written as a string."""
+    """The blocks, or a string if they are a single plain text."""
     if len(blocks) == 1 and blocks[0].keys() == {"type", "text"} and blocks[0]["type"] == "text":
         text: str = blocks[0]["text"]
         return text
@@ -150,7 +150,7 @@ def _short(blocks: list[Raw]) -> str | list[Raw]:
 
 
 def _block(part: Part) -> Raw:
-    """One content block. Raises BadRequest for audio and for files of a type that Claude does not read."""
+    """One content block. Raises BadRequest for audio and for file types that Claude does not accept."""
     block: Raw
     match part:
         case Text() | Refusal():
@@ -205,7 +205,7 @@ def _url_source(url: str) -> Raw:
     return {"type": "url", "url": url}
 
 
-# Whoever names no type may mean a PDF.
+# A file by URL without a media type may be a PDF.
 _BY_URL = frozenset({"application/pdf", "application/octet-stream"})
 
 
@@ -256,7 +256,7 @@ def _tool(tool: Tool, profile: Profile, foreign: bool) -> Raw:
 
 
 def _server_tool(tool: ServerTool, calls: Any) -> Raw:
-    """Anthropic's own declaration, or its web search for another dialect's, of at most so many `calls`.
+    """Anthropic's own declaration, or its web search for another dialect's, with at most `calls` uses.
 
     Raises BadRequest for any other tool.
     """
@@ -280,7 +280,7 @@ def _server_tool(tool: ServerTool, calls: Any) -> Raw:
 
 
 def _choice(request: ChatRequest, stand_in: Tool | None) -> Raw:
-    """The tool choice. With a stand-in for a schema some tool must be called, and only one."""
+    """The tool choice. If a tool stands in for a schema, the model must call exactly one tool."""
     choice, tools = request.tool_choice, bool(request.tools or request.server_tools)
     if stand_in is not None:
         free = tools and (choice is None or choice.mode in ("auto", "required"))

@@ -1,7 +1,7 @@
-"""Events -> Anthropic answers and streams, one block open at a time. Contract: anthropic.md sections 1, 1.1 and 4.
+"""Write events as Anthropic answers, whole or streamed. Contract: anthropic.md sections 1, 1.1 and 4.
 
-Blocks form a queue. The first one is open and its deltas are written as they come; the deltas of the others wait until
-the first is complete: text and thoughts as soon as another block begins, a tool call when its JSON is whole.
+Blocks form a queue, since only one may be open. The deltas of the first one are written as they come; the others wait
+until it is complete: text and thinking as soon as another block begins, a tool call when its JSON is complete.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def error_type(status: int) -> str:
-    """The word that the dialect's errors have for a status."""
+    """The dialect's error type for an HTTP status."""
     return _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
 
 
 class _Block:
-    """One content block on its way out. `start` is what it begins as, `deltas` wait while it is not open.
+    """One content block to write. `start` is its initial form; `deltas` buffers until the block is open.
 
-    `arguments` are the JSON text of a call so far; None for every other kind.
+    `arguments` collects the JSON text of a call; None for other kinds.
     """
 
     __slots__ = ("arguments", "call", "deltas", "kind", "start", "whole")
@@ -86,11 +86,11 @@ class _Block:
         self.call = call
         self.deltas: list[Raw] = []
         self.arguments: list[str] | None = None if call is None else []
-        # These kinds come in one event; no delta follows.
+        # Blocks of these kinds come in one event, without deltas.
         self.whole = kind in ("redacted_thinking", "other")
 
     def is_complete(self) -> bool:
-        """Whether the next block may begin: a call is complete when its arguments are."""
+        """Whether the next block may begin; a call must have complete arguments."""
         if self.whole or self.arguments is None:
             return True
         text = "".join(self.arguments)
@@ -98,15 +98,15 @@ class _Block:
         return text.rstrip().endswith("}") and _parsed(text) is not None
 
     def result(self) -> Raw:
-        """The block as it stands in a whole answer: what a client makes of its start and its deltas."""
+        """The block of a whole answer, equal to what a client accumulates from its start and deltas."""
         block = dict(self.start)
         if self.arguments is not None:
-            # What is no object is shown as it came: a client would run the tool with what it took for none.
+            # Arguments that are not an object are wrapped, so that a client does not run the tool with empty input.
             arguments = "".join(self.arguments)
             call = ToolCall(block["id"], block["name"], "" if arguments.strip() == "null" else arguments)
             block["input"] = tool_input(call)
         for name in ("text", "thinking"):
-            # At once: made anew with each of them, a text of very many deltas took hours.
+            # Joined once: appending each delta is quadratic, which took hours for very many deltas.
             if said := [delta[name] for delta in self.deltas if delta["type"] == f"{name}_delta"]:
                 block[name] += "".join(said)
         for delta in self.deltas:
@@ -119,11 +119,11 @@ class _Block:
 
 
 class _Layout:
-    """Which event belongs to which block, the same for a stream and for a whole answer."""
+    """Assigns events to blocks, for both streams and whole answers."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         asked = facts.request.reasoning
-        # Who asked for no thinking knows no block of it, and callers of this dialect hand back what they know.
+        # Callers that did not ask for thinking do not expect its blocks, and may not send them back.
         self._signs = asked is not None and (asked.adaptive or asked.budget_tokens is not None)
         self.blocks: list[_Block] = []
         self.called = False
@@ -132,7 +132,7 @@ class _Layout:
         self.finish: Finish | None = None
 
     def place(self, event: Event) -> tuple[_Block, Raw | None] | None:
-        """(the block, its new delta or None); None for an event that is no content here."""
+        """(block, new delta or None); None for an event without content in this dialect."""
         match event:
             case TextDelta(text=text):
                 return (self._last("text"), {"type": "text_delta", "text": text}) if text else None
@@ -144,7 +144,7 @@ class _Layout:
                 self.called = True
                 if event.signature and event.signed_by == "gemini" and self._signs:
                     self._sign(Sealed("gemini", signature=event.signature, call_id=event.id))
-                # No code of Claude's called it. Anthropic always says so, and its SDK for Java raises without.
+                # Not called from Claude's code execution. Anthropic always sends this; its Java SDK requires it.
                 direct = {"type": "direct"}
                 start: Raw = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}, "caller": direct}
                 return self._new(_Block("tool_use", start, event.index)), None
@@ -179,7 +179,7 @@ class _Layout:
         return block
 
     def _last(self, kind: str) -> _Block:
-        """The last block, if it is one of this kind that may still grow, else a new one."""
+        """The last block, if it is of this kind and incomplete, otherwise a new one."""
         if self.blocks and self.blocks[-1].kind == kind and not self.blocks[-1].whole:
             return self.blocks[-1]
         if kind == "text":
@@ -187,7 +187,7 @@ class _Layout:
         return self._new(_Block(kind, {"type": "thinking", "thinking": "", "signature": ""}))
 
     def _sign(self, content: Sealed) -> None:
-        """A thought of no words before a call, whose signature has no other place here: it comes back before it."""
+        """Add an empty thinking block before a call, the only place in this dialect for the call's signature."""
         block = self._new(_Block("thinking", {"type": "thinking", "thinking": "", "signature": ""}))
         block.deltas.append({"type": "signature_delta", "signature": seal(content)})
         block.whole = True
@@ -231,13 +231,13 @@ class _Layout:
 
 
 class Writer:
-    """Events -> the bytes of a stream, as `dialect.Writer`."""
+    """The `Writer` of the dialect."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         self._facts = facts
         self._layout = _Layout(facts)
         self._started = False
-        # The block that is open and its index; -1 before the first.
+        # The open block and its index; -1 before the first.
         self._head: _Block | None = None
         self._index = -1
 
@@ -277,12 +277,12 @@ class Writer:
         message = _envelope(self._facts) | {"content": [], "stop_reason": None, "stop_sequence": None}
         usage = self._layout.usage
         if usage == Usage():
-            # Most upstreams report usage at the end of a stream only; until then clients show this estimate.
+            # Most upstreams report usage only at the end of a stream; clients show this estimate until then.
             usage = Usage(input_tokens=estimated_tokens(texts_of(self._facts.request)))
         return _frame("message_start", {"message": message | {"usage": anthropic_usage_object(usage)}})
 
     def _advance(self, out: list[bytes], all_of_it: bool) -> None:
-        """Open the next block while the open one is complete; what is closed is forgotten."""
+        """Close complete blocks, or all of them, and open the next one; closed blocks are dropped."""
         blocks = self._layout.blocks
         while blocks:
             if self._head is None:
@@ -302,7 +302,7 @@ class Writer:
 
 
 def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
-    """A whole 200 body."""
+    """The whole 200 body, equal to what a client accumulates from a stream of the same events."""
     layout = _Layout(facts)
     for event in events:
         placed = layout.place(event)

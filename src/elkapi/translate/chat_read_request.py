@@ -237,7 +237,7 @@ _SIDES: dict[str, Role] = {"system": "system", "assistant": "assistant"}
 
 
 def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, ...], list[Message]]:
-    """(leading instructions, turns). Adjacent messages of one role are merged; instructions alone become a user turn."""
+    """(leading instructions, turns). Adjacent messages of one role are merged; instructions alone are a user turn."""
     system: list[Text] = []
     turns: list[tuple[Role, list[Part]]] = []
     calls = Calls()

@@ -304,7 +304,7 @@ def _nine(call_id: str) -> str:
 
 
 def _system(request: ChatRequest, profile: Profile, beside: _Beside) -> list[dict[str, Any]]:
-    """Chat's own instructions stay separate; another dialect's are joined, as many upstreams accept only one message."""
+    """Chat's own instructions stay separate; another dialect's are joined, as many upstreams accept only one."""
     if request.dialect == "chat":
         rows = []
         for index, text in enumerate(request.system):

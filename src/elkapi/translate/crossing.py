@@ -112,10 +112,10 @@ class Metered:
     """The state that `Relayed` and `Translated` derive from a stream's events with `_learn`.
 
     `content`: something visible to the caller has arrived; `spoken`: something other than a refusal. `refused`: the
-    model, or a filter, declined. `ended`: the terminal event was seen. `failure`: an error inside the stream; `stopped`:
-    why the gateway made it fail. `usage`: the latest report of the upstream. `start`, `finish_reason`: how the upstream
-    opened and closed the answer. `recorded`: what the caller was sent, if that is kept. The relay sets `asks` and
-    `served`: the priced features that the upstream was asked for, and those that it reports.
+    model, or a filter, declined. `ended`: the terminal event was seen. `failure`: an error inside the stream.
+    `stopped`: why the gateway made it fail. `usage`: the latest report of the upstream. `start`, `finish_reason`: how
+    the upstream opened and closed the answer. `recorded`: what the caller was sent, if that is kept. The relay sets
+    `asks` and `served`: the priced features that the upstream was asked for, and those that it reports.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -266,7 +266,7 @@ class Relayed(Metered):
         return b"".join(self._last)
 
     def whole_answer(self, events: list[Event]) -> bytes:
-        """The frames of an answer that arrived whole although a stream was requested; the closing ones are held back."""
+        """The frames of an answer that arrived whole although a stream was requested; closing ones are held back."""
         data = super().whole_answer(events)
         self._last = [self._writer.finish()]
         return data

@@ -1,4 +1,4 @@
-"""The OpenAI responses dialect, as one value; the files beside it own its request, answer and stream spelling."""
+"""The dialect of OpenAI's Responses API, assembled from its modules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Input items of the responses dialect -> instructions and turns; `responses_request` owns the rest of the body.
+"""Read input items of the responses dialect into instructions and turns; `responses_request` reads the other fields.
 
-Contract: openai.md (response, `input`). Items that only this dialect knows (calls of built-in tools and their outputs,
-references, compactions of a provider) are kept as `ServerToolPart`, at their place.
+Contract: openai.md (response, `input`). Items that only this dialect has (calls of built-in tools and their outputs,
+references, a provider's compactions) are kept in place as `ServerToolPart`.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class _Compaction(msgspec.Struct):
 
 
 def joined_name(name: str, namespace: str | None) -> str:
-    """The one name under which a namespaced tool is known outside this dialect."""
+    """The name of a namespaced tool outside this dialect."""
     return f"{namespace}__{name}" if namespace else name
 
 
 def read_items(items: str | list[dict[str, Any]] | None) -> tuple[tuple[Text, ...], list[Message]]:
-    """(leading instructions, turns with neighbours of one role merged). Raises BadRequest naming `input[n]...`."""
+    """(leading instructions, turns with adjacent items of one role merged). Raises BadRequest naming `input[n]...`."""
     if items is None or isinstance(items, str):
         return (), [Message("user", (Text(items),))] if items is not None else []
     history = _History()
@@ -112,7 +112,7 @@ def read_items(items: str | list[dict[str, Any]] | None) -> tuple[tuple[Text, ..
 
 
 def tools_in_input(items: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The tools that a caller declares inside its input: newer clients (Codex) leave `tools` itself empty."""
+    """The tools declared inside the input: newer clients (Codex) leave `tools` empty."""
     if items is None or isinstance(items, str):
         return []
     lists = [item.get("tools") for item in items if item.get("type") == "additional_tools"]
@@ -120,7 +120,7 @@ def tools_in_input(items: str | list[dict[str, Any]] | None) -> list[dict[str, A
 
 
 class _History:
-    """Collects the turns; remembers calls by id, for the names of their results and for signatures that wait."""
+    """Collects the turns. Keeps calls by id, for the names of results, and signatures that precede their call."""
 
     def __init__(self) -> None:
         self.system: list[Text] = []
@@ -148,13 +148,13 @@ class _History:
         elif kind == "compaction" and (found := unseal(at(path, item, _Compaction).encrypted_content)):
             self._put("user", Text(found.summary or ""))
         elif head.role is not None or kind in _CONTENT_PARTS:
-            # Without this refusal the model would be asked without something that the caller said.
+            # Otherwise content from the caller would be dropped silently.
             raise BadRequest(
                 f"`{path}` must not be of type `{kind[:40]}`; put content parts in an item of type `message`.",
                 param=path,
             )
         else:
-            # An answer to a call stands on the user's side, whoever gave it.
+            # The output of a call belongs to the user's side, whoever gave it.
             side: Role = "user" if kind.endswith(("_output", "_response")) else "assistant"
             self._put(side, ServerToolPart("responses", item))
 
@@ -207,7 +207,7 @@ class _History:
         self._put("user", ToolResult(view.call_id, kept, name=call.name if call else "", custom=custom))
 
     def _reasoning(self, view: _Reasoning) -> None:
-        """One `Thinking` a passage; the signature ends the last. Without any text it stands alone."""
+        """One `Thinking` per passage; the signature belongs to the last one, which may have no text."""
         texts = [row.text for row in view.summary or view.content or ()]
         found = unseal(view.encrypted_content)
         if found is None:
@@ -270,7 +270,7 @@ def _file(view: _Part, ttl: Ttl, path: str) -> File:
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
     if view.file_url is not None:
-        # An address may be signed behind its path.
+        # The extension is that of the path: a URL may have a signature in its query.
         address = view.file_url.partition("?")[0].partition("#")[0]
         return File(type_by_name(view.filename or address), url=view.file_url, name=view.filename, cache_ttl=ttl)
     return file_of(view.file_data or "", view.filename, ttl)

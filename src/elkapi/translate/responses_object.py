@@ -1,4 +1,4 @@
-"""The response object of an answer we write, and its open parts and calls; `responses_writer` fills and orders them.
+"""The response object of a written answer, and its open parts and calls; `responses_writer` fills and orders them.
 
 Contract: openai.md (response, Response object).
 """
@@ -14,7 +14,7 @@ from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.ir import ChatRequest, Citation, Failure, TokenLogprob
 from elkapi.translate.responses_write import settings
 
-# Members of the request that a response repeats as they came.
+# Fields of the request that a response repeats unchanged.
 _REPEATED = (
     "background",
     "max_tool_calls",
@@ -31,7 +31,7 @@ _ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 
 
 def blank_response(facts: ReplyFacts) -> dict[str, Any]:
-    """The object as it stands in `response.created`: in progress, without output and usage."""
+    """The object of `response.created`: in progress, without output and usage."""
     request = facts.request
     asked = settings(request)
     reasoning = request.reasoning
@@ -75,18 +75,18 @@ def blank_response(facts: ReplyFacts) -> dict[str, Any]:
 
 
 def _instructions(request: ChatRequest) -> str | None:
-    """The caller's `instructions` as they came; the request's `system` may hold developer messages too."""
+    """The caller's `instructions`, since the request's `system` may also hold developer messages."""
     given = request.extra.get("instructions")
     return given if isinstance(given, str) else None
 
 
 def error_object(failure: Failure) -> dict[str, Any]:
-    """`response.error`: one of this dialect's own codes, never the upstream's word."""
+    """`response.error` with one of this dialect's codes, never the upstream's own."""
     return {"code": _ERROR_CODES.get(failure.status, "server_error"), "message": failure.message}
 
 
 def logprob_rows(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
-    """The tokens of a piece of text with their bytes, log probabilities and likeliest alternatives."""
+    """The tokens of a text with their bytes, log probabilities and likeliest alternatives."""
     return [
         {
             "token": row.token,
@@ -101,8 +101,9 @@ def logprob_rows(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
 
 
 def annotation(citation: Citation, text: str, before: int) -> dict[str, Any]:
-    """A source at the place of the words it is of, or at the end of the part's text so far; `before`: characters of
-    the answer's text that stand in earlier parts.
+    """A source at the span that it supports, or at the end of the part's text so far.
+
+    `before` is the length of the answer's text in earlier parts, in characters.
     """
     place = (len(text), len(text))
     if citation.span is not None and citation.span[0] >= before:
@@ -119,7 +120,7 @@ def annotation(citation: Citation, text: str, before: int) -> dict[str, Any]:
 
 
 class OpenPart:
-    """The open content part of the open message. `head` and `tail` frame a delta around its sequence number."""
+    """The open content part of the open message. `head` is a delta's frame up to its text."""
 
     def __init__(self, kind: str, item_id: str, content_index: int) -> None:
         self.kind = kind
@@ -138,7 +139,7 @@ class OpenPart:
 
 
 class OpenCall:
-    """An open call. `wrapped`: a tool that the upstream knows as a function, so that its text comes at the end."""
+    """An open call. `wrapped`: the upstream knows the tool as a function, so its free text is written at the end."""
 
     def __init__(self, output_index: int, item: dict[str, Any], wrapped: bool) -> None:
         self.output_index = output_index
@@ -149,14 +150,14 @@ class OpenCall:
 
     @property
     def whole(self) -> bool:
-        """A custom tool's free text never tells its end."""
+        """Whether the arguments are complete, which the free text of a custom tool never shows."""
         if self.custom and not self.wrapped:
             return False
         return as_object("".join(self.pieces)) is not None
 
 
 def as_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a call's arguments are; None while they are not whole."""
+    """The arguments of a call as a JSON object; None if they are incomplete or not an object."""
     try:
         found = msgspec.json.decode(text)
     except NOT_JSON:
@@ -165,7 +166,7 @@ def as_object(text: str) -> dict[str, Any] | None:
 
 
 def unwrapped(text: str) -> str:
-    """The free text of a custom tool out of the arguments `{"input": text}`; anything else as it is."""
+    """The free text of a custom tool in the arguments `{"input": text}`; anything else is returned unchanged."""
     found = as_object(text) or {}
     only = found.get("input", next(iter(found.values())) if len(found) == 1 else None)
     return only if isinstance(only, str) else text

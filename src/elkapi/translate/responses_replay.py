@@ -1,7 +1,7 @@
-"""A whole response object told as the stream that would have led to it; the same object gives the same events.
+"""Replay a whole response object as the equivalent stream; the same object always gives the same events.
 
-Contract: openai.md (response, Stream, Order rules). A text is one delta, as are arguments; what only the object has
-(a call of a built-in tool, an image) is an item that is added and done.
+Contract: openai.md (response, Stream, Order rules). Each text and each call's arguments are one delta; other items (a
+call of a built-in tool, an image) are only added and done.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _TEXTS = {"output_text": "text", "refusal": "refusal"}
 
 
 def replayed(response_body: bytes) -> list[bytes]:
-    """The frames of a response that has ended, in order."""
+    """The frames of an ended response, in order."""
     response = msgspec.json.decode(response_body)
     events = list(_events(response))
     return [_frame(event, number) for number, event in enumerate(events)]
 
 
 def ended(response_body: bytes, number: int) -> bytes:
-    """The last frame of a stream whose own end is missing."""
+    """The terminal frame, with sequence number `number`, of a stream that lacks it."""
     return _frame(_end(msgspec.json.decode(response_body)), number)
 
 
@@ -44,7 +44,7 @@ def _events(response: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _end(response: dict[str, Any]) -> dict[str, Any]:
     status = response.get("status")
     if status == "cancelled":
-        # The dialect has no event for a cancelled response; it is told as an error, so that nobody takes it for whole.
+        # The dialect has no event for a cancelled response; an error keeps clients from treating it as complete.
         said = {"code": "response_cancelled", "message": "This response was cancelled.", "param": None}
         return {"type": "error", **said}
     kind = status if status in ("completed", "incomplete") else "failed"

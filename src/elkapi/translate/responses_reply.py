@@ -1,7 +1,7 @@
-"""Answers of the responses dialect, whole or streamed -> events; it owns how its items are read, and is the meter.
+"""Read answers of the responses dialect, whole or streamed, into events; also used to meter relayed streams.
 
-Contract: openai.md (response, Stream). `ResponsesReader._item` is the one reading of an output item: of a whole
-reply, and of a streamed item whose deltas never came.
+Contract: openai.md (response, Stream). `ResponsesReader._item` reads the output items of whole replies, and streamed
+items that had no deltas.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ from elkapi.translate.seal import Sealed, unseal
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import read_responses_usage, with_pictures_made
 
-# Put between the parts of a reasoning summary, which are one passage in the hub.
+# Separates the parts of a reasoning summary, which `ir` treats as one passage.
 SUMMARY_BREAK = "\n\n"
 
-# The status that a failure with this code would have had as a reply; any other code counts as the upstream's fault.
+# The HTTP status of a failure with this code; other codes count as upstream errors.
 _STATUSES = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
@@ -87,7 +87,7 @@ _INCOMPLETE: dict[str | None, FinishReason] = {"max_output_tokens": "length", "c
 
 
 def read_reply(body: bytes) -> list[Event]:
-    """The events of a whole response object; one that is queued or in progress has no `End`. Raises Unreadable."""
+    """The events of a whole response object, without `End` if it is queued or in progress. Raises Unreadable."""
     try:
         response = decode_response(body)
         if response.output is None and response.error is None:
@@ -102,7 +102,7 @@ def read_reply(body: bytes) -> list[Event]:
 
 
 class ResponsesReader:
-    """Reader of this dialect's frames; the event line names the handler, the data is decoded once."""
+    """The `Reader` of the dialect. The event line selects the handler, so the data is decoded only once."""
 
     def __init__(self) -> None:
         self._started = False
@@ -113,7 +113,7 @@ class ResponsesReader:
         self._signatures: dict[str, Sealed] = {}
         self._refused = False
         self._searches = 0
-        # The length of the answer's text, and where that of its latest part began.
+        # The length of the answer's text, and the offset of its latest part, in characters.
         self._chars = 0
         self._part_from = 0
 
@@ -135,7 +135,7 @@ class ResponsesReader:
             raise Unreadable from error
 
     def _unnamed(self, event: bytes, data: bytes) -> list[Event]:
-        """No event line, or an unknown one: the data may name it, and hold an error or usage."""
+        """A frame with an unknown event line or none: the data may name the event, or contain an error or usage."""
         if event in _SILENT or data.startswith(b"[DONE]"):
             return []
         view = decode_any(data)
@@ -165,7 +165,7 @@ class ResponsesReader:
         return self._thinking(data, "text")
 
     def _thinking(self, data: bytes, kind: str) -> list[Event]:
-        """Some upstreams send the thoughts and their summary: the first of the two that comes is taken."""
+        """Some upstreams send both the reasoning and its summary; only the kind that comes first is used."""
         view = decode_indexed(data)
         self._told.add(view.output_index)
         known = self._kinds.setdefault(view.output_index, kind)
@@ -221,7 +221,7 @@ class ResponsesReader:
         )
 
     def _done(self, data: bytes) -> list[Event]:
-        """What the deltas of an item did not say."""
+        """The events of an item that its deltas did not give."""
         view = decode_item_event(data)
         added = view.output_index in self._seen
         self._seen.add(view.output_index)
@@ -287,7 +287,7 @@ class ResponsesReader:
         return events + self.end(response)
 
     def _error(self, data: bytes) -> list[Event]:
-        """The fields stand flat, or inside `error` where another server imitates this dialect."""
+        """The error's fields are at the top level, or in `error` on some compatible servers."""
         inner = decode_any(data).error
         return [_failure(_error_view(inner) if inner else decode_error(data))]
 
@@ -298,14 +298,14 @@ class ResponsesReader:
         return [Start(response.id, response.model)]
 
     def items(self, response: ResponseView) -> list[Event]:
-        """The events of the items of a whole object."""
+        """The events of the output items of a whole object."""
         events: list[Event] = []
         for index, raw in enumerate(response.output or ()):
             events += self._item(index, decode_item(raw), raw)
         return events
 
     def end(self, response: ResponseView) -> list[Event]:
-        """Usage, then why it stopped, or the failure it ended in."""
+        """Usage, then `Finish` and `End`, or the failure."""
         events = self._usage(response)
         if response.error is not None or response.status in ("failed", "cancelled"):
             error = response.error or ErrorView(code=response.status, message=f"The response is {response.status}.")
@@ -346,7 +346,7 @@ class ResponsesReader:
 
 
 def _is_search(action: object) -> bool:
-    """Whether that is what a web search did: it may also have opened a page, or looked through one."""
+    """Whether a web search call searched, rather than opening or scanning a page."""
     return not isinstance(action, dict) or action.get("type", "search") == "search"
 
 
@@ -385,7 +385,7 @@ def _logprobs(rows: list[LogprobView]) -> tuple[TokenLogprob, ...]:
 
 
 def _citations(rows: list[AnnotationView], offset: int) -> list[Event]:
-    """The sources of a text that begins at `offset` of the answer's."""
+    """The sources of a text part that begins at `offset` in the answer's text."""
     return [
         Citation(row.url, row.title or "", span=cited_span(row.start_index, row.end_index, offset))
         for row in rows
@@ -413,7 +413,7 @@ _HANDLERS: dict[bytes, Callable[[ResponsesReader, bytes], list[Event]]] = {
     b"response.cancelled": ResponsesReader._terminal,
     b"error": ResponsesReader._error,
 }
-# Events that repeat what was said; they are long (whole texts), so they are not decoded.
+# Events that repeat whole texts. They may be long, so they are not decoded.
 _SILENT = frozenset(
     f"response.{name}".encode()
     for name in (

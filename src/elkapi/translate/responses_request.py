@@ -1,7 +1,7 @@
-"""A responses body -> `ChatRequest`; it owns the request spelling beside the input items (`responses_items`).
+"""Read a responses body into `ChatRequest`; `responses_items` reads the input items.
 
-Contract: openai.md (response). What the hub has no word for is kept in `extra` by name, so that `responses_write` can
-put it back; `check_crossing` names what no other dialect can carry.
+Contract: openai.md (response). Fields that `ChatRequest` does not have are kept in `extra` by name, so that
+`responses_write` can put them back; `check_crossing` refuses what no other dialect can carry.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Text(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    """Every member that the hub has a word for, by the wire's names."""
+    """The fields that `ChatRequest` can express, by their names in the format."""
 
     model: str
     input: str | list[dict[str, Any]] | None = None
@@ -106,30 +106,30 @@ class _Reasoning(msgspec.Struct):
 
 
 class _Update(msgspec.Struct):
-    """An item that configures the answers from there on."""
+    """An item that changes settings for the answers from there on."""
 
     reasoning: _Reasoning | None = None
     text: _Text | None = None
 
 
 _members = msgspec.json.Decoder(dict[str, Any])
-# `include` is read and kept: only one of its words has a place in the hub.
+# `include` is read and also kept, since `ChatRequest` can express only one of its values.
 _KNOWN = frozenset(_Body.__struct_fields__) - {"include"}
 _OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
-# Members that stand for content or a rule which only the provider knows: without them the answer is another one.
+# Fields that refer to content or rules that only the provider knows: without them the answer would differ.
 _REFUSED = ("previous_response_id", "conversation", "prompt", "moderation", "tool_choice", "text")
-# How the types of items end that tell what tools did, or was approved; elsewhere they are left out.
+# Suffixes of the types of items about the work of tools and approvals, which other dialects leave out.
 _TOLD = ("_call", "_output", "_request", "_response", "_list_tools", "program")
 _CONFIGURES = "configuration_update"
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """The neutral request of a responses body. Raises BadRequest naming the field."""
+    """The `ChatRequest` of a responses body. Raises BadRequest naming the field."""
     return read_members(decode(_members, body))
 
 
 def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatRequest:
-    """`read_request` of a body that is decoded already; `input_tokens` may come without a model."""
+    """`read_request` of a decoded body; requests to `input_tokens` need no model."""
     view = convert(members if model_needed else {"model": "", **members}, _Body)
     if model_needed and not view.model:
         raise BadRequest("`model` must be the name of a model.", param="model")
@@ -138,7 +138,7 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
     if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
         if not leading:
             raise BadRequest("`input` must contain at least one item with content.", param="input")
-        # As in chat completions: OpenAI's models answer to instructions alone, the others want a turn.
+        # As in chat completions: OpenAI's models answer instructions alone, other models require a turn.
         leading, messages = (), [Message("user", leading)]
     spaces: dict[str, dict[str, Any]] = {}
     tools, server_tools = read_tools([*(view.tools or ()), *tools_in_input(view.input)], spaces)
@@ -146,7 +146,7 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
         extra["namespaces"] = spaces
     logprobs = LOGPROBS in (view.include or ())
     if view.top_logprobs is not None and not logprobs:
-        # Without the word in `include` it has no effect here, and is an error in other dialects.
+        # Without the value in `include` it has no effect here, but would be an error in other dialects.
         extra["top_logprobs"] = view.top_logprobs
     text = view.text or _Text()
     return ChatRequest(
@@ -176,7 +176,7 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
 
 
 def check_crossing(request: ChatRequest) -> None:
-    """Raises BadRequest when a responses request holds what would be lost silently in any other dialect."""
+    """Raise BadRequest for content of a request that every other dialect would lose silently."""
     for name in _REFUSED:
         if request.extra.get(name) is not None:
             raise BadRequest(f"This value of `{name}` is not supported by this model.", param=name)
@@ -205,14 +205,14 @@ def check_crossing(request: ChatRequest) -> None:
                     param="input",
                 )
             if not str(kind).endswith(_TOLD):
-                # Without this refusal the model would be asked without something that the caller said.
+                # Otherwise content from the caller would be dropped silently.
                 raise BadRequest(f"This model does not support items of type `{str(kind)[:60]}`.", param="input")
 
 
 def configured(request: ChatRequest) -> ChatRequest:
-    """The request as its own items configure it on the way: an effort, a form of the answer. Raises BadRequest.
+    """The request with the effort and output format that its `configuration_update` items set. Raises BadRequest.
 
-    A web search that may only look into what OpenAI has stored is not among its tools: all others go out.
+    A web search without access to the web is removed, since other providers' searches always have it.
     """
     if request.dialect != "responses":
         return request
@@ -247,7 +247,7 @@ def _configures(part: Any) -> TypeGuard[ServerToolPart]:
 
 
 def _extra(members: dict[str, Any]) -> dict[str, Any]:
-    """The members nobody here knows. `Model` for `model` is refused: some upstreams would take it for the real one."""
+    """The unknown fields. `Model` for `model` is refused, since some upstreams would treat it as `model`."""
     extra = {}
     for name, value in members.items():
         if name in _KNOWN or value is None:
@@ -259,7 +259,7 @@ def _extra(members: dict[str, Any]) -> dict[str, Any]:
 
 
 def _system(instructions: str | None, leading: tuple[Text, ...], extra: dict[str, Any]) -> tuple[Text, ...]:
-    """Instructions first, then the leading messages of the developer; `extra` keeps which of the two came."""
+    """`instructions`, then the leading developer messages; `extra` keeps `instructions` to tell them apart."""
     if not instructions:
         return leading
     extra["instructions"] = instructions
@@ -272,7 +272,7 @@ def _system(instructions: str | None, leading: tuple[Text, ...], extra: dict[str
 def read_tools(
     rows: Sequence[dict[str, Any]], spaces: dict[str, dict[str, Any]]
 ) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
-    """Flat tools; those of a namespace under a joined name, with the way back added to `spaces`. Raises BadRequest."""
+    """(tools, server tools). Namespaced tools get a joined name, which `spaces` maps back. Raises BadRequest."""
     tools: list[Tool] = []
     served: list[ServerTool] = []
     for index, row in enumerate(rows):
@@ -302,7 +302,7 @@ def _tool(row: dict[str, Any], path: str, namespace: str | None = None) -> Tool:
 
 
 def _tool_choice(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> ToolChoice | None:
-    """A choice of a built-in tool has no word in the hub and stays in `extra`."""
+    """The tool choice; the choice of a built-in tool has no equivalent and stays in `extra`."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -341,7 +341,7 @@ def _output(value: dict[str, Any] | None, extra: dict[str, Any]) -> OutputFormat
 
 
 def _reasoning(value: dict[str, Any] | None, extra: dict[str, Any]) -> Reasoning | None:
-    """Effort and summary; other members of the object stay in `extra["reasoning"]`."""
+    """Effort and summary; other fields of the object stay in `extra["reasoning"]`."""
     if value is None:
         return None
     if value.get("effort") not in (None, *get_args(Effort)):

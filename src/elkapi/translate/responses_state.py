@@ -1,7 +1,7 @@
-"""What the gateway keeps of a conversation and what it adds to one: history, compaction, counting; all of it pure.
+"""Conversation history, compaction and token counting of the Responses API, without I/O; the relay stores them.
 
-The relay owns the storing. `previous_response_id` is answered from `items_of` the turns before, through
-`with_history`; an upstream that is not of this dialect never sees the id. Contract: openai.md (response, Compact).
+`previous_response_id` is replaced by the stored `items_of` the earlier turns with `with_history`; an upstream of
+another dialect never sees the id. Contract: openai.md (response, Compact).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _encode = msgspec.json.encode
 
 
 def items_of(request_body: bytes, response_body: bytes) -> list[dict[str, Any]]:
-    """The input items the next turn begins with: those of this request, then the answer's output items.
+    """The input items that the next turn begins with: those of the request, then the answer's output items.
 
-    Instructions are not among them: each turn brings its own. The request's own history must be in its input already.
+    Instructions are not included, since each turn has its own. The request's input must already include its history.
     """
     request, response = decode(_members, request_body), decode(_members, response_body)
     output = response.get("output")
@@ -45,7 +45,7 @@ def items_of(request_body: bytes, response_body: bytes) -> list[dict[str, Any]]:
 
 
 def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> bytes:
-    """The body with those items before its own input, and without `previous_response_id`."""
+    """The body with `items` before its own input, and without `previous_response_id`."""
     members = decode(_members, body)
     members.pop("previous_response_id", None)
     members["input"] = [*items, *_input_items(members)]
@@ -53,7 +53,7 @@ def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> bytes:
 
 
 def without_repeated_calls(items: Sequence[Any], history: Sequence[dict[str, Any]]) -> list[Any]:
-    """The caller's items but for calls that the history holds: some clients (LiveKit) send each with its result."""
+    """The caller's items without calls that are in the history: some clients (LiveKit) repeat them with the result."""
     made = {_call_id(item) for item in history} - {None}
     return [item for item in items if _call_id(item) not in made]
 
@@ -65,15 +65,15 @@ def _call_id(item: Any) -> str | None:
 
 
 def with_ids(items: Sequence[dict[str, Any]], response_id: str) -> list[dict[str, Any]]:
-    """The items as `input_items` lists them: each has an id, made of its place where the caller gave none."""
+    """The items as `input_items` lists them: items without an id get one derived from their position."""
     base = response_id.removeprefix("resp_")
     return [item if item.get("id") else {**item, "id": f"item_{base}_{n}"} for n, item in enumerate(items)]
 
 
 def without_envelopes(body: bytes) -> bytes:
-    """The body for an upstream of this dialect: reasoning that carries our envelope is left out, it could not read it.
+    """The body for an upstream of this dialect, without the gateway's envelopes, which it could not read.
 
-    Every other byte stays as it came when there is none.
+    A body without envelopes is returned unchanged.
     """
     if PREFIX.encode() not in body:
         return body
@@ -85,7 +85,7 @@ def without_envelopes(body: bytes) -> bytes:
 
 
 def _without_envelope(item: Any) -> Any:
-    """The item, a message in its place for a compaction of ours, or None for sealed reasoning."""
+    """The item, a message that replaces the gateway's own compaction, or None for sealed reasoning."""
     if not isinstance(item, dict):
         return item
     sealed = unseal(item.get("encrypted_content")) if isinstance(item.get("encrypted_content"), str) else None
@@ -109,9 +109,9 @@ def _input_items(members: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_compact(body: bytes) -> ChatRequest:
-    """A compaction as a request any model can answer: the conversation, then the wish for a summary.
+    """A compaction as a request that any model can answer: the conversation, then the instruction to summarize it.
 
-    Expand `previous_response_id` first (`with_history`). Raises BadRequest.
+    `previous_response_id` must be expanded first (`with_history`). Raises BadRequest.
     """
     request = read_members(decode(_members, body))
     wish = Text(COMPACT_INSTRUCTION)
@@ -120,15 +120,15 @@ def read_compact(body: bytes) -> ChatRequest:
         turns[-1] = Message("user", (*turns[-1].parts, wish))
     else:
         turns.append(Message("user", (wish,)))
-    # Tools stay declared for the calls in the conversation, but none is to be called instead of the summary.
+    # Tools stay declared for the calls in the conversation, but the model must not call one instead of summarizing.
     choice = ToolChoice("none") if request.tools else None
     return msgspec.structs.replace(request, messages=turns, stream=False, server_tools=(), tool_choice=choice)
 
 
 def write_compact(events: Sequence[Event], facts: ReplyFacts) -> bytes:
-    """`response.compaction` of the summary the model gave; its item stands for the conversation in later inputs.
+    """`response.compaction` with the model's summary; its item replaces the conversation in later inputs.
 
-    Raises Unreadable where it gave none: in its place the conversation would be lost.
+    Raises Unreadable if there is no summary, since the conversation would be lost.
     """
     summary = "".join(event.text for event in events if isinstance(event, TextDelta))
     if not summary.strip():
@@ -151,7 +151,7 @@ def write_compact(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 def read_input_tokens(body: bytes) -> ChatRequest:
-    """What is to be counted; `model` is "" when the caller named none. Raises BadRequest."""
+    """The request to count; `model` is "" if the caller named none. Raises BadRequest."""
     return read_members(decode(_members, body), model_needed=False)
 
 

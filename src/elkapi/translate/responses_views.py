@@ -1,6 +1,6 @@
-"""What is decoded of the answers of the responses dialect: structs and decoders; `responses_reply` reads them.
+"""Structs and decoders for answers of the responses dialect; `responses_reply` interprets them.
 
-Contract: openai.md (response). Unknown members are passed over; only what the hub has a word for is decoded.
+Contract: openai.md (response). Unknown fields are ignored; only what `ir` can express is decoded.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import msgspec
 
 from elkapi.translate.usage import ImageGenUsage, ResponsesUsage
 
-# The items whose members are read; the members of any other kind are passed on, so their types do not matter.
+# The types of items whose fields are read; the fields of other items are passed on, so their types do not matter.
 READ_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_call", "image_generation_call"})
 
-# A member that is absent or null; msgspec has no optional Raw.
+# A field that is absent or null; msgspec has no optional Raw.
 NULL = msgspec.Raw(b"null")
 
 
@@ -65,7 +65,7 @@ class AnnotationView(msgspec.Struct):
 
 
 class ItemView(msgspec.Struct):
-    """Every member of the output items that the hub has a word for."""
+    """The fields of output items that `ir` can express."""
 
     type: str = ""
     call_id: str | None = None
@@ -99,7 +99,7 @@ class PartKind(msgspec.Struct, frozen=True):
 
 
 class PartAdded(msgspec.Struct):
-    """What else a part begins with, and what it says of itself, does not matter."""
+    """The start of a part; its other fields are ignored."""
 
     output_index: int = 0
     content_index: int = 0
@@ -107,7 +107,7 @@ class PartAdded(msgspec.Struct):
 
 
 class ErrorView(msgspec.Struct):
-    """Of any type, so that an odd error is still one."""
+    """An error; its fields may have any type, so that an unusual error is still recognized."""
 
     code: Any = None
     type: Any = None
@@ -124,7 +124,7 @@ class WebSearch(msgspec.Struct):
 
 
 class ToolUsage(msgspec.Struct):
-    """What tools of the provider used, beside the `usage` of the model itself."""
+    """The usage of the provider's tools, beside the model's `usage`."""
 
     web_search: WebSearch | None = None
     image_gen: ImageGenUsage | None = None
@@ -147,7 +147,7 @@ class LifecycleEvent(msgspec.Struct):
 
 
 class AnyFrame(msgspec.Struct):
-    """A frame nobody here knows: its name, and an error or usage wherever they may stand."""
+    """A frame of an unknown type: its name, and an error or usage at any of the usual positions."""
 
     type: str | None = None
     error: Any = None
@@ -160,7 +160,7 @@ _kind = msgspec.json.Decoder(_Kind)
 
 
 def decode_item(raw: msgspec.Raw) -> ItemView:
-    """The view of an output item. Of a kind outside READ_ITEMS whose members do not fit the view, its type alone."""
+    """The view of an output item; only its type if it is not in READ_ITEMS and does not fit the view."""
     try:
         return _item.decode(raw)
     except msgspec.ValidationError:

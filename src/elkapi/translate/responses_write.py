@@ -1,7 +1,7 @@
-"""`ChatRequest` -> a responses body; it owns this dialect's request spelling on the way to an upstream.
+"""Write a `ChatRequest` as a responses body.
 
-Contract: openai.md (response). A request that was read from this dialect is written back with its `extra`; one from
-another dialect is asked statelessly (`store` false, reasoning handed over encrypted).
+Contract: openai.md (response). A request of this dialect is written with its `extra`; one of another dialect is
+stateless (`store` false, encrypted reasoning).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ LOSSES = (
 )
 _OUTPUT_TOKENS_MIN = 16
 
-# Members of `extra` that this dialect shares with chat.
+# Fields of `extra` that this dialect shares with chat.
 _SHARED_WITH_CHAT = ("safety_identifier", "prompt_cache_options", "prompt_cache_retention", "moderation")
 _NOT_WRITTEN = frozenset({"instructions", "namespaces", "reasoning", "text", "include", "tool_search"})
 _FORMATS = {"text": "text", "json": "json_object", "schema": "json_schema"}
@@ -71,7 +71,7 @@ USER_CHARS_MAX = 64
 
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
-    """The body for an upstream of this dialect. Raises BadRequest for what `LOSSES` says is refused."""
+    """The body for an upstream of this dialect. Raises BadRequest for what `LOSSES` lists as refused."""
     own = request.dialect == "responses"
     if not own:
         _refuse(request)
@@ -111,7 +111,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
 
 
 def settings(request: ChatRequest) -> dict[str, Any]:
-    """The members that a response also echoes, without those the caller did not give."""
+    """The fields that a response also echoes, without those that the caller did not give."""
     own = request.dialect == "responses"
     body = given(
         parallel_tool_calls=request.parallel_tools,
@@ -154,7 +154,7 @@ def _refuse(request: ChatRequest) -> None:
 
 
 def _user(user: str) -> str:
-    """A long name of an end user is replaced by its digest: the same user stays the same one."""
+    """The end user's id; its digest if it is too long, which is stable for the same user."""
     return user if len(user) <= USER_CHARS_MAX else hashlib.sha256(user.encode()).hexdigest()
 
 
@@ -162,7 +162,7 @@ def _user(user: str) -> str:
 
 
 def _turn(message: Message, system_role: str, request: ChatRequest) -> Iterable[dict[str, Any]]:
-    """One turn as items: runs of text, images and files share a message, every other part is an item of its own."""
+    """One turn as items: adjacent text, images and files share a message, every other part is its own item."""
     own = request.dialect == "responses"
     role = system_role if message.role == "system" else message.role
     content: list[dict[str, Any]] = []
@@ -191,7 +191,7 @@ def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _thinking(part: Thinking, passages: list[str]) -> Iterable[dict[str, Any]]:
-    """Passages wait for the signature that ends them; what another dialect signed is only a secret here."""
+    """Buffer passages until their signature. Thinking signed by another dialect is dropped: it is opaque here."""
     if part.redacted is not None or (part.signature is not None and part.signed_by != "responses"):
         return
     if part.text:
@@ -202,7 +202,7 @@ def _thinking(part: Thinking, passages: list[str]) -> Iterable[dict[str, Any]]:
 
 
 def _unsigned(passages: list[str], own: bool) -> Iterable[dict[str, Any]]:
-    """Unsigned thoughts, for an upstream of the caller's own dialect (`own`); any other would not understand them."""
+    """Unsigned thinking, which is only sent if the caller speaks this dialect (`own`)."""
     if passages and own:
         yield _reasoning_item(passages)
     passages.clear()
@@ -224,7 +224,7 @@ def _item(part: Part, request: ChatRequest) -> Iterable[dict[str, Any]]:
 
 
 def _output(result: ToolResult, own: bool) -> str | list[dict[str, Any]]:
-    """Text alone as a string. There is no flag for an error, so the text says it."""
+    """A single text as a string, otherwise a list. There is no flag for errors, so the text gets a prefix."""
     parts = result.parts
     if result.is_error:
         first = parts[0] if parts and isinstance(parts[0], Text) else Text("")
@@ -237,7 +237,7 @@ def _output(result: ToolResult, own: bool) -> str | list[dict[str, Any]]:
 
 
 def _content(part: Part, role: str, own: bool) -> dict[str, Any] | None:
-    """The part inside a message, or None when it is an item of its own."""
+    """The part as message content, or None if it is an item of its own."""
     if isinstance(part, Text):
         return _text_part("output_text" if role == "assistant" else "input_text", part, own)
     if isinstance(part, Refusal):
@@ -271,7 +271,7 @@ def _image(image: Image, own: bool) -> dict[str, Any]:
 
 
 def _file(file: File, own: bool) -> dict[str, Any]:
-    """A document of plain text is written as text: every model reads it."""
+    """A file. Plain text is written as a text part, which every model accepts."""
     if file.text is not None:
         return _text_part("input_text", Text(f"{file.name}\n\n{file.text}" if file.name else file.text), own)
     row: dict[str, Any] = {"type": "input_file"}
@@ -291,7 +291,7 @@ def _file(file: File, own: bool) -> dict[str, Any]:
 
 
 def write_tools(request: ChatRequest) -> list[dict[str, Any]]:
-    """Flat tools, those of a namespace back inside it, then the tools the upstream runs. Raises BadRequest."""
+    """The caller's tools, namespaced ones inside their namespace, then the server tools. Raises BadRequest."""
     own = request.dialect == "responses"
     spaces = request.extra.get("namespaces", {}) if own else {}
     rows: list[dict[str, Any]] = []
@@ -319,7 +319,7 @@ def _tool(tool: Tool, name: str, request: ChatRequest) -> dict[str, Any]:
         return row | given(format=tool.format)
     if request.dialect == "responses":
         return row | given(parameters=tool.schema, strict=tool.strict)
-    # In this dialect a schema that does not say is strict, in the others it is not; so it is always said.
+    # Always explicit, since schemas are strict by default in this dialect but not in the others.
     strict = bool(strict_of(request, tool.strict, tool.schema))
     return row | {"parameters": tool.schema or {"type": "object", "properties": {}}, "strict": strict}
 
@@ -369,7 +369,7 @@ def _chosen(name: str, request: ChatRequest) -> dict[str, Any]:
 
 
 def split_name(name: str, request: ChatRequest) -> dict[str, str]:
-    """`name`, and the `namespace` in which the caller declared the tool."""
+    """`name` as the caller declared it, and its `namespace`, if any."""
     space = request.extra.get("namespaces", {}).get(name) if request.dialect == "responses" else None
     return {"name": space["name"], "namespace": space["namespace"]} if space is not None else {"name": name}
 

@@ -1,7 +1,7 @@
-"""Events -> the responses dialect, whole or streamed; it owns the order of the stream's events.
+"""Write events as answers of the responses dialect, whole or streamed.
 
 Contract: openai.md (response, Stream, Order rules). One reasoning item or message is open at a time; calls stay open
-until their arguments are whole, since their deltas may interleave.
+until their arguments are complete, since their deltas may interleave.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from elkapi.translate.seal import Sealed, seal
 from elkapi.translate.usage import responses_usage_object
 
 REFUSED = "The model declined to answer."
-# How an answer may have been served, in this dialect's words.
+# The service tiers of answers in this dialect.
 _TIERS = frozenset({"default", "flex", "scale", "priority", "fast", "ultrafast"})
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -53,7 +53,7 @@ _encode = msgspec.json.encode
 
 
 def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
-    """A whole response object: the one the stream's terminal event would carry."""
+    """The whole response object, equal to that of a stream's terminal event."""
     writer = ResponsesWriter(facts)
     for event in events:
         writer.feed(event)
@@ -62,13 +62,13 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 class ResponsesWriter:
-    """Writer of this dialect. `response` is the object so far, after `finish` the one of the terminal event.
+    """The `Writer` of the dialect. `response` is the object so far, and that of the terminal event after `finish`.
 
     `sequence` is the number of the next event.
     """
 
     def __init__(self, facts: ReplyFacts) -> None:
-        # Made at the first event: a relayed stream has a writer too, which is used only if the stream fails.
+        # Created with the first event: a relayed stream also has a writer, which is used only if the stream fails.
         self.response: dict[str, Any] = {}
         self._facts = facts
         self._request = facts.request
@@ -77,9 +77,9 @@ class ResponsesWriter:
         self.sequence = 0
         self._output: list[dict[str, Any]] = []
         self._part: OpenPart | None = None
-        # Characters of text in the parts that are closed.
+        # Characters of text in closed parts.
         self._chars_before = 0
-        # The index of the message or the reasoning item that is open, whichever it is.
+        # The output index of the open message or reasoning item.
         self._index = 0
         self._message: dict[str, Any] | None = None
         self._reasoning: dict[str, Any] | None = None
@@ -123,7 +123,7 @@ class ResponsesWriter:
         return b'%b%b,"sequence_number":%d}\n\n' % (part.head, _encode(text), number)
 
     def begin(self) -> bytes:
-        """The two events every stream opens with, once."""
+        """The two events that open every stream, written once."""
         if self.response:
             return b""
         self.response = blank_response(self._facts) | {"output": self._output}
@@ -137,7 +137,7 @@ class ResponsesWriter:
     # --- items
 
     def _add(self, prefix: str, item: dict[str, Any]) -> tuple[int, dict[str, Any], bytes]:
-        """A new item at the next index, and its event. What `_output` holds is the item itself, filled later."""
+        """(index, item, frame) of a new item. `_output` holds the same object, which is filled later."""
         index = len(self._output)
         item = {"id": f"{prefix}_{self._base}_{index}", **item}
         self._output.append(item)
@@ -147,14 +147,14 @@ class ResponsesWriter:
         return self._frame("response.output_item.done", output_index=index, item=item)
 
     def _whole_item(self, prefix: str, early: dict[str, Any], late: dict[str, Any]) -> bytes:
-        """An item without deltas: added as `early` and done as `late`."""
+        """The frames of an item without deltas: added as `early`, done with `late` merged in."""
         closed = self._close()
         index, item, out = self._add(prefix, early)
         item |= late
         return closed + out + self._done(index, item)
 
     def _close(self, status: str = "completed") -> bytes:
-        """Close the message or reasoning item that is open, and the calls that are whole."""
+        """Close the open message or reasoning item, and the calls that are complete."""
         out = self._close_reasoning() if self._reasoning is not None else b""
         if self._message is not None:
             item = self._message
@@ -169,7 +169,7 @@ class ResponsesWriter:
     # --- messages
 
     def _open_part(self, kind: str) -> tuple[OpenPart, bytes]:
-        """The part of that kind at the end of the open message."""
+        """The open part of that kind, opened with its message if necessary, and the frames of that."""
         if self._part is not None and self._part.kind == kind:
             return self._part, b""
         out = b""
@@ -182,7 +182,7 @@ class ResponsesWriter:
         part = self._part = OpenPart(kind, self._message["id"], len(self._message["content"]))
         where = {"item_id": part.item_id, "output_index": self._index, "content_index": part.content_index}
         out += self._frame("response.content_part.added", **where, part=part.written())
-        # Everything of a delta before its text, encoded once.
+        # The part of a delta's frame before its text, encoded once.
         name = f"response.{kind}.delta"
         rest: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
         fields = _encode({"type": name, **where, **rest})[:-1]
@@ -322,7 +322,7 @@ class ResponsesWriter:
             text = unwrapped(text)
             out = self._arguments(call, text) if text else b""
         elif not text and not call.custom:
-            # A call without arguments: every client parses them as JSON.
+            # A call without arguments: clients parse them as JSON.
             text = "{}"
             out = self._arguments(call, text)
         where = {"item_id": call.item["id"], "output_index": call.output_index}
@@ -362,16 +362,16 @@ class ResponsesWriter:
         self.response["status"] = "incomplete" if cut else "completed"
         self.response["incomplete_details"] = {"reason": cut} if cut else None
         self.response["completed_at"] = None if cut else self._facts.completed_s
-        # What it was served as, no longer what was asked for.
+        # The tier that served the answer replaces the requested one.
         told = self._finish.tier if self._finish is not None else ""
         self.response["service_tier"] = told if told in _TIERS else "default"
         self._add_usage()
         return out + self._frame(f"response.{self.response['status']}", response=self.response)
 
     def fail(self, failure: Failure) -> bytes:
-        """`response.failed` for those who read events, then the frame on which the official SDK raises.
+        """`response.failed` for clients that read events, then the `error` frame on which the official SDK raises.
 
-        That frame alone when no event came through here: the stream was relayed as it was.
+        Only the `error` frame if the stream was relayed, so that no event passed through this writer.
         """
         error = error_object(failure)
         raised = {"type": "server_error" if failure.status >= 500 else "invalid_request_error", "param": None, **error}
@@ -388,7 +388,7 @@ class ResponsesWriter:
 
 
 def _sealed(signature: str, signed_by: DialectName, text: str) -> str:
-    """This dialect's own signature as it is, another's in our envelope."""
+    """This dialect's own signature unchanged, another's in an envelope."""
     return signature if signed_by == "responses" else seal(Sealed(signed_by, signature=signature, text=text))
 
 
