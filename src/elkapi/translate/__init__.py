@@ -1,1 +1,1 @@
-"""Text dialects through one hub, sans-I/O: a dialect is one file with readers and writers; nothing here does I/O."""
+"""Translation between the formats of AI APIs, through one intermediate representation (`ir`); no I/O."""

@@ -1,7 +1,4 @@
-"""Pairs of wires that are no text dialects and whose whole answers can be carried: embeddings and reranks.
-
-How each form is read and written is `embeddings`' and `rerank`'s.
-"""
+"""Conversions between embedding formats and between rerank formats; `embeddings` and `rerank` read and write them."""
 
 from __future__ import annotations
 
@@ -16,8 +13,9 @@ from elkapi.types import Usage
 
 
 class Carrier(msgspec.Struct, frozen=True):
-    """`request(body, upstream_model) -> body` raises BadRequest.
+    """A conversion between two formats.
 
+    `request(body, upstream_model) -> body` raises BadRequest.
     `reply(request_body, body, client_model) -> (body, usage, flags)` raises Unreadable.
     """
 
@@ -30,7 +28,7 @@ def _openai_to_gemini(body: bytes, upstream_model: str) -> bytes:
 
 
 def _gemini_to_openai(asked: bytes, body: bytes, client_model: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
-    """What Gemini does not count is counted here, a token for every four bytes: the model's vocabulary is unknown."""
+    """Tokens that Gemini does not report are estimated from bytes, since the model's vocabulary is unknown."""
     request = embeddings.read_openai_request(asked)
     reply = embeddings.read_gemini_reply(body, len(request.texts))
     sizes = [len(text.encode()) for text in request.texts]

@@ -1,6 +1,6 @@
-"""What a Claude wants of a conversation, whichever wire carries it; `anthropic` and `converse` spell the result.
+"""Claude's requirements for a conversation, shared by the `anthropic` and `converse` writers.
 
-It owns the order of turns, the ids and arguments of tool calls, thinking by profile and the tool that stands in for a
+They concern the order of turns, the ids and arguments of tool calls, thinking by profile and the tool that replaces a
 JSON schema. Contract: anthropic.md sections 2 and 4.
 """
 
@@ -38,14 +38,14 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.strict_schema import takes_objects
 
-# Where a model takes no JSON schema it is made to call this tool; readers turn its arguments back into the text.
+# A model without JSON schema is made to call this tool; readers turn its arguments back into text.
 OUTPUT_TOOL = "elkapi_output"
 JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no other text and no code fence."
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 BUDGET_TOKENS_MIN = 1024
 BUDGET_TOKENS = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768, "xhigh": 49_152, "max": 63_999}
-# The part of the output limit that thinking may fill when the caller named no budget, in percent.
+# The share of the output limit for thinking if the caller gave no budget, in percent.
 BUDGET_SHARE_PERCENT = 80
 
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -53,7 +53,7 @@ _object: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, A
 
 
 def tool_id(call_id: str) -> str:
-    """The id in the letters that Claude allows: itself, or always the same stand-in for the same id."""
+    """The id if it has only the characters that Claude allows, otherwise a deterministic replacement."""
     if _TOOL_ID.fullmatch(call_id):
         return call_id
     clean = re.sub(r"[^a-zA-Z0-9_-]", "_", call_id)[:40]
@@ -61,7 +61,7 @@ def tool_id(call_id: str) -> str:
 
 
 def tool_input(call: ToolCall) -> dict[str, Any]:
-    """A call's arguments as an object; the free text of a custom tool in the one member that `free_text` gives it."""
+    """A call's arguments as an object; the free text of a custom tool is in `free_text.MEMBER`."""
     if call.custom:
         return {free_text.MEMBER: call.arguments}
     if not call.arguments.strip():
@@ -73,7 +73,7 @@ def tool_input(call: ToolCall) -> dict[str, Any]:
 
 
 def tool_schema(tool: Tool) -> dict[str, Any]:
-    """A tool's input schema; Claude demands an object, also of a custom tool."""
+    """A tool's input schema; Claude requires an object, even for a custom tool."""
     if tool.custom:
         return free_text.SCHEMA
     schema = tool.schema or {}
@@ -81,9 +81,9 @@ def tool_schema(tool: Tool) -> dict[str, Any]:
 
 
 def tools_of(request: ChatRequest, invent: bool) -> list[Tool]:
-    """The tools to declare: the caller's, limited to those it allows. `invent`: without any, those its history shows.
+    """The tools to declare: those of the caller's that it allows. `invent`: if there are none, those in the history.
 
-    An upstream that sees tool calls refuses a request that declares no tools.
+    An upstream refuses tool calls in the history of a request that declares no tools.
     """
     choice = request.tool_choice
     tools = list(request.tools)
@@ -96,15 +96,15 @@ def tools_of(request: ChatRequest, invent: bool) -> list[Tool]:
 
 
 def takes_schema(output: OutputFormat, profile: Profile) -> bool:
-    """Whether the model's structured outputs hold the answer to its schema.
+    """Whether the model's structured outputs support the schema.
 
-    They know no object with members of any name. Who asks for one strictly is refused, as everywhere.
+    They do not support objects with arbitrary member names. With `strict` they are used anyway and refuse those.
     """
     return profile.json_schema and bool(output.strict or not _is_open(output.schema))
 
 
 def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
-    """The tool whose arguments are the answer, when a schema is asked that structured outputs do not take."""
+    """The tool whose arguments are the answer, if structured outputs do not support the requested schema."""
     output = request.output
     if output is None or output.kind != "schema" or takes_schema(output, profile):
         return None
@@ -114,11 +114,11 @@ def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
     return Tool(OUTPUT_TOOL, output.description or "Give the answer as the arguments of this tool.", schema)
 
 
-# Members of a JSON schema whose value is a schema, a list of them or an object of them by name.
+# Keywords of a JSON schema whose value is a schema, a list of schemas or an object of schemas by name.
 _SCHEMA_IN = frozenset({"items", "additionalProperties", "not"})
 _SCHEMAS_IN = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
 _SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
-# Bounds that structured outputs refuse; the model is told of them in words, as Anthropic's SDKs do.
+# Bounds that structured outputs refuse; they go into the description, as in Anthropic's SDKs.
 _BOUNDS = frozenset(
     {
         "minimum",
@@ -138,7 +138,7 @@ _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "uri",
 
 
 def closed(schema: Any) -> Any:
-    """The schema as structured outputs demand it: objects closed unless they say so themselves, bounds in words."""
+    """The schema as structured outputs require it: objects are closed by default, and bounds are in descriptions."""
     if not isinstance(schema, dict):
         return schema
     result: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def closed(schema: Any) -> Any:
         elif name in _SCHEMA_IN:
             result[name] = closed(value)
         elif name in _SCHEMAS_IN and isinstance(value, list):
-            # Structured outputs know `anyOf`, but not `oneOf`.
+            # Structured outputs support `anyOf`, but not `oneOf`.
             result["anyOf" if name == "oneOf" else name] = [closed(item) for item in value]
         elif name in _SCHEMAS_BY_NAME and isinstance(value, dict):
             result[name] = {key: closed(item) for key, item in value.items()}
@@ -167,7 +167,7 @@ def closed(schema: Any) -> Any:
 
 
 def _is_open(schema: Any) -> bool:
-    """Whether the schema has an object, at any depth, whose members may have other names than those it lists."""
+    """Whether the schema has an object, at any depth, that allows members it does not list."""
     if not isinstance(schema, dict):
         return False
     if takes_objects(schema):
@@ -184,7 +184,7 @@ def _is_open(schema: Any) -> bool:
 
 
 def system_of(request: ChatRequest) -> list[Text]:
-    """Every instruction, later ones included, and the one for JSON mode."""
+    """All instructions, including later ones and the one for JSON mode."""
     texts = [text for text in request.system if text.text.strip()]
     for message in request.messages:
         if message.role == "system":
@@ -195,9 +195,9 @@ def system_of(request: ChatRequest) -> list[Text]:
 
 
 def turns(request: ChatRequest, profile: Profile) -> list[Message]:
-    """User and assistant in turn, user first; tool results before the rest of their turn; nothing empty, no system.
+    """Alternating user and assistant turns, user first; tool results first in their turn; no empty or system parts.
 
-    An answer that the caller began stands last, except where a model takes none: it is asked to go on with it.
+    A partial answer may come last; a model that does not accept one gets a user turn that asks it to continue.
     """
     merged: list[tuple[str, list[Part]]] = []
     for message in request.messages:
@@ -221,9 +221,9 @@ def turns(request: ChatRequest, profile: Profile) -> list[Message]:
 
 
 def _kept(part: Part, role: str) -> Part | None:
-    """The part as Claude may see it: no empty text, no thoughts of others, a refusal as the text it is.
+    """The part as Claude accepts it: no empty text, no foreign thinking, a refusal as text.
 
-    Of what a model made only its text: pictures and files are refused in an assistant's turn.
+    Images, files and audio are refused in an assistant turn and dropped.
     """
     if role == "assistant" and isinstance(part, Image | File | Audio):
         return None
@@ -239,15 +239,15 @@ def _kept(part: Part, role: str) -> Part | None:
 
 
 def is_signed(part: Thinking) -> bool:
-    """Whether Claude wrote this thought and will take it back."""
+    """Whether Claude wrote this thinking and accepts it back."""
     return part.signed_by == "anthropic" and bool(part.signature or part.redacted)
 
 
 def thinking_of(request: ChatRequest, profile: Profile, max_tokens: int, forced: bool) -> dict[str, Any] | None:
-    """The `thinking` object, by profile; None leaves it unsaid.
+    """The `thinking` object, by profile; None omits it.
 
-    A budget stays below `max_tokens`. A forced tool excludes thinking, and so does a tool loop whose thoughts are
-    lost, where thoughts are counted by budget: Claude answers both with a 400.
+    A budget stays below `max_tokens`. There is no thinking with a forced tool, nor by budget in a tool loop whose
+    thinking is lost: Claude answers both with a 400.
     """
     asked = request.reasoning
     if asked is None:
@@ -266,9 +266,9 @@ def thinking_of(request: ChatRequest, profile: Profile, max_tokens: int, forced:
 
 
 def _shape(request: ChatRequest, asked: Reasoning, profile: Profile) -> str:
-    """How the model is to think: "adaptive", "budget" or "none".
+    """How the model should think: "adaptive", "budget" or "none".
 
-    A model without a row in `profiles` thinks only if an Anthropic caller asks for it in so many words.
+    A model without a row in `profiles` thinks only if an Anthropic caller asks for it explicitly.
     """
     if profile.reasoning in ("budget", "adaptive"):
         # Effort alone does not switch thinking on for an Anthropic caller.
@@ -280,7 +280,7 @@ def _shape(request: ChatRequest, asked: Reasoning, profile: Profile) -> str:
 
 
 def _display(request: ChatRequest, asked: Reasoning, shape: str) -> dict[str, str]:
-    """Newer models leave their thoughts out unless asked; other dialects show them unless asked not to."""
+    """`display`: newer models omit thinking by default, while other dialects show it by default."""
     if request.dialect == "anthropic":
         if asked.visible is None:
             return {}
@@ -290,7 +290,7 @@ def _display(request: ChatRequest, asked: Reasoning, shape: str) -> dict[str, st
 
 
 def _budget(asked: Reasoning, max_tokens: int) -> int | None:
-    """The budget that fits below the output limit; None when not even the smallest does."""
+    """The budget, limited to below the output limit; None if not even the smallest fits."""
     budget = asked.budget_tokens
     if budget is None or budget < 0:
         budget = min(BUDGET_TOKENS[asked.effort or "medium"], max_tokens * BUDGET_SHARE_PERCENT // 100)
@@ -299,7 +299,7 @@ def _budget(asked: Reasoning, max_tokens: int) -> int | None:
 
 
 def _lost_thoughts(request: ChatRequest) -> bool:
-    """Whether the running tool loop's last assistant turn does not begin with a thought that Claude signed."""
+    """Whether the last assistant turn of the current tool loop has no thinking signed by Claude."""
     turns = [message for message in request.messages if message.role != "system"]
     last = next((message for message in reversed(turns) if message.role == "assistant"), None)
     in_loop = bool(turns) and any(isinstance(part, ToolResult) for part in turns[-1].parts)
@@ -309,7 +309,7 @@ def _lost_thoughts(request: ChatRequest) -> bool:
 
 
 def effort_of(request: ChatRequest, profile: Profile) -> str | None:
-    """The word for `output_config.effort`, where the model takes one."""
+    """The value of `output_config.effort`; None if the model has none."""
     asked = request.reasoning
     if asked is None or asked.effort == "none" or asked.budget_tokens == 0:
         return None
@@ -319,7 +319,7 @@ def effort_of(request: ChatRequest, profile: Profile) -> str | None:
 
 
 def sampling_of(request: ChatRequest, profile: Profile, thinks: bool) -> dict[str, float]:
-    """temperature (0 to 1), top_p and top_k, as far as the model takes them, thinking or not."""
+    """temperature (0 to 1), top_p and top_k, as far as the model accepts them with or without thinking."""
     if not profile.sampling:
         return {}
     result: dict[str, float] = {}
@@ -333,7 +333,7 @@ def sampling_of(request: ChatRequest, profile: Profile, thinks: bool) -> dict[st
 
 
 def stops_of(request: ChatRequest) -> list[str]:
-    """The stop sequences. Raises BadRequest for one of white space only, which Claude does not take."""
+    """The stop sequences. Raises BadRequest for one of only whitespace, which Claude does not accept."""
     stops = [word for word in request.stop if word]
     if not all(word.strip() for word in stops):
         raise BadRequest(
@@ -343,7 +343,7 @@ def stops_of(request: ChatRequest) -> list[str]:
 
 
 def text_of_file(part: File) -> str | None:
-    """The text of a document that is plain text in one way or another, else None."""
+    """The text of a plain text document, otherwise None. Raises BadRequest for invalid data."""
     if part.text is not None:
         return part.text
     plain = part.media_type.startswith("text/") or part.media_type == "application/json"
@@ -356,10 +356,10 @@ def text_of_file(part: File) -> str | None:
 
 
 def refuse_foreign(request: ChatRequest) -> None:
-    """What no Claude can do for a caller of another dialect. Raises BadRequest naming the field."""
+    """Raise BadRequest, naming the field, for what Claude cannot do for a caller of another dialect."""
     if request.n > 1:
         raise BadRequest("`n` must be 1 for this model.", param="n")
-    # A custom tool becomes a function of one string; only the responses writer turns its calls back.
+    # A custom tool becomes a function of one string; only the responses writer converts its calls back.
     if request.dialect == "chat" and any(tool.custom for tool in request.tools):
         raise BadRequest("This model does not support custom tools on chat completions.", param="tools")
     modalities = request.extra.get("modalities")

@@ -1,7 +1,6 @@
-"""The legacy completions: the meter of a relayed call, and serving one from the chat hub.
+"""Legacy completions: metering relayed calls, and serving calls from chat models.
 
-It owns the `text_completion` spelling, and leaves what is asked of a chat upstream to `chat_write_request`.
-Contract: openai.md (Completions).
+`chat_write_request` writes the request for a chat upstream. Contract: openai.md (Completions).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from elkapi.translate.sse import Frame
 from elkapi.translate.usage import chat_usage_object
 from elkapi.types import Usage
 
-# OpenAI's, where the caller names no limit.
+# OpenAI's default.
 MAX_TOKENS_DEFAULT = 16
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -49,7 +48,7 @@ class _StreamOptions(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     model: Annotated[str, msgspec.Meta(min_length=1)]
-    # Every kind of prompt, of which `read_request` takes one; `catalog.text` has checked it.
+    # Any kind of prompt, checked by `catalog.text`; `read_request` accepts only a single string.
     prompt: str | list[Any]
     suffix: str | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -73,7 +72,7 @@ _body = msgspec.json.Decoder(_Body)
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """A completion asked of a chat model: the prompt becomes one message of the user.
+    """The `ChatRequest` of a completion: the prompt becomes one user message.
 
     Raises BadRequest for what a chat model cannot do: several prompts or answers, token ids, suffix, echo, best_of.
     """
@@ -121,7 +120,7 @@ _echo = msgspec.json.Decoder(_Echo)
 
 
 def echoed(body: bytes) -> tuple[list[str], int, int]:
-    """(the texts, how many token ids beside them, how often): what an answer repeats of its prompts."""
+    """(texts, number of token ids beside them, repetitions): what an answer with `echo` repeats of its prompts."""
     try:
         view = _echo.decode(body)
     except NOT_JSON:
@@ -149,7 +148,7 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "conten
 
 
 class CompletionsReader:
-    """The events of one answer, of all its choices together: enough to meter what is relayed."""
+    """The events of one answer, with all choices merged, for metering relayed answers."""
 
     def __init__(self) -> None:
         self._started = False
@@ -166,7 +165,7 @@ class CompletionsReader:
         return [failure] if failure is not None else self.read(view)
 
     def read(self, view: _Chunk) -> list[Event]:
-        """The events of a decoded chunk or whole answer, without its end."""
+        """The events of a decoded chunk or whole answer, without `End`."""
         events: list[Event] = []
         if not self._started:
             self._started = True
@@ -193,7 +192,7 @@ def read_reply(body: bytes) -> list[Event]:
 
 
 class CompletionsWriter:
-    """The chunks of one streamed answer. Thinking has no place in a completion and is left out."""
+    """The chunks of one streamed answer, without thinking, which completions cannot express."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         self._facts = facts
@@ -218,7 +217,7 @@ class CompletionsWriter:
         return b""
 
     def finish(self) -> bytes:
-        """The finish reason, the usage when it was asked for, `[DONE]`."""
+        """The finish reason, the usage if requested, and `[DONE]`."""
         usage = b""
         if self._facts.include_usage and self._usage is not None:
             usage = self._head + b',"choices":[],"usage":' + msgspec.json.encode(chat_usage_object(self._usage))
@@ -230,7 +229,7 @@ class CompletionsWriter:
         return b"data: " + msgspec.json.encode(error_body(failure)) + b"\n\n"
 
     def ping(self) -> bytes:
-        """A comment, as in chat."""
+        """An SSE comment, as in chat."""
         return PING
 
     def _chunk(self, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> bytes:
@@ -261,7 +260,7 @@ def _reason(finish: Finish | None) -> str:
 
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
-    """The legacy form: one list a property. `offset`: characters of text before the first token."""
+    """The legacy format, with one list per property. `offset`: characters of text before the first token."""
     if not tokens:
         return None
     offsets = []

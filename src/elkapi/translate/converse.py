@@ -1,7 +1,7 @@
-"""The hub's requests -> AWS Bedrock Converse, and the dialect put together; no client speaks it to us.
+"""Write a `ChatRequest` for AWS Bedrock Converse, and the dialect's definition; only upstreams speak it.
 
-The model is in the path (`/model/{id}/converse` or `.../converse-stream`), and so is streaming: the body says neither.
-Blobs are base64 text. Shapes: the Bedrock runtime API's Converse and ConverseStream.
+The path has the model and whether to stream (`/model/{id}/converse` or `.../converse-stream`). Blobs are base64 text.
+Contract: the Bedrock runtime API's Converse and ConverseStream.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
-    """A body of Converse and ConverseStream. Raises BadRequest for what it cannot carry."""
+    """The body of Converse and ConverseStream. Raises BadRequest for what it cannot carry."""
     refuse_foreign(request)
     if request.server_tools:
         raise BadRequest(f"This model does not support the `{request.server_tools[0].kind}` tool.", param="tools")
@@ -105,7 +105,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
 
 
 def _own_fields(request: ChatRequest, profile: Profile, thinking: Raw | None, sampling: dict[str, float]) -> Raw:
-    """Anthropic's members for which Converse has no place of its own."""
+    """Anthropic's fields for which Converse has no equivalent."""
     effort = effort_of(request, profile)
     return (
         ({"thinking": thinking} if thinking else {})
@@ -137,7 +137,7 @@ def _output(output: OutputFormat | None, profile: Profile) -> Raw:
 
 
 def _own_thoughts(request: ChatRequest, profile: Profile) -> ChatRequest:
-    """The request without Claude's signed thoughts, where the model is another."""
+    """The request without Claude's thinking if the model is not Claude."""
     if profile.anthropic_members:
         return request
     messages = [
@@ -152,7 +152,7 @@ def _schema_instruction(schema: Any) -> str:
 
 
 class _Blocks:
-    """Writes content blocks for one model; document names must be unique in a conversation, and of few letters."""
+    """Writes content blocks for one model; document names must be unique and use a limited character set."""
 
     def __init__(self, profile: Profile) -> None:
         self._takes = profile.converse_takes
@@ -160,13 +160,13 @@ class _Blocks:
 
     def message(self, role: str, parts: Sequence[Part]) -> Raw:
         content = self.each(parts, self._block)
-        # A document is only taken beside a text.
+        # Converse accepts a document only beside a text.
         if any("document" in block for block in content) and not any("text" in block for block in content):
             content.append({"text": "..."})
         return {"role": role, "content": content}
 
     def each(self, items: Sequence[Any], write: Callable[[Any], Raw]) -> list[Raw]:
-        """Each item written, and after one that ends a cached prefix the point that says so."""
+        """The written items, with a cache point after each that ends a cached prefix."""
         result: list[Raw] = []
         for item in items:
             result.append(write(item))
@@ -176,7 +176,7 @@ class _Blocks:
         return result
 
     def _block(self, part: Part) -> Raw:
-        """One content block. Raises BadRequest for what Converse does not take."""
+        """One content block. Raises BadRequest for what Converse does not accept."""
         match part:
             case Text() | Refusal():
                 return {"text": part.text}
@@ -193,7 +193,7 @@ class _Blocks:
             case ToolCall():
                 return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": tool_input(part)}}
             case ToolResult():
-                # Converse refuses blank text inside a tool's result as well.
+                # Converse also refuses blank text inside a tool result.
                 shown = [inner for inner in part.parts if not isinstance(inner, Text) or inner.text.strip()]
                 content = [self._block(inner) for inner in shown]
                 result: Raw = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": "(empty)"}]}
@@ -224,9 +224,9 @@ class _Blocks:
 
 
 def _ttl(item: Any) -> str | None:
-    """How long the prefix that ends with this item is to be cached, None where the caller did not mark it.
+    """The cache lifetime of the prefix that ends with an item; None without a mark.
 
-    A mark inside a tool's result counts for the result: a cache point cannot stand inside one.
+    A mark inside a tool result counts for the whole result, which cannot contain a cache point.
     """
     inside = item.parts if isinstance(item, ToolResult) else ()
     return next((ttl for one in (item, *inside) if (ttl := getattr(one, "cache_ttl", None))), None)
@@ -243,7 +243,7 @@ def _image(data: str | None, media_type: str | None) -> Raw:
 
 
 def _source(data: str | None) -> Raw:
-    """Bytes only: an object of S3, which Bedrock takes too, it would read with the operator's rights."""
+    """Bytes only: Bedrock also accepts S3 objects, but would read them with the operator's permissions."""
     if data is None:
         raise BadRequest(
             "This model does not support images and files by URL; send base64 data instead.", param="messages"
@@ -255,7 +255,7 @@ def _source(data: str | None) -> Raw:
 
 
 def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None, write: _Blocks) -> list[Raw]:
-    """The declarations. Converse has no choice of none: the tools are left out unless the history needs them."""
+    """The declarations. Converse has no choice `none`, so the tools are omitted unless the history requires them."""
     tools = tools_of(request, invent=True)
     if request.tool_choice and request.tool_choice.mode == "none" and not stand_in and not _has_calls(request):
         tools = []
@@ -279,7 +279,7 @@ def _tool(tool: Tool, profile: Profile) -> Raw:
 
 
 def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Raw:
-    """The choice; none is left to the model. Raises BadRequest for one that it cannot be held to."""
+    """The tool choice; {} leaves it to the model. Raises BadRequest for one that the model does not support."""
     choice, takes = request.tool_choice, profile.converse_takes
     mode = choice.mode if choice else "auto"
     if choice and mode == "named":

@@ -1,7 +1,8 @@
-"""AWS Bedrock Converse answers and streams -> events. Shapes: the Bedrock runtime API's Converse and ConverseStream.
+"""Read AWS Bedrock Converse answers, whole or streamed, into events.
 
-A frame's `event` is its `:event-type`, `data` its JSON payload (see `eventstream`). The answer names neither its id
-nor its model. Only Claude signs its thoughts, so a signature is Anthropic's.
+Contract: the Bedrock runtime API's Converse and ConverseStream. A frame's `event` is its `:event-type`, `data` its JSON
+payload (see `eventstream`). Answers have neither an id nor a model. Only Claude signs thinking, so every signature is
+Anthropic's.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _CacheDetail(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """`inputTokens` are those neither read from a cache nor written to one."""
+    """`inputTokens` excludes tokens read from or written to a cache."""
 
     inputTokens: int
     outputTokens: int
@@ -143,13 +144,13 @@ _object = msgspec.json.Decoder(Raw)
 
 
 class Reader:
-    """Frames of one stream -> events, as `dialect.Reader`."""
+    """The `Reader` of the dialect."""
 
     def __init__(self) -> None:
-        # Open tool calls by block: [index of the call or -1 for the stand-in of a schema, whether a piece came].
+        # Open tool calls by block: [index of the call, or -1 for the tool that replaces a schema; whether a piece came].
         self._open: dict[int, list[int]] = {}
         self._images: dict[int, str] = {}
-        # The length of the answer's text, where that of the latest block began, and the block's sources.
+        # The length of the answer's text and the offset of the latest block, in characters, and the block's sources.
         self._chars = 0
         self._block_from = 0
         self._cited: list[Event] = []
@@ -242,7 +243,7 @@ def _arguments(call: int, piece: str) -> Event:
 
 
 def _events_of(block: Raw) -> list[Event]:
-    """The events of a whole block other than a tool call; none for one we do not know."""
+    """The events of a whole block other than a tool call; none for an unknown block."""
     text = block.get("text")
     if isinstance(text, str):
         return [TextDelta(text)] if text else []
@@ -301,7 +302,7 @@ def _finish(reason: str, only_stand_in: bool) -> Finish:
 
 
 def _see_usage(raw: msgspec.Raw) -> list[Event]:
-    """Anthropic's classes under other names; nothing when a figure is impossible."""
+    """The usage, which has Anthropic's classes under other names; nothing if a count is impossible."""
     try:
         view: _Usage = _usage.decode(raw)
         rows = {"5m": 0, "1h": 0}

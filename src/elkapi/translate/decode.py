@@ -1,4 +1,4 @@
-"""Caller's bodies -> view structs, with errors in the caller's words; it owns the wording and no meaning."""
+"""Decode callers' bodies into structs, with errors that name the caller's fields."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from elkapi.errors import BadRequest
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
-# Finds half of a surrogate pair, in the group; escaped backslashes and whole pairs match without the group.
+# The group matches half of a surrogate pair; escaped backslashes and whole pairs match outside the group.
 _HALF_PAIR = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The view of a JSON body. Raises BadRequest: bad UTF-8, bad JSON, depth, a missing or wrongly typed field."""
+    """Decode a JSON body. Raises BadRequest for bad UTF-8, bad JSON, depth, a missing or wrongly typed field."""
     try:
         if body.isascii():
             return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        pass  # Read once more for the words, which good bodies need not pay for.
+        pass  # Decoded again for the error message, so that valid bodies do not pay for it.
     return worded(lambda: decoder.decode(body), body, decoder.type)
 
 
 def convert(value: Any, type_: type[T]) -> T:
-    """The view of a value that is decoded already. Raises BadRequest as `decode` does."""
+    """Convert a decoded value. Raises BadRequest as `decode` does."""
     return worded(lambda: msgspec.convert(value, type_), type_=type_)
 
 
 def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
-    """What `work` gives; an error of decoding or of a value's shape becomes a BadRequest.
+    """The result of `work`; decoding and validation errors become BadRequest.
 
-    `body` is what is decoded, `type_` what it is decoded into; both serve the words of the error alone.
+    `body` is the decoded text and `type_` the target type; both are used only for error messages.
     """
     try:
         if not body.isascii():
@@ -59,7 +59,7 @@ def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
 
 
 def _half_pair(body: bytes) -> str | None:
-    """Words for a text that was cut inside a character (an emoji mostly), where the decoder's own would mislead."""
+    """The message for text cut inside a character (usually an emoji), where the decoder's own would mislead."""
     for found in _HALF_PAIR.finditer(body):
         if found[1]:
             return f"{found[1].decode()} (byte {found.start()}) is half of a surrogate pair."
@@ -67,14 +67,14 @@ def _half_pair(body: bytes) -> str | None:
 
 
 def _param(text: str) -> str | None:
-    """The field an error of msgspec is about, as a path: `messages[0].content`."""
+    """The path of the field in a msgspec error, such as `messages[0].content`."""
     at, missing = _PATH.search(text), _MISSING.search(text)
     names = [found.group(1) for found in (at, missing) if found and found.group(1)]
     return ".".join(names) or None
 
 
 def told(error: msgspec.ValidationError, type_: Any) -> str:
-    """What an error about a value of `type_` says, with the values to choose from where there are some."""
+    """The message of an error about a value of `type_`, with the allowed values if they are enumerated."""
     text = str(error)
     at = _PATH.search(text)
     if at is None or not text.startswith("Invalid "):
@@ -83,7 +83,7 @@ def told(error: msgspec.ValidationError, type_: Any) -> str:
     for step in _STEP.findall(at.group(1)):
         nodes = [child for node in nodes for child in _children(node, step)]
     values = {repr(value): None for node in nodes for leaf in _alternatives(node) for value in _values(leaf)}
-    # Of a tagged union all members were asked, also those that would have taken the value.
+    # In a tagged union this collects the values of all members, including those that accept the value.
     choices = [value for value in values if f"value {value} - at" not in text]
     return f"{text}; use one of {', '.join(choices)}" if choices else text
 

@@ -1,4 +1,4 @@
-"""Every text dialect by the name of its wire, as callers and upstreams speak it, and the prefix of its answers' ids."""
+"""The text dialects by wire name, as callers and upstreams speak them, and the id prefixes of their answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import msgspec
 from elkapi.translate import anthropic, chat, completions, converse, gemini, responses, responses_state
 from elkapi.translate.dialect import Dialect, UpstreamDialect
 
-# A legacy completion is asked of other upstreams as a chat; on its own wire only its reader and writer are used.
+# Other upstreams get a legacy completion as a chat; with its own upstreams only its reader and writer are used.
 _COMPLETIONS = msgspec.structs.replace(
     chat.DIALECT,
     read_request=completions.read_request,
@@ -16,7 +16,7 @@ _COMPLETIONS = msgspec.structs.replace(
     reader=completions.CompletionsReader,
     writer=completions.CompletionsWriter,
 )
-# A compaction that the upstream does not offer is a response whose text is the summary.
+# If the upstream has no compaction endpoint, a compaction is a response whose text is the summary.
 _COMPACT = msgspec.structs.replace(
     responses.DIALECT, read_request=responses_state.read_compact, write_reply=responses_state.write_compact
 )
@@ -28,7 +28,7 @@ DIALECTS: dict[str, Dialect] = {
     "anthropic": anthropic.DIALECT,
     "gemini": gemini.DIALECT,
 }
-# As upstreams speak them.
+# The dialects of upstreams.
 UPSTREAM_DIALECTS: dict[str, Dialect | UpstreamDialect] = {**DIALECTS, "converse": converse.DIALECT}
 PREFIXES = {
     "chat": "chatcmpl-",

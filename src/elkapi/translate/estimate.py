@@ -1,19 +1,19 @@
-"""Tokens guessed from bytes where nobody counts them, pure; exact counts are the model process's."""
+"""Estimate tokens from bytes where no exact count is available."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 BYTES_PER_TOKEN = 4
-# What a chat format puts around a message: its role and its separators.
+# The tokens that a chat format adds to a message: its role and separators.
 MESSAGE_TOKENS = 4
 
 
 def quarter(size_bytes: int) -> int:
-    """The tokens of so many bytes of text."""
+    """The estimated tokens of `size_bytes` of text."""
     return -(-size_bytes // BYTES_PER_TOKEN)
 
 
 def estimated_tokens(texts: Iterable[str]) -> int:
-    """The input of a conversation, a text a message (`ir.texts_of`)."""
+    """The estimated input tokens of a conversation, with one text per message (`ir.texts_of`)."""
     return sum(quarter(len(text.encode())) + MESSAGE_TOKENS for text in texts)

@@ -1,8 +1,8 @@
-"""AWS event streams without I/O: bytes in any cut -> whole frames; it owns framing and exceptions, not their meaning.
+"""Decode AWS event streams, in pieces of any size, into frames and failures, without I/O.
 
 Format (`application/vnd.amazon.eventstream`, big-endian): total bytes, header bytes, CRC32 of those two; headers;
-payload; CRC32 of all before it. A frame's `event` is its `:event-type` (or `:exception-type`), `data` its payload. The
-`chunk` of an invoke-with-response-stream is unwrapped to the event inside it, so that the model's own dialect reads it.
+payload; CRC32 of everything before it. A frame's `event` is its `:event-type` (or `:exception-type`), `data` its
+payload. A `chunk` of invoke-with-response-stream is unwrapped, so that the model's own dialect can read the event.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from elkapi.translate.sse import FRAME_BYTES_MAX, Frame, FrameTooLarge
 PRELUDE_BYTES = 12
 CHECKSUM_BYTES = 4
 
-# Header value types of fixed length; 6 (bytes) and 7 (string) say theirs in two bytes.
+# Sizes of header value types with fixed length; 6 (bytes) and 7 (string) have a length of two bytes.
 _FIXED_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 _BYTES, _STRING = 6, 7
 
@@ -34,7 +34,7 @@ _STATUS = {
     b"modelTimeoutException": 408,
     b"throttlingException": 429,
     b"modelNotReadyException": 429,
-    # AWS's own status for these is 424; but the model failed, so the caller is not told of a mistake of its own.
+    # AWS's status for these is 424, but the model failed, which is not an error of the caller.
     b"modelStreamErrorException": 500,
     b"modelErrorException": 500,
     b"internalServerException": 500,
@@ -60,7 +60,7 @@ _exception = msgspec.json.Decoder(_Exception)
 
 
 class EventStreamDecoder:
-    """Feed pieces, get whole frames; memory is bounded by one frame."""
+    """Splits bytes into frames; memory is bounded by one frame."""
 
     __slots__ = ("_pending",)
 
@@ -68,7 +68,7 @@ class EventStreamDecoder:
         self._pending = bytearray()
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes. Raises FrameTooLarge, and Unreadable when a checksum is wrong."""
+        """The frames that `chunk` completes. Raises FrameTooLarge, and Unreadable for a wrong checksum."""
         pending = self._pending
         pending += chunk
         frames: list[Frame] = []
@@ -83,14 +83,14 @@ class EventStreamDecoder:
         return frames
 
     def close(self) -> list[Frame]:
-        """Nothing: a frame says its own length. Raises Unreadable when the stream ended inside one."""
+        """No frames, since they have a length. Raises Unreadable if the stream ended inside one."""
         if self._pending:
             raise Unreadable
         return []
 
 
 def failure_of_exception(frame: Frame) -> Failure:
-    """An exception that the stream reports after its 200."""
+    """The failure of an exception frame, which the stream sends after its 200."""
     try:
         message = _exception.decode(frame.data or b"{}").message
     except NOT_JSON:
@@ -100,7 +100,7 @@ def failure_of_exception(frame: Frame) -> Failure:
 
 
 def _prelude(data: bytearray, start: int) -> tuple[int, int]:
-    """(total bytes, header bytes) of the frame that begins at `start`, its whole prelude being there."""
+    """(total bytes, header bytes) of the frame at `start`, whose prelude must be complete."""
     total, header_bytes, checksum = struct.unpack_from(">III", data, start)
     if crc32(data[start : start + 8]) != checksum:
         raise Unreadable
@@ -129,7 +129,7 @@ def _frame(raw: bytes, header_bytes: int) -> Frame:
 
 
 def _headers(block: bytes) -> dict[bytes, bytes]:
-    """The headers whose values are text or bytes; the others are skipped over."""
+    """The headers with text or bytes values; others are skipped."""
     headers: dict[bytes, bytes] = {}
     at = 0
     try:
@@ -154,7 +154,7 @@ def _unwrapped(raw: bytes, payload: bytes) -> Frame:
     """The event inside a chunk: `{"bytes": base64 of the model's own event, "p": padding}`."""
     try:
         data = b64decode(_chunk.decode(payload).bytes, validate=True)
-        # The type stands first as a rule; only where it does not is the event decoded to find it.
+        # The type is usually the first field; otherwise the event is decoded to find it.
         found = _LEADING_TYPE.match(data)
         return Frame(raw, found.group(1) if found else _inner.decode(data).type.encode(), data)
     except (ValueError, *NOT_JSON):

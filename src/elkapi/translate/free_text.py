@@ -1,7 +1,7 @@
-"""Custom tools (free text in) as functions of one string, for upstreams that know only functions.
+"""Rewrite custom tools (with free-text input) as functions of one string, for upstreams that support only functions.
 
-It owns the rewriting of requests; a writer that declared a tool as custom takes the text out again (`unwrapped` in
-`responses_object`). The grammar of the text, which such an upstream cannot enforce, is told in the description.
+The responses writer extracts the text from calls again (`responses_object.unwrapped`). The grammar of the text, which
+such an upstream cannot enforce, goes into the description.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SCHEMA: dict[str, Any] = {"type": "object", "properties": {MEMBER: {"type": "str
 
 
 def custom_tools_for(request: ChatRequest, profile: Profile) -> ChatRequest:
-    """The request as a model takes it. Only for callers whose dialect takes the free text out of a function's call."""
+    """The request as the model accepts it. Only responses callers, whose writer extracts the free text again."""
     if request.dialect != "responses" or profile.custom_tools:
         return request
     return as_functions(request)
 
 
 def as_functions(request: ChatRequest) -> ChatRequest:
-    """The request without custom tools and calls; itself when it has none."""
+    """The request with custom tools and calls as functions; the same object if it has none."""
     called = any(isinstance(part, ToolCall) and part.custom for turn in request.messages for part in turn.parts)
     if not called and not any(tool.custom for tool in request.tools):
         return request

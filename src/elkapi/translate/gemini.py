@@ -1,7 +1,7 @@
-"""The Gemini dialect (generateContent and streamGenerateContent): its entry, what it cannot carry, what may not cross.
+"""The Gemini dialect (generateContent and streamGenerateContent), its losses and the checks for other dialects.
 
-Reading requests is in `gemini_request`, writing them in `gemini_write`, answers in `gemini_reply` and `gemini_writer`.
-Contract: anthropic.md sections 6 and 7.
+`gemini_request` reads requests and `gemini_write` writes them; `gemini_reply` reads answers and `gemini_writer` writes
+them. Contract: anthropic.md sections 6 and 7.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ LOSSES = (
     Loss("temperature, top_p, top_k", False, "for models that refuse sampling settings"),
 )
 
-# Members that narrow a search and have no like in other dialects.
+# Fields that narrow a search and have no equivalent in other dialects.
 _NARROWING = ("excludeDomains", "timeRangeFilter", "blockingConfidence")
 _PAGES = "webSearch"
-# An answer in text, by its name and by its number.
+# The text modality, by name and by enum number.
 _TEXTS = ("TEXT", "1")
-# Parts that tell what tools run by Gemini itself did; for other upstreams they are left out.
+# Parts about the work of Gemini's own tools, which other dialects leave out.
 _RUN = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
-# Members that change what is answered and that no other dialect can say.
+# Settings that change the answer and have no equivalent in other dialects.
 _MEANINGFUL = (
     "speechConfig",
     "imageConfig",
@@ -57,12 +57,12 @@ _MEANINGFUL = (
     "audioTranscriptionConfig",
     "routingConfig",
 )
-# Such members beside the settings: contents that Google holds, a filter of the caller's own account.
+# Such fields beside the settings: content stored at Google, a filter of the caller's own account.
 _HELD = ("cachedContent", "modelArmorConfig")
 
 
 def check_crossing(request: ChatRequest) -> None:
-    """Raises BadRequest for what only a Gemini upstream could do with this request, in the caller's words."""
+    """Raise BadRequest, naming the caller's field, for what only a Gemini upstream can do."""
     settings = request.extra.get("generationConfig", {})
     refused = [name for name in _MEANINGFUL if name in settings and settings[name] != "text/plain"]
     modalities = settings.get("responseModalities")
@@ -100,7 +100,7 @@ def _check_parts(messages: list[Message]) -> None:
             elif isinstance(part, ServerToolPart) and (named := next((n for n in STRETCHES if n in part.raw), None)):
                 raise BadRequest(f"`{named}` is not supported by this model.", param="contents")
             elif isinstance(part, ServerToolPart) and message.role == "user" and not _RUN & part.raw.keys():
-                # Without this refusal the model would be asked without something that the user said.
+                # Otherwise content from the user would be dropped silently.
                 raise BadRequest(f"`{next(iter(part.raw))[:60]}` is not supported by this model.", param="contents")
             elif isinstance(part, Image | File) and part.url and _only_google_opens(part.url):
                 raise BadRequest(

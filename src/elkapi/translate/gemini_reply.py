@@ -1,7 +1,7 @@
-"""Gemini's answers -> events, whole and streamed; every chunk has the shape of a whole answer, so one reader does both.
+"""Read Gemini's answers into events. Chunks have the format of whole answers, so one reader handles both.
 
-Contract: anthropic.md sections 6.2 and 6.3. The stream has no terminator: it ends by close, and it was cut when no
-`Finish` came before. Usage stands on every chunk and is cumulative.
+Contract: anthropic.md sections 6.2 and 6.3. The stream has no terminal event: it ends with the body, and was truncated
+if no `Finish` came. Every chunk has cumulative usage.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from elkapi.translate.usage import GeminiUsage, read_gemini_usage
 from elkapi.types import Usage
 
 PROMPT_BLOCKED = "prompt_blocked"
-# Failures that are answers in Gemini's own form, and how those end.
+# Failures that are answers in Gemini's own format, and their finish reasons.
 ANSWERS_OF_GEMINI: dict[str, FinishReason] = {PROMPT_BLOCKED: "content_filter", NO_ANSWER: "other"}
-# Reasons that say the model came to no answer. What it said before one is an answer all the same.
+# Finish reasons without an answer, unless the model has already given some content.
 _GAVE_UP = frozenset(
     {
         "MALFORMED_FUNCTION_CALL",
@@ -96,7 +96,7 @@ class _Blob(msgspec.Struct, gc=False):
 
 
 class _Call(msgspec.Struct, gc=False):
-    """A call, or a piece of one whose arguments are streamed: only the first piece has a name."""
+    """A call, or a piece of one with streamed arguments, of which only the first has a name."""
 
     name: str | None = None
     args: msgspec.Raw = msgspec.Raw()
@@ -205,7 +205,7 @@ _logprobs = msgspec.json.Decoder(_Logprobs)
 
 
 class Reader:
-    """One answer's chunks -> events. A later `Finish` replaces an earlier one; `End` is the relay's to add at close."""
+    """The `Reader` of the dialect. A later `Finish` replaces an earlier one."""
 
     __slots__ = (
         "_answered",
@@ -239,7 +239,7 @@ class Reader:
     def chunk(self, data: bytes) -> list[Event]:
         """The events of one GenerateContentResponse. Raises Unreadable."""
         try:
-            # Rare members are read on their own, so what is wrong with them shows later.
+            # Rare fields are decoded separately, so `_events` may raise for them.
             return self._events(_chunk.decode(data))
         except NOT_JSON as error:
             raise Unreadable(f"not a Gemini answer: {error}") from None
@@ -281,8 +281,7 @@ class Reader:
                 if part.thought:
                     events.append(ThinkingDelta(part.text))
                 else:
-                    # They are told of the whole candidate. What is left at the last text, such as a token of the end,
-                    # is its too.
+                    # Log probabilities cover the whole candidate. The last text gets the rest, such as an end token.
                     texts -= 1
                     count = _tokens_of(part.text, logprobs) if texts > 0 else len(logprobs)
                     events.append(TextDelta(part.text, logprobs[:count]))
@@ -297,7 +296,7 @@ class Reader:
                 _server_tool(part, events)
             if part.thoughtSignature:
                 events.append(ThinkingSignature(part.thoughtSignature, "gemini"))
-        # Sources follow the text they are of: the signature or call after it ends it elsewhere.
+        # Sources directly follow their text, since a signature or call after it closes the text in other dialects.
         sources: list[Event] = []
         if candidate.groundingMetadata:
             self._grounded(candidate.groundingMetadata, sources)
@@ -306,9 +305,9 @@ class Reader:
         events[said:said] = sources
 
     def _call(self, call: _Call, signature: str | None, events: list[Event]) -> None:
-        """Gemini often gives no id.
+        """A call, which often has no id.
 
-        Pieces of arguments, which only a caller of this dialect can ask for, are told as they are.
+        Streamed pieces of arguments, which only callers of this dialect can request, are passed on unchanged.
         """
         piece = bytes(call.partialArgs).decode()
         if call.name is None:
@@ -343,14 +342,14 @@ class Reader:
         self._cite(found, events)
 
     def _cite(self, found: list[Citation], events: list[Event]) -> None:
-        """Grounding repeats on later chunks; each source is told once for each passage."""
+        """Append new sources: later chunks repeat the grounding, but each source is cited once per passage."""
         for citation in found:
             if citation.url and citation not in self._cited:
                 self._cited.add(citation)
                 events.append(citation)
 
     def _metered(self, raw: bytes, events: list[Event]) -> None:
-        """Usage so far, when this chunk has another one than the last; impossible counts are not believed."""
+        """Append the usage if it changed with this chunk, or UsageLost if it is impossible."""
         if raw and raw != self._usage_raw:
             self._usage_raw = raw
             try:
@@ -369,7 +368,7 @@ class Reader:
 
 
 def _reason(word: str, calls: int) -> FinishReason:
-    """Calls end with STOP too. Of the others Google says that something went wrong, or we do not know them."""
+    """The finish reason; answers with calls end with STOP too, and unknown or failed ones with `other`."""
     if word == "STOP":
         return "tool_calls" if calls else "stop"
     if word == "MAX_TOKENS":
@@ -427,7 +426,7 @@ def _read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
 
 
 def _tokens_of(text: str, tokens: tuple[TokenLogprob, ...]) -> int:
-    """How many of the tokens come to a text."""
+    """The number of leading tokens that make up a text."""
     chars = 0
     for place, row in enumerate(tokens):
         if chars >= len(text):
@@ -437,7 +436,7 @@ def _tokens_of(text: str, tokens: tuple[TokenLogprob, ...]) -> int:
 
 
 def read_reply(body: bytes) -> list[Event]:
-    """The events of a whole body; ends in End, or in a Failure. Raises Unreadable."""
+    """The events of a whole body, ending in End or a Failure. Raises Unreadable."""
     reader = Reader()
     events = reader.chunk(body)
     if isinstance(events[-1], Failure):

@@ -1,8 +1,8 @@
-"""Gemini's generateContent request -> the hub; it owns the wire's names and leaves writing to `gemini_write`.
+"""Read a generateContent request into `ChatRequest`; `gemini_write` does the reverse.
 
-Contract: anthropic.md sections 6.1 and 7. Names come in camelCase or snake_case, as Google takes both. The model and
-whether to stream stand in the path, so `model` is "" and `stream` False until the caller of `read_request` sets them.
-Bytes may come in the URL-safe base64 alphabet (google-genai writes that); the hub carries the standard one.
+Contract: anthropic.md sections 6.1 and 7. Names may be camelCase or snake_case, since Google accepts both. The path has
+the model and whether to stream, so `model` is "" and `stream` False until the caller of `read_request` sets them. Bytes
+may be URL-safe base64 (as google-genai writes them); `ChatRequest` has standard base64.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ from elkapi.translate.ir import (
 from elkapi.translate.server_tools import GEMINI
 
 CONTENTS_MAX = 10_000
-# Where the text of a function's answer stands: by Google's description of the field, and as its SDKs wrap it.
+# The field with the text of a function's response: as Google documents it, and as its SDKs wrap it.
 _ANSWERS = frozenset({"output", "result"})
-# Members of a part that say which stretch of a video, pages of a document or cells of a sheet the model is given.
+# Fields of a part that select a section of a video or audio, pages of a document or cells of a sheet.
 STRETCHES = ("videoMetadata", "documentMetadata", "spreadsheetMetadata", "audioMetadata")
-# How a function is chosen, by Google's numbers.
+# The function calling modes by Google's enum numbers.
 _MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 _EFFORTS: tuple[Effort, ...] = ("minimal", "low", "medium", "high", "xhigh")
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """The request in a generateContent body. Raises BadRequest with `param`."""
+    """The `ChatRequest` of a generateContent body. Raises BadRequest with `param`."""
     return read_object(decode_names(body))
 
 
 def read_object(wire: dict[str, Any]) -> ChatRequest:
-    """As `read_request`, of an object whose names are Google's already (countTokens holds one)."""
+    """`read_request` of an object with normalized names, such as the one inside a countTokens body."""
     return worded(lambda: _read(wire))
 
 
@@ -135,7 +135,7 @@ _ROLES: dict[str | None, Role] = {
 
 
 def _contents(contents: list[WireContent], where: str) -> list[Message]:
-    """The messages, neighbours of one role merged; calls get ids by order and results the id of their call."""
+    """The messages, adjacent ones of a role merged. Calls without an id get one by order, results that of their call."""
     ids = _Ids()
     merged: list[tuple[Role, list[Part]]] = []
     for place, content in enumerate(contents):
@@ -153,9 +153,9 @@ def _contents(contents: list[WireContent], where: str) -> list[Message]:
 
 
 def _joined(said: list[Part], found: list[Part]) -> list[Part]:
-    """What is left of `found` once its first part went on with the last of `said`, as the chunks of a stream do.
+    """Merge the first part of `found` into the last of `said` if both are text or thinking; return the rest.
 
-    Clients keep a streamed answer as one part a chunk; elsewhere each would be a block of its own, cut inside words.
+    Clients keep a streamed answer as one part per chunk; in other dialects each would be a block, split inside words.
     """
     last, first = said[-1] if said else None, found[0] if found else None
     if isinstance(last, Text) and isinstance(first, Text):
@@ -171,7 +171,7 @@ _STAND_INS = frozenset({UNSIGNED, UNSIGNED_BYTES})
 
 
 class _Ids:
-    """Ids of calls by order, and the calls that still wait for their result, by name."""
+    """Assigns ids to calls by order, and matches results to open calls by name."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -196,12 +196,12 @@ class _Ids:
 
 
 def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
-    """One part, and after it the signature it carries where our part has no place for one."""
+    """One part, followed by its signature if the part itself cannot hold one."""
     try:
         view = convert(raw, WirePart)
     except BadRequest as error:
         raise BadRequest(error.message, param=f"{where}.{error.param}" if error.param else where) from None
-    # Our writer gives calls of other upstreams a stand-in for a signature, which comes back here and signs nothing.
+    # The writer gives calls of other upstreams a placeholder signature, which is dropped here.
     signature = None if view.thoughtSignature in _STAND_INS else view.thoughtSignature
     if view.functionCall is not None:
         call = view.functionCall
@@ -212,7 +212,7 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
         return [Thinking(view.text or "", signature, "gemini" if signature else None)]
     parts: list[Part] = []
     if any(name in raw for name in STRETCHES):
-        # Only this dialect can say it, so the part is kept whole.
+        # Only this dialect can express this, so the part is kept whole.
         return [ServerToolPart("gemini", raw)]
     if view.text is not None:
         if view.text or not signature:
@@ -250,7 +250,7 @@ def _file(file: WireFileData) -> Image | File:
 
 
 def _result(result: WireResponse, ids: _Ids) -> ToolResult:
-    """A text under a name of `_ANSWERS` is the answer, one under `error` a failure; any other object is its JSON."""
+    """A tool result: a text under a name in `_ANSWERS` or under `error`, otherwise the JSON text of the object."""
     response = result.response or {}
     name, text = next(iter(response.items())) if len(response) == 1 else ("", None)
     error = name == "error" and isinstance(text, str)
@@ -269,7 +269,7 @@ def _result(result: WireResponse, ids: _Ids) -> ToolResult:
 
 
 def _tools(listed: list[dict[str, Any]]) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...], dict[str, Any]]:
-    """(the caller's tools, the upstream's own, what declarations say that only Gemini understands, by name)."""
+    """(tools, server tools, the declarations' fields that only Gemini knows, by tool name)."""
     tools: list[Tool] = []
     server_tools: list[ServerTool] = []
     declared: dict[str, Any] = {}
@@ -287,7 +287,7 @@ def _tools(listed: list[dict[str, Any]]) -> tuple[tuple[Tool, ...], tuple[Server
 
 
 def _declaration(raw: dict[str, Any]) -> tuple[Tool, dict[str, Any]]:
-    """(a function's declaration, what it says that only Gemini understands)."""
+    """(tool, fields of its declaration that only Gemini knows)."""
     view = convert(raw, WireDeclaration)
     schema = view.parametersJsonSchema or from_subset(view.parameters)
     rest = {name: raw[name] for name in raw if name not in WireDeclaration.__struct_fields__}
@@ -354,7 +354,7 @@ def _top_k(value: float | None) -> int | None:
 
 
 def _extra(wire: dict[str, Any], settings: WireGeneration) -> dict[str, Any]:
-    """Every member that the hub has no word for, under its own name and in its own object."""
+    """The fields that `ChatRequest` cannot express, nested as in the request."""
     extra = {name: wire[name] for name in wire if name not in WireRequest.__struct_fields__}
     known = set(WireGeneration.__struct_fields__)
     if settings.responseMimeType not in (None, "application/json"):

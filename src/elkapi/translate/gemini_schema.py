@@ -1,7 +1,7 @@
-"""JSON schema <-> the OpenAPI subset that Gemini calls Schema; pure, and it never changes what it was given.
+"""Convert JSON schema to and from the OpenAPI subset that Gemini calls Schema; arguments are never modified.
 
-Contract: anthropic.md sections 6.1 and 7. Newer models take JSON schema (`parametersJsonSchema`, `responseJsonSchema`)
-but for its references; the subset is for those that do not (`Profile.schema_subset`).
+Contract: anthropic.md sections 6.1 and 7. Newer models accept JSON schema (`parametersJsonSchema`,
+`responseJsonSchema`) with restricted references; the subset is for older ones (`Profile.schema_subset`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from elkapi.errors import BadRequest
 
 _Schema = dict[str, Any]
 
-# What a Schema has in common with JSON schema, member by member.
+# The keywords that Schema and JSON schema have in common.
 _KEPT = (
     "description",
     "enum",
@@ -36,15 +36,15 @@ _OF_DEFS = re.compile(r"#/\$defs/([A-Za-z0-9_.-]+)")
 
 
 def with_plain_references(schema: _Schema) -> _Schema:
-    """The same schema as newer models take it: each reference stands alone and leads to an entry of `$defs`.
+    """The schema as newer models accept it: each `$ref` has no siblings and refers to an entry of `$defs`.
 
-    One with other words beside it becomes a union of one, what is referred to elsewhere is copied into `$defs`, and
-    what is not there is any value.
+    A reference with siblings becomes an `anyOf` of one, targets elsewhere are copied into `$defs`, and a reference
+    without a target allows any value.
     """
     schema = {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
     target = _at(schema, schema["$ref"]) if isinstance(schema.get("$ref"), str) else None
     if isinstance(target, dict):
-        # A tool's arguments are an object with its own members, not a union.
+        # The root must be an object with properties, not a union.
         schema = {**target, **{name: value for name, value in schema.items() if name != "$ref"}}
     return _References(schema).whole() if _mentions_reference(schema) else schema
 
@@ -56,13 +56,13 @@ def _mentions_reference(node: Any) -> bool:
 
 
 class _References:
-    """One schema whose references are being moved into `$defs`, each target once."""
+    """Moves the targets of a schema's references into `$defs`, each once."""
 
     def __init__(self, root: _Schema) -> None:
         self._root = root
         self._names: dict[str, str] = {}
         self._defs: _Schema = {}
-        # How names of ours begin, and none of the schema's own.
+        # The prefix of new names, which no name of the schema has.
         self._ours = "ref_"
         own = root.get("$defs")
         while isinstance(own, dict) and any(name.startswith(self._ours) for name in own):
@@ -78,7 +78,7 @@ class _References:
 
     def _object(self, node: _Schema) -> _Schema:
         path = node.get("$ref")
-        # Deeper down a property may have such a name.
+        # Only at the root; deeper down a property may have such a name.
         moved = ("$defs", "definitions") if node is self._root else ()
         written = {name: self._of(value) for name, value in node.items() if name not in moved}
         if not isinstance(path, str):
@@ -90,7 +90,7 @@ class _References:
         return {**written, "anyOf": [reference]} if written else reference
 
     def _name(self, path: str) -> str | None:
-        """Where in `$defs` the target of a reference stands, None if there is none."""
+        """The name in `$defs` of a reference's target; None if there is no target."""
         if path not in self._names:
             target = _at(self._root, path)
             if not isinstance(target, dict):
@@ -102,7 +102,7 @@ class _References:
 
 
 def _at(root: _Schema, path: str) -> Any:
-    """What a reference within the schema leads to, None for any other."""
+    """The target of a reference within the schema; None if there is none."""
     target: Any = root if path.startswith("#") else None
     for step in filter(None, path.removeprefix("#").split("/")):
         name = step.replace("~1", "/").replace("~0", "~")
@@ -113,16 +113,16 @@ def _at(root: _Schema, path: str) -> Any:
 def to_subset(schema: _Schema) -> _Schema | None:
     """The nearest Schema, or None for an object without properties (Gemini refuses those). Raises BadRequest.
 
-    References are written out (one that leads to itself becomes any value), `const` becomes an enum, a union with null
-    `nullable`, other unions `anyOf`, tuples arrays of any of their items; what the subset has no word for (defaults,
-    exclusive bounds, titles, additionalProperties) is left out: the result accepts at least what the schema accepted.
+    References are expanded (a circular one allows any value), `const` becomes an enum, a union with null `nullable`,
+    other unions `anyOf`, tuples arrays of any of their items. Other keywords (defaults, exclusive bounds, titles,
+    additionalProperties) are omitted, so the result accepts at least what the schema accepts.
     """
     result = _Subset(schema).of(schema, ())
     return None if result.get("type") == "object" and not result.get("properties") else result
 
 
 class _Subset:
-    """One schema on its way into the subset; `way` are the references that are being written out."""
+    """Converts one schema to the subset; `way` lists the references being expanded."""
 
     def __init__(self, root: _Schema) -> None:
         self._root = root
@@ -138,7 +138,7 @@ class _Subset:
         node, options = _options(node)
         result = {name: node[name] for name in _KEPT if name in node}
         if not isinstance(node.get("required"), list):
-            result.pop("required", None)  # What older schemas say of a property itself.
+            result.pop("required", None)  # A boolean of the property itself in older schemas.
         if node.get("nullable") is True:
             result["nullable"] = True
         if options is not None:
@@ -159,7 +159,7 @@ class _Subset:
         some = [self.of(option, way) for option in options if not _is_null(option)]
         if len(some) < len(options):
             result["nullable"] = True
-        # Whatever else stood beside the union is in each of them.
+        # Other siblings of the union were written into each option.
         beside: _Schema = {name: result[name] for name in ("description", "nullable") if name in result}
         if len(some) < 2:
             return {**(some[0] if some else {}), **beside}
@@ -172,7 +172,7 @@ class _Subset:
         return self.of(node.get("items"), way) or {"type": "string"}
 
     def _resolve(self, node: _Schema, way: tuple[str, ...]) -> tuple[_Schema, tuple[str, ...]]:
-        """The node with its reference written out; an unknown or circular reference is any value."""
+        """The node with its reference expanded; an unknown or circular reference allows any value."""
         while isinstance(path := node.get("$ref"), str):
             beside = {name: value for name, value in node.items() if name != "$ref"}
             target = None if path in way else _at(self._root, path)
@@ -188,9 +188,9 @@ def _is_null(node: Any) -> bool:
 
 
 def _options(node: _Schema) -> tuple[_Schema, list[Any] | None]:
-    """The node with one type at most, and the alternatives it names as a union or as a list of types.
+    """(node with at most one type, the options of its union or list of types).
 
-    Nothing may stand beside a union, so what does is written into each of its alternatives.
+    Siblings of a union are not allowed, so they are written into each option.
     """
     options = node.get("anyOf") or node.get("oneOf")
     beside = {name: node[name] for name in _BESIDE if name in node}
@@ -205,7 +205,7 @@ def _options(node: _Schema) -> tuple[_Schema, list[Any] | None]:
 
 
 def _typed(result: _Schema, node: _Schema) -> None:
-    """The type, the format where the subset knows it, and a constant as an enum (which only strings may have)."""
+    """Set the type, the format if the subset knows it, and a constant as an enum (which only strings may have)."""
     kind: Any = node.get("type")
     if "const" in node:
         result["enum"] = [node["const"]]
@@ -227,7 +227,7 @@ def _typed(result: _Schema, node: _Schema) -> None:
 
 
 def _describe(result: _Schema, values: list[Any]) -> None:
-    """Say in words which values there are; an enum is only for strings."""
+    """List the values in the description, since only strings may have an enum."""
     listed = f"One of: {', '.join(map(str, values))}."
     result["description"] = f"{result['description']} {listed}" if result.get("description") else listed
 
@@ -243,13 +243,15 @@ def _merge(into: _Schema, other: _Schema) -> None:
             into.setdefault(name, value)
 
 
-# Google's types by their numbers, as its older clients write them.
+# Google's types by their enum numbers, as its older clients write them.
 _NUMBERED = ("", "string", "number", "integer", "boolean", "array", "object", "null")
 
 
 def from_subset(schema: Any) -> Any:
-    """A Schema as JSON schema: types in small letters, `nullable` as a union with null, snake_case names understood.
-    The order of an object's properties, for which JSON schema has no word, is that in which they stand."""
+    """A Schema as JSON schema: types in lower case, `nullable` as a union with null; snake_case names are accepted.
+
+    `propertyOrdering`, which JSON schema does not have, becomes the order of the properties.
+    """
     if isinstance(schema, list):
         return [from_subset(item) for item in schema]
     if not isinstance(schema, dict):
@@ -295,7 +297,7 @@ def _nullable(schema: _Schema) -> _Schema:
     return schema
 
 
-# Integers of 64 bits come as text in Google's JSON.
+# Google's JSON has 64-bit integers as strings.
 _COUNT = re.compile(r"[0-9]{1,18}")
 _COUNTS = ("maxItems", "minItems", "maxLength", "minLength", "maxProperties", "minProperties")
 _JSON_NAMES = {

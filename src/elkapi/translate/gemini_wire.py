@@ -1,6 +1,6 @@
-"""Gemini's wire: the structs of its requests, its names in either spelling, its base64; no meaning.
+"""Gemini's wire format: structs of requests, normalization of names and base64.
 
-Contract: anthropic.md section 6.1. Unknown members are allowed everywhere.
+Contract: anthropic.md section 6.1. Unknown fields are allowed everywhere.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class WireDeclaration(msgspec.Struct):
 
 
 class WireCalling(msgspec.Struct):
-    """`mode` may come as its number, as Google's older clients write all such words."""
+    """`mode` may be an enum number, as Google's older clients write it."""
 
     mode: str | int | None = None
     allowedFunctionNames: list[str] | None = None
@@ -118,7 +118,7 @@ class WireRequest(msgspec.Struct):
 
 
 _any: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
-# Below these the names are the caller's own.
+# Below these fields the names are the caller's own.
 _OPAQUE = frozenset(
     {
         "args",
@@ -131,12 +131,12 @@ _OPAQUE = frozenset(
         "partMetadata",
     }
 )
-# Of these one may stand without its list, as some of Google's examples have it.
+# A single item of these may come without its list, as in some of Google's examples.
 _LISTS = frozenset({"contents", "parts", "tools", "functionDeclarations"})
 
 
 def camel(value: Any) -> Any:
-    """The same value with Google's JSON names, whichever spelling came, without what is null, which means the same.
+    """The value with camelCase names and without nulls, which mean the same as absence.
 
     Raises BadRequest for a name given in both spellings.
     """
@@ -159,7 +159,7 @@ def camel(value: Any) -> Any:
 
 
 def decode_names(body: bytes) -> dict[str, Any]:
-    """A caller's JSON object in Google's names. Raises BadRequest."""
+    """A caller's JSON object with camelCase names. Raises BadRequest."""
     value = worded(lambda: camel(decode(_any, body)))
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
@@ -167,7 +167,7 @@ def decode_names(body: bytes) -> dict[str, Any]:
 
 
 def standard_base64(data: str) -> str:
-    """Base64 in the standard alphabet with its padding."""
+    """Base64 in the standard alphabet, with padding."""
     if "-" in data or "_" in data:
         data = data.replace("-", "+").replace("_", "/")
     return data + "=" * (-len(data) % 4)

@@ -1,7 +1,7 @@
-"""The hub -> a generateContent body; what Gemini cannot carry is refused here or dropped, as `gemini.LOSSES` lists.
+"""Write a `ChatRequest` as a generateContent body; `gemini.LOSSES` lists what is refused or dropped.
 
-Contract: anthropic.md sections 6.1 and 7. Signatures of other dialects never leave; where a model refuses its calls
-unsigned, the word that Google documents for calls from elsewhere stands in (docs "thought signatures").
+Contract: anthropic.md sections 6.1 and 7. Signatures of other dialects are never sent. For a model that refuses
+unsigned calls, the placeholder that Google documents for foreign calls is sent (docs "thought signatures").
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from elkapi.translate.server_tools import GEMINI, chosen_server_tool, offered_se
 
 STOP_MAX = 5
 BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24_576}
-# The largest budget that every model whose thinking is limited by a budget takes.
+# The largest budget that every model with a thinking budget accepts.
 BUDGET_MAX = 24_576
 UNSIGNED = "skip_thought_signature_validator"
-# The same in base64, as it stands in an answer: SDKs take a signature for bytes, and send base64 of them back.
+# The same in base64, for answers: SDKs decode a signature as bytes, and send it back in base64.
 UNSIGNED_BYTES = base64.b64encode(UNSIGNED.encode()).decode()
 FIRST_TURN = "..."
-# Ids that our reader made up are not written back.
+# Ids that the reader assigned are not written back.
 _MADE_UP = re.compile(r"call_\d+")
-# The keywords by which a JSON schema says which members an object has.
+# The keywords that define the members of an object in a JSON schema.
 _MEMBERS = ("properties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
-# Members that narrow a web search in other dialects; Gemini has none for them.
+# Fields that narrow a web search in other dialects; Gemini has no equivalent.
 _NARROWING = ("allowed_domains", "blocked_domains", "filters")
 _MEDIA_TYPES = {
     "png": "image/png",
@@ -70,7 +70,7 @@ _Wire = dict[str, Any]
 
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
-    """The body; model and streaming stand in the path. Raises BadRequest for what Gemini cannot carry."""
+    """The body; the model and streaming are in the path. Raises BadRequest for what Gemini cannot carry."""
     return worded(lambda: _json.encode(_written(request, profile)))
 
 
@@ -78,14 +78,14 @@ def _written(request: ChatRequest, profile: Profile) -> _Wire:
     _check(request)
     own = request.dialect == "gemini"
     body: _Wire = {"contents": _contents(request, profile)}
-    # An empty text is refused.
+    # Gemini refuses an empty text.
     if instructions := [{"text": part.text} for part in request.system if part.text or own]:
         body["systemInstruction"] = {"parts": instructions}
     extra = dict(request.extra) if own else {}
     declared = extra.pop("functionDeclarations", {})
     if tools := _tools(request, profile, declared):
         body["tools"] = tools
-    # Where nothing is declared, a choice is an error; Gemini decides itself whether to run a tool of its own.
+    # A choice without declared tools is an error, and Gemini decides itself whether to run its own tools.
     if request.tool_choice is not None and (own or (request.tools and chosen_server_tool(request) is None)):
         body["toolConfig"] = {"functionCallingConfig": _calling(request)}
     if settings := _settings(request, profile):
@@ -94,7 +94,7 @@ def _written(request: ChatRequest, profile: Profile) -> _Wire:
 
 
 def _merged(body: _Wire, extra: _Wire) -> _Wire:
-    """Members that only Gemini knows go back to where they stood."""
+    """Merge the fields that only Gemini knows back into the body."""
     for name, value in extra.items():
         if isinstance(value, dict) and isinstance(body.get(name), dict):
             body[name] = _merged(body[name], value)
@@ -146,14 +146,14 @@ def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wi
             wire = _call(part, own)
             if unsigned and "thoughtSignature" not in wire and not own:
                 wire["thoughtSignature"] = UNSIGNED
-            # Of parallel calls only the first is signed.
+            # Only the first of parallel calls is signed.
             unsigned = False
             result.append(wire)
         elif isinstance(part, Thinking):
             _add_thinking(result, part, own)
         elif (common := _common_part(part)) is not None:
             if not own and result and result[-1].keys() == {"text", "thoughtSignature"} and not result[-1]["text"]:
-                # Where thoughts stand first, a bare signature is that of the part after it.
+                # In dialects with thinking first, a bare signature belongs to the part after it.
                 common = {**common, "thoughtSignature": result.pop()["thoughtSignature"]}
             result.append(common)
     if profile.call_signatures and not own:
@@ -164,7 +164,7 @@ def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wi
 
 
 def _user_parts(message: Message, names: dict[str, str], order: dict[str, int], own: bool) -> list[_Wire]:
-    """Results first, in the order of their calls: that order and the name are all that matches them."""
+    """Results first, in the order of their calls: Gemini matches them only by that order and the name."""
     results = [part for part in message.parts if isinstance(part, ToolResult)]
     if not own:
         results.sort(key=lambda part: order.get(part.call_id, len(order)))
@@ -205,7 +205,7 @@ def _arguments(part: ToolCall) -> msgspec.Raw:
 
 
 def _add_thinking(result: list[_Wire], part: Thinking, own: bool) -> None:
-    """A thought, or a bare signature, which belongs to the part before it. Thoughts from elsewhere are left out."""
+    """Append thinking, or a bare signature, which belongs to the preceding part. Foreign thinking is dropped."""
     signature = part.signature if part.signed_by == "gemini" else None
     if not own and signature is None:
         return
@@ -237,7 +237,7 @@ def _common_part(part: Part) -> _Wire | None:
         case ServerToolPart(dialect="gemini", raw=raw):
             return raw
         case ServerToolPart(raw={"type": "image_generation_call", "result": str(data), **more}):
-            # An image that a model made, as a client of OpenAI responses was given it.
+            # An image that a model generated, in the format of OpenAI responses.
             return {"inlineData": {"mimeType": f"image/{more.get('output_format') or 'png'}", "data": data}}
     return None
 
@@ -248,7 +248,7 @@ def _media_type(url: str) -> str | None:
 
 
 def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
-    """The response, and after it what else the tool gave; a Gemini caller's stays inside the response."""
+    """The response, followed by the result's other parts; those of a Gemini caller stay inside the response."""
     name = part.name or names.get(part.call_id)
     if not name:
         raise BadRequest(f"The result of the tool call `{part.call_id}` must follow the call.", param="messages")
@@ -264,9 +264,9 @@ def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
 
 
 def _response(text: str, own: bool) -> Any:
-    """A JSON object as it is, anything else under `result`.
+    """A JSON object unchanged, anything else under `result`.
 
-    So is a JSON schema that a tool found: to Gemini a `$ref` in a response is one of the response's own parts.
+    Objects with a `$ref`, such as a JSON schema, go under `result` too: to Gemini it refers to a part of the response.
     """
     if text.lstrip().startswith("{") and (own or '"$ref"' not in text):
         try:
@@ -304,7 +304,7 @@ def _declaration(tool: Tool, profile: Profile) -> _Wire:
 
 
 def _is_empty(schema: _Wire) -> bool:
-    """Whether the schema is an object without members, which Gemini refuses: its tool is declared without a schema."""
+    """Whether the schema is an object without members. Gemini refuses those, so the tool is declared without one."""
     if schema.get("type") != "object" or schema.get("additionalProperties"):
         return False
     return not any(schema.get(name) for name in _MEMBERS)
@@ -323,7 +323,7 @@ def _calling(request: ChatRequest) -> _Wire:
     choice = request.tool_choice
     assert choice is not None
     if choice.mode == "auto" and choice.names:
-        # Text or one of these: what Gemini calls VALIDATED.
+        # Text or one of these tools, which is VALIDATED at Gemini.
         return {"mode": "VALIDATED", "allowedFunctionNames": list(choice.names)}
     if request.dialect == "chat" and request.extra.get("tool_choice") == "validated":
         return {"mode": "VALIDATED"}
@@ -383,6 +383,6 @@ def _thinking(request: ChatRequest, profile: Profile) -> _Wire | None:
         config = {"thinkingLevel": level.upper()} if level else {}
     else:
         return None
-    # A caller who asks for thinking is shown the thoughts, unless it says that it does not want them.
+    # A caller that asks for thinking gets the thoughts, unless it opts out.
     off = asked.effort == "none" or asked.budget_tokens == 0
     return {**config, "includeThoughts": False if off else asked.visible is not False}

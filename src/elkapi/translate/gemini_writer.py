@@ -1,8 +1,8 @@
-"""Events -> Gemini's answers: whole, as server-sent events, or as the JSON array of callers without `alt=sse`.
+"""Write events as Gemini's answers: whole, as server-sent events, or as a JSON array for callers without `alt=sse`.
 
-Contract: anthropic.md sections 6.2, 6.3 and 7. One delta is one chunk; a function call leaves whole; the last chunk
-carries finishReason and usage, those before it a usage of nothing. google-genai takes any line that is not `data: ` for
-JSON, so a ping is an event of nothing.
+Contract: anthropic.md sections 6.2, 6.3 and 7. One delta is one chunk; a function call is sent whole; the last chunk
+has finishReason and usage, earlier ones a usage of zero. google-genai parses any line without `data: ` as JSON, so a
+ping is an empty event.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ _STATUS_WORDS = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-# Anthropic's "overloaded"; Google's word for it is 503.
+# Anthropic's "overloaded", which is 503 at Google.
 _OVERLOADED = 529
-# As Google ends its events, which are passed on as they came. The SDK for Go splits at two line feeds, wherever they
-# are, before it looks for these; what then does not begin with `data:` is an invalid chunk. So all ends alike.
+# The end of Google's events, which are relayed unchanged. The Go SDK splits at two line feeds before it looks for this,
+# and rejects a chunk that does not begin with `data:`, so all events must end the same way.
 _END = b"\r\n\r\n"
-# Google's chunks each tell the usage so far, and some clients (BAML) drop one that does not. Most upstreams tell it at
-# the end; an estimate until then would spoil the sums of those that subtract one chunk's from the next's (LangChain).
+# Each of Google's chunks has the usage so far, and some clients (BAML) drop chunks without it. Most upstreams report it
+# at the end; an estimate until then would break clients that subtract one chunk's usage from the next's (LangChain).
 _UNCOUNTED = {"usageMetadata": gemini_usage_object(Usage())}
 _json = msgspec.json.Encoder()
 _object: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -76,7 +76,7 @@ class _Call(msgspec.Struct):
     pieces: list[str] = []
 
     def wire(self) -> _Wire | None:
-        """The part, or None while (or because) the arguments are no JSON object."""
+        """The part; None if the arguments are not, or not yet, a JSON object."""
         text = "".join(self.pieces).strip() or "{}"
         try:
             _object.decode(text)
@@ -87,27 +87,27 @@ class _Call(msgspec.Struct):
         if self.start.signature and self.start.signed_by == "gemini":
             part["thoughtSignature"] = self.start.signature
         elif self.start.index == 0:
-            # A Gemini 3 that goes on with this conversation wants the first call of each answer signed.
+            # Gemini 3 requires a signature on the first call of each answer in a conversation.
             part["thoughtSignature"] = UNSIGNED_BYTES
         return part
 
 
 class _Answer:
-    """Turns events into parts as they are complete, and keeps what only the last chunk can say."""
+    """Turns events into complete parts, and keeps what belongs in the last chunk."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         reasoning = facts.request.reasoning
         self._thoughts_shown = reasoning is not None and bool(reasoning.visible)
         self._calls: dict[int, _Call] = {}
         self._citations: list[tuple[Citation, tuple[int, int]]] = []
-        # Where in the answer's text, in bytes, the words of the latest sources begin and end.
+        # The length of the answer's text, and the (start, end) of the text of the latest sources, in bytes.
         self._bytes = 0
         self._cited = (0, 0)
         self._finish = Finish("stop")
         self.usage: Usage | None = None
 
     def parts(self, event: Event) -> list[_Wire]:
-        """The parts that this event completes, in order."""
+        """The parts that an event completes, in order."""
         match event:
             case TextDelta(text=text) | RefusalDelta(text=text):
                 self._bytes += len(text.encode())
@@ -138,9 +138,9 @@ class _Answer:
         return []
 
     def _complete_calls(self) -> list[_Wire]:
-        """Takes out the leading calls whose arguments are a whole JSON object, to which nothing can be added.
+        """Remove and return the leading calls whose arguments are a complete JSON object.
 
-        A call without any arguments yet may still get some, so it waits, and those after it wait too.
+        A call without any arguments may still get some, so it and later calls wait.
         """
         done: list[_Wire] = []
         for index, call in list(self._calls.items()):
@@ -151,7 +151,7 @@ class _Answer:
         return done
 
     def rest(self) -> tuple[list[_Wire], _Wire]:
-        """(the parts of the last chunk, the other members of its candidate)."""
+        """(parts of the last chunk, other fields of its candidate)."""
         wires = [call.wire() for call in self._calls.values()]
         parts = [wire for wire in wires if wire is not None]
         candidate: _Wire = {"finishReason": _WORDS[self._finish.reason]}
@@ -166,12 +166,12 @@ class _Answer:
 
 
 def _grounding(citations: list[tuple[Citation, tuple[int, int]]]) -> _Wire:
-    """The sources, and of which words each is one, as far as it is one of some: by the words or by their place."""
+    """The sources, and the segments of the answer that they support, by text or by position in bytes."""
     places: dict[tuple[str, str, str], int] = {}
     chunks: list[_Wire] = []
     supports: list[_Wire] = []
     for citation, (start, end) in citations:
-        # A document without an address is told by what is quoted of it.
+        # A document without a URL is identified by the quoted text.
         known = (citation.url, citation.title, "" if citation.url else citation.quoted)
         place = places.setdefault(known, len(chunks))
         if place == len(chunks):
@@ -190,7 +190,7 @@ def _grounding(citations: list[tuple[Citation, tuple[int, int]]]) -> _Wire:
 
 
 def _source(citation: Citation) -> _Wire:
-    """A page of the web, or a piece of the caller's own documents."""
+    """A web page, or a passage of the caller's own documents."""
     if citation.url:
         return {"web": {"uri": citation.url, "title": citation.title}}
     return {"retrievedContext": {"title": citation.title, "text": citation.quoted}}
@@ -206,7 +206,7 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> _Wire:
 
 
 class Writer:
-    """Server-sent events: `data: {GenerateContentResponse}`, no event names, no terminator."""
+    """Server-sent events: `data: {GenerateContentResponse}`, without event names or a terminal event."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         self._answer = _Answer(facts)
@@ -230,8 +230,8 @@ class Writer:
 
     def fail(self, failure: Failure) -> bytes:
         error = _json.encode(error_object(failure))
-        # Once more as no event, which readers of events pass over: Google's SDK for Go looks for errors only there, and
-        # took an event with one for an answer without content, so that a broken stream was a whole one to it.
+        # Repeated outside an event, where SSE parsers ignore it: Google's Go SDK finds errors only there, and treats an
+        # error event as an answer without content, so a broken stream would look complete.
         return self._framed(error) + error
 
     def ping(self) -> bytes:
@@ -267,14 +267,14 @@ def _whole(parts: list[_Wire], candidate: _Wire, members: _Wire) -> _Wire:
 
 
 def error_object(failure: Failure) -> _Wire:
-    """Google's error body. The SDK raises on a chunk that begins with it."""
+    """Google's error body. The SDK raises on a chunk that starts with it."""
     code = 503 if failure.status == _OVERLOADED else failure.status
     word = _STATUS_WORDS.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
     return {"error": {"code": code, "message": failure.message, "status": word}}
 
 
 def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
-    """A whole GenerateContentResponse: the parts of the stream, neighbouring texts of one kind joined."""
+    """A whole GenerateContentResponse: the parts of the stream, with adjacent texts of one kind joined."""
     answer = _Answer(facts)
     parts: list[_Wire] = []
     tokens: list[TokenLogprob] = []
@@ -297,9 +297,9 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 def _join(parts: list[_Wire], part: _Wire) -> None:
-    """Append a part; a text goes on where a text of its kind ended, a bare signature signs what is before it.
+    """Append a part. A text extends a preceding text of its kind; a bare signature is added to the preceding part.
 
-    A text is a list of its pieces here: made anew with each of them, one of very many took hours.
+    Texts are lists of pieces here, since appending each piece to a string is quadratic.
     """
     before = parts[-1] if parts else None
     whole = part | {"text": [part["text"]]} if "text" in part else part

@@ -1,8 +1,8 @@
-"""Gemini's sources before the calls that follow their text: a writer in front of the caller's own.
+"""A writer that moves Gemini's sources before the calls that follow their text.
 
-With a search and functions Gemini tells the sources of a text at the end of its answer, after the calls; a caller's
-stream has closed the text by then. So a call that follows a text waits until the next text, or the end; of very many
-calls the sources are given up.
+With a search and functions, Gemini sends the sources of a text at the end of its answer, after the calls, when the
+caller's stream has already closed the text. So calls after a text are held until the next text or the end, or until
+there are too many.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def may_come_late(request: ChatRequest, upstream_wire: str) -> bool:
 
 
 class SourcesFirst:
-    """Calls and signatures wait, in their order, while the text before them may still be given sources."""
+    """Holds calls and signatures, in order, while the text before them may still get sources."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

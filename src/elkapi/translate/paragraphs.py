@@ -1,4 +1,4 @@
-"""Texts around what a provider's own tool did, for callers who are not shown that: a paragraph each, not one run."""
+"""Separate the texts around a server tool's work with a paragraph break, for callers that do not see that work."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ BREAK = "\n\n"
 
 
 class _Paragraphs:
-    """Where the texts of one answer are to be kept apart, and how far that moves the places of its sources."""
+    """Inserts breaks between the texts of one answer, and shifts the spans of its sources accordingly."""
 
     def __init__(self) -> None:
         self._due = False
         self._last = ""
-        # The length of the upstream's own text, and where in it breaks were made.
+        # The length of the upstream's text, and the offsets of the breaks in it, in characters.
         self._chars = 0
         self._breaks: list[int] = []
 
     def of(self, event: Event) -> Event:
-        """The event as the caller is told it."""
+        """The event for the caller."""
         if isinstance(event, ServerToolPart):
             self._due = self._chars > 0
         elif isinstance(event, TextDelta) and event.text:
@@ -43,13 +43,13 @@ class _Paragraphs:
 
 
 def in_paragraphs(events: Sequence[Event]) -> list[Event]:
-    """The events of a whole answer, its texts kept apart."""
+    """The events of a whole answer, with its texts separated."""
     paragraphs = _Paragraphs()
     return [paragraphs.of(event) for event in events]
 
 
 class Paragraphed:
-    """A writer in front of the caller's own, which keeps the texts of a stream apart."""
+    """A writer before the caller's own that separates the texts of a stream."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
