@@ -147,7 +147,7 @@ class Reader:
     """The `Reader` of the dialect."""
 
     def __init__(self) -> None:
-        # Open tool calls by block: [index of the call, or -1 for the tool that replaces a schema; whether a piece came].
+        # Open calls by block: [index of the call, or -1 for the tool that replaces a schema; whether a piece came].
         self._open: dict[int, list[int]] = {}
         self._images: dict[int, str] = {}
         # The length of the answer's text and the offset of the latest block, in characters, and the block's sources.

@@ -1,10 +1,9 @@
-"""Embeddings and token counts between Gemini and OpenAI, both ways, pure; it owns the forms and no vocabulary.
+"""Convert embeddings and token counts between the formats of Gemini and OpenAI.
 
-Also what an upstream of OpenAI's form owes a caller who asked for base64 (`Packer`).
+`Packer` converts vectors to base64 for callers of OpenAI-type upstreams that ignore `encoding_format`.
 
-Contract: openai.md "embed", anthropic.md section 6.4. google-genai always calls batchEmbedContents; where Gemini
-answers no usage, the caller of these functions counts. What one side cannot say is refused, never dropped in silence
-when it changes the vectors.
+Contract: openai.md "embed", anthropic.md section 6.4. google-genai always calls batchEmbedContents. If Gemini reports
+no usage, the caller of these functions counts. What one side cannot express is refused if it changes the vectors.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from elkapi.translate.gemini_request import read_object
 from elkapi.translate.gemini_wire import decode_names
 from elkapi.translate.ir import ChatRequest
 
-# More are refused and not made several calls of: each would be billed by itself, so where a later one failed, or was
-# answered by another channel, a caller's one call would have been paid for in part. Who sends them knows what came.
+# More texts are refused rather than split into several calls: each would be billed separately, so if a later one failed
+# or went to another channel, one call of the caller would be billed in part.
 GEMINI_BATCH_MAX = 100
-# Of one vector as numbers: 40,000 of them and more.
+# The size of one vector as JSON numbers, enough for 40,000 of them.
 VECTOR_BYTES_MAX = 1024 * 1024
-# A piece of an answer may end inside `"embedding": [`.
+# The bytes to hold back, since a piece of an answer may end inside `"embedding": [`.
 _KEY_BYTES_MAX = 64
 _FIRST_VECTOR = re.compile(rb'"embedding"\s*:\s*(["\[])')
 _NUMBERS = re.compile(rb'"embedding"\s*:\s*\[')
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
-    """Texts to embed, in no dialect. `model` is "" where it stands in the path. None means the caller did not say.
+    """Texts to embed, independent of a format. `model` is "" if the path has it. None means not given.
 
     `batch`: the Gemini caller used batchEmbedContents, so its answer is a list. `task_type` and `title` are Gemini's.
     """
@@ -53,7 +52,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
 
 
 class EmbeddingReply(msgspec.Struct, frozen=True):
-    """One vector a text, in order. `prompt_tokens` is None where the upstream did not count (Gemini's older models)."""
+    """One vector per text, in order. `prompt_tokens` is None if not reported (Gemini's older models)."""
 
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int | None = None
@@ -63,7 +62,7 @@ class EmbeddingReply(msgspec.Struct, frozen=True):
 
 
 class _OpenAIRequest(msgspec.Struct):
-    """`output_dimension` and `output_dtype` are Voyage's and Mistral's words: they change the vectors."""
+    """`output_dimension` and `output_dtype` are fields of Voyage and Mistral that change the vectors."""
 
     model: str
     input: str | list[str | int | list[int]]
@@ -91,7 +90,7 @@ _json = msgspec.json.Encoder()
 
 
 def read_openai_request(body: bytes) -> EmbeddingRequest:
-    """The request of an OpenAI caller for a Gemini upstream. Raises BadRequest: token arrays have no meaning there."""
+    """The request of an OpenAI caller for a Gemini upstream. Raises BadRequest, for example for token arrays."""
     view = decode(_openai_request, body)
     listed = [view.input] if isinstance(view.input, str) else view.input
     texts = tuple(item for item in listed if isinstance(item, str))
@@ -106,13 +105,13 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
 
 
 def write_openai_request(request: EmbeddingRequest) -> bytes:
-    """The body for an OpenAI-type upstream. `task_type` has no word there and is left out; floats are asked for."""
+    """The body for an OpenAI-type upstream, which asks for floats; `task_type` has no equivalent and is omitted."""
     body: dict[str, Any] = {"model": request.model, "input": list(request.texts), "encoding_format": "float"}
     return _json.encode(body | given(dimensions=request.dimensions, user=request.user))
 
 
 def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
-    """The vectors of `items` texts by their index. Raises Unreadable when one is missing, doubled or no vector."""
+    """The vectors of `items` texts, by index. Raises Unreadable if one is missing, duplicated or not a vector."""
     view = view_of(_openai_reply, body)
     by_index = {row.index: _floats(row.embedding) for row in view.data}
     if len(view.data) != items or by_index.keys() != set(range(items)):
@@ -124,7 +123,7 @@ def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
 
 
 def _count(usage: Any, name: str) -> int | None:
-    """The count of a usage object, None where it has none that can be."""
+    """A count of a usage object; None if it is missing or invalid."""
     count = usage.get(name) if isinstance(usage, dict) else None
     return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
@@ -143,10 +142,10 @@ def _floats(value: list[float] | str) -> tuple[float, ...]:
 
 
 def write_openai_reply(reply: EmbeddingReply, request: EmbeddingRequest, model: str, prompt_tokens: int) -> bytes:
-    """The answer to an OpenAI caller; base64 (little-endian 32-bit floats) when it asked for that.
+    """The answer to an OpenAI caller, in base64 (little-endian 32-bit floats) if requested.
 
-    `model` is the caller's name for it, `prompt_tokens` the count that is charged. Raises Unreadable for an upstream's
-    number that 32 bits cannot hold.
+    `model` is the caller's name for it, `prompt_tokens` the charged count. Raises Unreadable for a number that does not
+    fit in 32 bits.
     """
     data = [
         {"object": "embedding", "index": index, "embedding": _base64(vector) if request.base64 else list(vector)}
@@ -157,22 +156,22 @@ def write_openai_reply(reply: EmbeddingReply, request: EmbeddingRequest, model: 
 
 
 def has_numbers(body: bytes) -> bool:
-    """Whether the vectors of an answer in OpenAI's form are arrays of numbers; the first of them tells."""
+    """Whether the first vector of an answer in OpenAI's format is an array of numbers."""
     return (hit := _FIRST_VECTOR.search(body)) is not None and hit[1] == b"["
 
 
 class Packer:
-    """Turns vectors of numbers into base64 in an answer of OpenAI's form as it passes; all other bytes stay.
+    """Converts arrays of numbers to base64 in a passing answer in OpenAI's format; all other bytes are unchanged.
 
-    LM Studio, some releases of Ollama and others do not know `encoding_format`, and OpenAI's SDK for Node, which asks
-    for base64 unless told otherwise, decodes whatever comes: a vector of numbers becomes a shorter one of others.
+    LM Studio, some releases of Ollama and others ignore `encoding_format`. OpenAI's Node SDK asks for base64 by default
+    and decodes whatever comes, so it would turn numbers into a shorter, wrong vector.
     """
 
     def __init__(self) -> None:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What can go on of the next piece. Raises Unreadable for an array that is no vector."""
+        """The bytes to pass on after the next piece. Raises Unreadable for an array that is not a vector."""
         out: list[bytes] = []
         data, done = self._held + data, 0
         while (hit := _NUMBERS.search(data, done)) is not None and (end := data.find(b"]", hit.end())) >= 0:
@@ -187,7 +186,7 @@ class Packer:
         return b"".join((*out, data[done:keep]))
 
     def finish(self) -> bytes:
-        """The rest."""
+        """The remaining bytes."""
         return self._held
 
 
@@ -247,8 +246,8 @@ _list = msgspec.json.Decoder(list[msgspec.Raw])
 def read_gemini_request(body: bytes, *, batch: bool) -> EmbeddingRequest:
     """The request of an embedContent (`batch` False) or batchEmbedContents body. Raises BadRequest.
 
-    The texts of one content are one text. All requests of a batch must ask for the same dimensions and task, as the
-    other dialect says them once.
+    The texts of one content are joined. All requests of a batch must have the same dimensions and task, since the other
+    format has them once per call.
     """
     wire = decode_names(body)
     if not batch:
@@ -285,7 +284,7 @@ def _gemini_texts(requests: list[_GeminiRequest], *, batch: bool) -> EmbeddingRe
 
 
 def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> bytes:
-    """A batchEmbedContents body, also for one text. Raises BadRequest above GEMINI_BATCH_MAX texts."""
+    """A batchEmbedContents body, even for one text. Raises BadRequest for more than GEMINI_BATCH_MAX texts."""
     if len(request.texts) > GEMINI_BATCH_MAX:
         raise BadRequest(
             f"`input` has {len(request.texts)} items; this model takes at most {GEMINI_BATCH_MAX} in one call.",
@@ -302,7 +301,7 @@ def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> byte
 
 
 def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
-    """The vectors of an embedContent or batchEmbedContents answer. Raises Unreadable for any number but `items`."""
+    """The vectors of an embedContent or batchEmbedContents answer. Raises Unreadable unless there are `items`."""
     view = view_of(_gemini_reply, body)
     found = view.embeddings if view.embeddings is not None else [view.embedding] if view.embedding else []
     if len(found) != items:
@@ -312,7 +311,7 @@ def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
 
 
 def write_gemini_reply(reply: EmbeddingReply, request: EmbeddingRequest) -> bytes:
-    """The answer to a Gemini caller, in the form of the method it called, with its usage where the upstream counted."""
+    """The answer to a Gemini caller, in the format of the method it called, with usage if the upstream reported it."""
     vectors = [{"values": list(vector)} for vector in reply.vectors]
     answer: dict[str, Any] = {"embeddings": vectors} if request.batch else {"embedding": vectors[0]}
     if (tokens := reply.prompt_tokens) is not None:
@@ -321,9 +320,9 @@ def write_gemini_reply(reply: EmbeddingReply, request: EmbeddingRequest) -> byte
 
 
 def with_model(body: bytes, model: str) -> bytes:
-    """A Gemini caller's body with the upstream's name of the model wherever it names it; all other values as they came.
+    """A Gemini caller's body with the upstream's model name wherever it names the model; other values are unchanged.
 
-    google-genai names the model in each request of a batch, and Google refuses another than the path's.
+    google-genai names the model in each request of a batch, and Google refuses names other than the path's.
     """
     members = _members.decode(body)
     if "model" in members:
@@ -345,7 +344,7 @@ def _renamed(raw: msgspec.Raw, model: str) -> msgspec.Raw:
 
 
 def read_count_request(body: bytes) -> ChatRequest:
-    """What a countTokens body asks to count: its `contents`, or the whole `generateContentRequest`. BadRequest."""
+    """The request to count: the `contents` or `generateContentRequest` of a countTokens body. Raises BadRequest."""
     wire = decode_names(body)
     inner = wire.get("generateContentRequest")
     if inner is None:

@@ -135,7 +135,7 @@ _ROLES: dict[str | None, Role] = {
 
 
 def _contents(contents: list[WireContent], where: str) -> list[Message]:
-    """The messages, adjacent ones of a role merged. Calls without an id get one by order, results that of their call."""
+    """The messages, adjacent ones of a role merged. Calls without an id get one by order, results that of the call."""
     ids = _Ids()
     merged: list[tuple[Role, list[Part]]] = []
     for place, content in enumerate(contents):

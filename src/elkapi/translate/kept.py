@@ -1,6 +1,6 @@
-"""What is kept of a stored answer, and how it is shown again: objects, lists, and the turns of a conversation.
+"""The content of stored answers, and how it is returned: objects, lists and conversation turns.
 
-All of it is pure: `ledger.keeping` writes the rows, `relay.stored_pages` answers from them. Contract: openai.md
+There is no I/O: `ledger.keeping` writes the rows, `relay.stored_pages` answers from them. Contract: openai.md
 ("Response ID to obtain results", "Stored completions").
 """
 
@@ -19,7 +19,8 @@ METADATA_PAIRS_MAX, METADATA_KEY_CHARS_MAX, METADATA_VALUE_CHARS_MAX = 16, 64, 5
 LOST = "The gateway was stopped while it made this response."
 NULL = msgspec.Raw(b"null")
 
-# Items that any upstream understands without an id; their ids are another upstream's or ours, and are left out.
+# Types of items that any upstream accepts without an id. Their ids are the gateway's or another upstream's, so they are
+# omitted.
 _NAMELESS = frozenset(
     {
         "message",
@@ -32,7 +33,7 @@ _NAMELESS = frozenset(
     }
 )
 
-# Items whose `status` a caller may leave out of an input, but which have one when they are listed.
+# Types of items whose `status` is optional in an input, but present in a listing.
 _STATED = frozenset(
     {
         "function_call",
@@ -49,7 +50,7 @@ _STATED = frozenset(
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The sealed part of a row: `input` is the call's own part of the conversation as it came, `answer` the object.
+    """The sealed part of a row: `input` is the call's own input, without history, and `answer` the object.
 
     `error` says why there is no answer and none will come.
     """
@@ -60,13 +61,13 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class ResponseInput(msgspec.Struct):
-    """What is kept of the body of `POST /v1/responses`."""
+    """The stored part of a `POST /v1/responses` body."""
 
     input: msgspec.Raw = NULL
 
 
 class ChatInput(msgspec.Struct):
-    """What is kept of the body of `POST /v1/chat/completions`."""
+    """The stored part of a `POST /v1/chat/completions` body."""
 
     messages: msgspec.Raw
     metadata: dict[str, str] | None = None
@@ -84,9 +85,9 @@ _encode = msgspec.json.encode
 
 
 def turn_of(kept: Kept) -> list[dict[str, Any]]:
-    """The items of one turn as the next one's input begins with them: what was asked, then what was answered.
+    """The items of one turn, input then output, as the next turn's input begins with them.
 
-    Ids of items are left out where an upstream would look for them in vain; so is reasoning that nobody could read.
+    Item ids that an upstream would not know are omitted, as is reasoning without readable content.
     """
     turn = items_of(b'{"input":' + bytes(kept.input) + b"}", bytes(kept.answer))
     return [without_id(item) for item in turn if isinstance(item, dict) and not _is_unreadable(item)]
@@ -97,13 +98,13 @@ def _is_unreadable(item: dict[str, Any]) -> bool:
 
 
 def without_id(item: dict[str, Any]) -> dict[str, Any]:
-    """An item as a later input carries it: without its id where upstreams understand it without."""
+    """An item for a later input: without its id if upstreams accept it without one."""
     nameless = str(item.get("type", "message")) in _NAMELESS or str(item.get("id", "")).startswith("item_")
     return {name: value for name, value in item.items() if name != "id"} if nameless else item
 
 
 def is_readable(answer: bytes) -> bool:
-    """Whether all of an answer can be read again: a kept one is decoded whenever it is asked for or listed."""
+    """Whether an answer can be decoded, which happens whenever a stored one is requested or listed."""
     try:
         _members.decode(answer)
     except NOT_JSON:
@@ -112,9 +113,9 @@ def is_readable(answer: bytes) -> bool:
 
 
 def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
-    """The ids of output items from which the response cannot be told, as from ids that another upstream gave.
+    """The ids of output items that do not contain the response's id, such as those assigned by an upstream.
 
-    An id that some database could not keep (unprintable, or above 128 characters) is left out.
+    Ids that some database cannot store (unprintable, or longer than 128 characters) are omitted.
     """
     base = object_id.removeprefix(RESPONSE_PREFIX)
     rows = _members.decode(answer).get("output")
@@ -124,7 +125,7 @@ def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
 
 
 def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Those of the input and output items that have one of these ids, by their ids."""
+    """The input and output items with one of the `wanted` ids, by id."""
     output = _members.decode(kept.answer).get("output")
     rows = [*input_items(kept, object_id), *(output if isinstance(output, list) else [])]
     found: dict[str, dict[str, Any]] = {}
@@ -135,9 +136,9 @@ def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str,
 
 
 def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
-    """The call's own input in full form: every message is a list of parts.
+    """The call's own input in full form: the content of every message is a list of parts.
 
-    Every item has a type, an id and, if it is a message or the SDK's types ask for one, a status.
+    Every item has a type, an id and, if it is a message or the SDK's types require one, a status.
     """
     return with_ids([_in_full(item) for item in items_of(b'{"input":' + bytes(kept.input) + b"}", b"{}")], object_id)
 
@@ -164,7 +165,7 @@ def _part_in_full(part: Any) -> Any:
 
 
 def shown(kept: Kept, status: str) -> bytes:
-    """The response object, with the `status` that its row has: it may have ended since the object was written."""
+    """The response object with the row's `status`, since it may have ended after the object was written."""
     members = _raw_members.decode(kept.answer)
     if bytes(members.get("status", NULL)) == _encode(status):
         return bytes(kept.answer)
@@ -182,14 +183,14 @@ def deleted_response(object_id: str) -> dict[str, Any]:
 
 
 def completion(kept: Kept, metadata: str | None) -> msgspec.Raw:
-    """The chat completion with its labels as they are now."""
+    """The chat completion with its current metadata."""
     members = _raw_members.decode(kept.answer)
     members["metadata"] = msgspec.Raw((metadata or "{}").encode())
     return msgspec.Raw(_encode(members))
 
 
 def messages(kept: Kept, object_id: str) -> list[dict[str, Any]]:
-    """The messages that were sent, each with an id; a content of parts stands in `content_parts` too."""
+    """The request's messages, each with an id; content made of parts is also in `content_parts`."""
     rows = msgspec.json.decode(kept.input)
     found = []
     for number, row in enumerate(rows if isinstance(rows, list) else []):
@@ -205,7 +206,7 @@ def deleted_completion(object_id: str) -> dict[str, Any]:
 
 
 def metadata_problem(metadata: Mapping[str, str]) -> str | None:
-    """Why labels cannot be kept, or None."""
+    """Why metadata cannot be stored, or None."""
     if len(metadata) > METADATA_PAIRS_MAX:
         return f"`metadata` must have at most {METADATA_PAIRS_MAX} pairs, but has {len(metadata)}."
     for name, value in metadata.items():
@@ -223,7 +224,7 @@ def metadata_problem(metadata: Mapping[str, str]) -> str | None:
 
 
 def listing(rows: Sequence[Any], ids: Sequence[str], has_more: bool) -> dict[str, Any]:
-    """A list page of OpenAI's."""
+    """A list page in OpenAI's format."""
     return {
         "object": "list",
         "data": list(rows),
@@ -234,7 +235,7 @@ def listing(rows: Sequence[Any], ids: Sequence[str], has_more: bool) -> dict[str
 
 
 def page_of(rows: Sequence[dict[str, Any]], limit: int, ascending: bool, after: str | None) -> dict[str, Any] | None:
-    """The page of rows that are all at hand; None when there is no row with the id `after`."""
+    """A page of `rows`; None if there is no row with the id `after`."""
     ordered = list(rows) if ascending else list(reversed(rows))
     if after is not None:
         at = next((number for number, row in enumerate(ordered) if row["id"] == after), None)

@@ -1,6 +1,7 @@
-"""Streams whose answers are kept: relayed frames that name our object, and the whole answer a stream came to; sans-I/O.
+"""Streams whose answers are stored: frames with the gateway's object ids, and the whole answer of a stream; no I/O.
 
-A response's terminal event carries all of it. A chat's chunks are put together again, from what its caller was sent.
+The terminal event of a response has the whole object. A chat completion is assembled from the chunks that its caller
+was sent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LIFE = frozenset(
     f"response.{state}".encode() for state in ("created", "queued", "in_progress", "completed", "incomplete", "failed")
 )
 _FINAL = (b"response.completed", b"response.incomplete")
-# The most tool calls that are collected of an answer; pieces of a call with a higher index are left out.
+# The maximum number of tool calls per stored answer; pieces of calls with a higher index are dropped.
 CALLS_MAX = 1024
 _TRUE, _FALSE = msgspec.Raw(b"true"), msgspec.Raw(b"false")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -32,7 +33,7 @@ _encode = msgspec.json.encode
 
 
 class Ours(msgspec.Struct, frozen=True):
-    """What a kept response says of itself, whatever the upstream that made it knows: our id, and where it belongs."""
+    """The fields of a stored response that the gateway sets, whatever the upstream reports."""
 
     id: str
     previous: str | None = None
@@ -40,7 +41,7 @@ class Ours(msgspec.Struct, frozen=True):
 
 
 def with_ours(response: bytes, ours: Ours) -> bytes:
-    """The response object under our id."""
+    """The response object with the gateway's id, previous id, `store` and `background`."""
     members = _members.decode(response)
     members["id"] = msgspec.Raw(_encode(ours.id))
     members["previous_response_id"] = msgspec.Raw(_encode(ours.previous))
@@ -50,7 +51,7 @@ def with_ours(response: bytes, ours: Ours) -> bytes:
 
 
 class KeptResponses(Numbered):
-    """Frames of the responses dialect pass as they came, but those that carry the object carry ours."""
+    """Frames of the responses dialect pass unchanged, except that response objects get the gateway's fields."""
 
     ours: Ours
 
@@ -75,7 +76,7 @@ class KeptResponses(Numbered):
 
 
 class _Recorded:
-    """Keeps what the caller was sent, up to `recorded_bytes_max`; beyond that `recorded` is None again."""
+    """Records what the caller was sent, up to `recorded_bytes_max`; beyond that `recorded` becomes None."""
 
     recorded: list[bytes] | None
     recorded_bytes_max = 0
@@ -91,7 +92,7 @@ class _Recorded:
 
 
 class KeptChat(_Recorded, Relayed):
-    """Chunks of a chat pass as they came, under our id."""
+    """Chunks of a chat pass unchanged, except for the gateway's id, and are recorded."""
 
     ours: Ours
 
@@ -112,7 +113,7 @@ class KeptChat(_Recorded, Relayed):
 
 
 class KeptTranslated(_Recorded, Translated):
-    """Chunks of a chat written anew, and kept."""
+    """Rewritten chunks of a chat are recorded."""
 
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
@@ -124,7 +125,7 @@ class KeptTranslated(_Recorded, Translated):
 
 
 def final_response(body: bytes) -> bytes | None:
-    """The response object of a whole answer or of a stream's last frames; None when there is none in it."""
+    """The response object of a whole answer or of a stream's last frames; None if there is none."""
     if body[:1] == b"{":
         return body
     for frame in reversed(_frames(body)):
@@ -136,7 +137,7 @@ def final_response(body: bytes) -> bytes | None:
 
 
 def final_completion(pieces: Iterable[bytes], usage: Usage | None) -> bytes | None:
-    """The chat completion that the chunks of a stream come to; None when they come to none."""
+    """The chat completion assembled from the chunks of a stream; None if there are no chunks."""
     chunks = [
         _object.decode(frame.data)
         for frame in _frames(b"".join(pieces))
@@ -164,7 +165,7 @@ def _blank(index: int) -> dict[str, Any]:
 
 
 def _add(choice: dict[str, Any], row: dict[str, Any]) -> None:
-    """One chunk's choice into the choice so far: texts are put together, lists grow, tool calls by their index."""
+    """Merge a chunk's choice into the choice so far: texts and lists are joined, tool calls merged by index."""
     message = choice["message"]
     for name, value in (row.get("delta") or {}).items():
         if name == "tool_calls":
@@ -182,7 +183,7 @@ def _add(choice: dict[str, Any], row: dict[str, Any]) -> None:
 
 
 def _add_images(images: list[Any], pieces: list[Any]) -> None:
-    """What comes without a picture, such as Gemini's signature of one, belongs to the last one of its index."""
+    """Append images; a piece without one, such as Gemini's signature, is merged into the last image of its index."""
     for piece in pieces:
         signs = isinstance(piece, dict) and "image_url" not in piece
         if signs and images and isinstance(images[-1], dict) and images[-1].get("index") == piece.get("index"):
@@ -207,7 +208,7 @@ def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> Non
 
 def _add_piece(inner: dict[str, Any], piece: dict[str, Any]) -> None:
     for member, text in piece.items():
-        # Of a call only its arguments (its input, for a custom tool) come in pieces.
+        # Only the arguments of a call (`input` for a custom tool) come in pieces.
         pieced = member in ("arguments", "input")
         inner[member] = _joined(inner.get(member), text) if pieced else inner.get(member) or text
 

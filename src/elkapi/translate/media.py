@@ -1,7 +1,7 @@
-"""A request for a video in any neutral form -> `MediaAsk`; `media_write` brings it into a provider's body.
+"""Read a video request in any of the neutral forms into `MediaAsk`; `media_write` writes a provider's body.
 
-The forms differ in their names for the same things, so one reader knows all the names. What it does not know is kept
-in `extra` and goes along to providers whose maps allow it.
+The forms differ in their names of fields, so one reader knows all the names. Unknown fields are kept in `extra`, for
+providers whose maps allow it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SIZE = re.compile(r"(\d{1,5})\s*[x×*:]\s*(\d{1,5})")
 _TRUE, _FALSE = frozenset({"on", "true", "1", "yes"}), frozenset({"off", "false", "0", "no"})
 _SECONDS = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
 _VEO_FORMS = frozenset({"veo-query", "veo-alias", "wrapped-v2"})
-# A length that the model chooses, where it can.
+# A duration that the model chooses, if it can.
 AUTO = -1
-# A text may hold a number that no JSON does.
+# The bound of whole numbers, since a string may contain one beyond any JSON integer.
 _WHOLE_MAX = (1 << 63) - 1
-# Below this two numbers are a shape such as 16:9, not pixels.
+# Two numbers below this are an aspect ratio such as 16:9, not pixels.
 _PIXELS_MIN = 64
-# A neutral field and its names in the forms, the first found counts.
+# The names of each neutral field in the forms; the first one found counts.
 _NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "promptText", "text"),
     "negative_prompt": ("negative_prompt", "negativePrompt"),
@@ -46,14 +46,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "callback_url": ("callback_url", "notify_hook", "webhook_url"),
 }
 _LISTS = ("images", "image_urls")
-# Words to a gateway, or to nobody.
+# Fields that are for a gateway or have no effect.
 _DROPPED = {"model", "metadata", "input", "user", "response_format", "stream", "group", "enhance_prompt"}
 _DROPPED |= {"enable_upsample", "expand_prompt", "max_tokens", "messages"}
-# The switches that the text of a prompt may hold, such as `--dur 5`, and the field that each sets.
+# The switches that the text of a prompt may contain, such as `--dur 5`, and the field that each sets.
 _SWITCHES = {"ratio": "ratio", "rt": "ratio", "dur": "seconds", "duration": "seconds", "rs": "resolution"}
 _SWITCHES |= {"resolution": "resolution", "seed": "seed", "fps": "fps", "wm": "watermark", "cf": "camera_fixed"}
 _SWITCH = re.compile(r"(?:^|\s)--(\w+)\s+(\S+)")
-# What a switch takes; anything else is a text of somebody's that looks like one.
+# The values of a switch; with any other value it is ordinary text.
 _SWITCH_VALUES = {
     "ratio": re.compile(r"\d{1,2}:\d{1,2}|adaptive"),
     "seconds": re.compile(r"\d{1,4}"),
@@ -66,10 +66,10 @@ _SWITCH_VALUES = {
 
 
 class MediaAsk(msgspec.Struct, kw_only=True):
-    """A video as it is asked for, whatever the form; "" and None are what was not said. Pictures are URLs or data URLs.
+    """A request for a video, independent of the form; "" and None mean not given. Images are URLs or data URLs.
 
-    `ratio` reads 16:9, `resolution` 720p; both follow from `width` and `height` where those are said: `derived` are
-    those that nobody named. `words` are the names by which the caller said the fields, where they are others.
+    `ratio` is like 16:9, `resolution` like 720p. If they are not given but `width` and `height` are, they are derived
+    from those and listed in `derived`. `words` maps fields to the caller's names if those differ.
     """
 
     model: str
@@ -95,18 +95,18 @@ class MediaAsk(msgspec.Struct, kw_only=True):
     words: Mapping[str, str] = {}
 
     def word(self, field: str) -> str:
-        """What the caller calls a field."""
+        """The caller's name of a field."""
         return self.words.get(field, field)
 
 
-# OpenAI's own words for a video, and all that are known here.
+# OpenAI's own field names for a video, the formats of their values, and all field names known here.
 _OWN = frozenset({"model", "prompt", "seconds", "size", "input_reference"})
 _OWN_SECONDS, _OWN_SIZE = re.compile(r"\d+", re.ASCII), re.compile(r"\d+x\d+", re.ASCII)
 _KNOWN = {name for names in _NAMES.values() for name in names} | set(_LISTS) | _DROPPED
 
 
 def is_own(body: Mapping[str, Any]) -> bool:
-    """Whether a request for one of OpenAI's videos is in its own words alone, so that it may pass as it came."""
+    """Whether a video request uses only OpenAI's own fields, so that it can pass unchanged."""
     spelled = all(
         body.get(name) is None or (isinstance(body[name], str) and own.fullmatch(body[name]))
         for name, own in (("seconds", _OWN_SECONDS), ("size", _OWN_SIZE))
@@ -115,7 +115,7 @@ def is_own(body: Mapping[str, Any]) -> bool:
 
 
 def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
-    """What a body in a form asks for. Raises BadRequest naming the field."""
+    """The request in a body of the given form. Raises BadRequest naming the field."""
     if form in ("neutral", "task-submit"):
         given = body.get("input")
         if not isinstance(given, dict):
@@ -127,18 +127,21 @@ def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
         raise BadRequest("`metadata` must be an object.", param="metadata")
     ask = _ask({**(metadata or {}), **body}, model)
     if form in _VEO_FORMS and "frames" in model and ask.references:
-        # The two pictures of a `*-frames` model are its first and its last.
+        # The two images of a `*-frames` model are the first and the last frame.
         ask.last_image, ask.references = ask.references[0], ask.references[1:]
         ask.words = {**ask.words, "last_image": ask.word("references")}
     if form in _VEO_FORMS and "components" in model and ask.image:
-        # Those of a `*-components` model are what is to be seen in it.
+        # The images of a `*-components` model are references for what the video shows.
         ask.image, ask.references = "", (ask.image, *ask.references)
         ask.words = {**ask.words, "references": ask.word("image")}
     return ask
 
 
 def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
-    """What the last user message of a chat asks for: its text, with inline switches, and its pictures in order."""
+    """The request in the last user message of a chat: its text, with inline switches, and its images in order.
+
+    Raises BadRequest naming the field.
+    """
     messages = body.get("messages")
     last = None
     if isinstance(messages, list):
@@ -172,7 +175,7 @@ def _switched(hit: re.Match[str]) -> list[tuple[str, Any]]:
 
 
 def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
-    # The first name that says something; where none does, the usual one.
+    # The first name with a value, otherwise the first name.
     words = {
         field: next((name for name in names if body.get(name) not in (None, "")), names[0])
         for field, names in _NAMES.items()
@@ -214,9 +217,9 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
 
 
 def _pictures(body: Mapping[str, Any], said: dict[str, Any], words: dict[str, str]) -> tuple[str, list[str]]:
-    """(first frame, the other pictures), as URLs; a last frame found beside the first is put into `said`.
+    """(first frame, other images), as URLs; a last frame in the same list as the first is put into `said`.
 
-    `words` is told under which name each of them came.
+    `words` is updated with the caller's name of each.
     """
     words["references"] = next((name for name in _LISTS if body.get(name)), _LISTS[0])
     listed: Any = body.get(words["references"]) or []
@@ -225,7 +228,7 @@ def _pictures(body: Mapping[str, Any], said: dict[str, Any], words: dict[str, st
         raise BadRequest(message, param=words["references"])
     pictures = [_url(one, words["references"]) for one in listed]
     if isinstance(said["image"], list):
-        # A form's pictures in their order: the first frame, and the last.
+        # A list of images: the first frame, then the last.
         if not 1 <= len(said["image"]) <= 2:
             message = f"`{words['image']}` must have one or two images: the first and the last frame."
             raise BadRequest(message, param=words["image"])
@@ -239,7 +242,7 @@ def _pictures(body: Mapping[str, Any], said: dict[str, Any], words: dict[str, st
 
 
 def _shape(said: Mapping[str, Any], words: Mapping[str, str]) -> tuple[int | None, int | None, str]:
-    """(width, height, ratio) of what a form says of sizes: pixels, or only a shape."""
+    """(width, height, ratio) from the size fields, which give pixels or only an aspect ratio."""
     width, height = _from_one(said["width"], "width"), _from_one(said["height"], "height")
     ratio = _text(said["ratio"], words["ratio"])
     if said["size"] is not None:

@@ -1,4 +1,4 @@
-"""What is asked of a video (`MediaAsk`) -> a provider's body, by its field map (catalog/media.py)."""
+"""Write a `MediaAsk` as a provider's body, by its field map (catalog/media.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PIXELS = {
 
 
 def kind_of(ask: MediaAsk) -> str:
-    """What a request starts from: "video", "image" or "text"."""
+    """The kind of input of a request: "video", "image" or "text"."""
     return "video" if ask.video else "image" if ask.image or ask.references or ask.last_image else "text"
 
 
@@ -50,7 +50,7 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
     for field, value in _said(ask, plan):
         place = plan.fields.get(field)
         if place is None:
-            # A size in pixels is carried where its shape or its lines are.
+            # A derived ratio or resolution may be dropped if the map carries another field of the size.
             shaped = field in ask.derived and {"size", "ratio", "resolution"} & plan.fields.keys()
             if field in MEANING and not shaped:
                 word = ask.word(field)
@@ -70,7 +70,7 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
 
 
 def _not_text(items: Any) -> list[Any]:
-    """What of a caller's own list of parts goes along: its texts do not, for the prompt is the text."""
+    """The parts of the caller's own list without its texts, since the prompt is the text."""
     parts = items if isinstance(items, list) else []
     return [part for part in parts if isinstance(part, dict) and part.get("type") != "text"]
 
@@ -79,7 +79,7 @@ _APART = frozenset({"extra", "callback_url", "width", "height", "derived", "word
 
 
 def _said(ask: MediaAsk, plan: VideoMap) -> list[tuple[str, Any]]:
-    """The fields that were said, in the order of the map, so that lists come out in it."""
+    """The given fields, in the order of the map, which determines the order of lists."""
     said = {
         name: value
         for name in MediaAsk.__struct_fields__
@@ -92,7 +92,7 @@ def _said(ask: MediaAsk, plan: VideoMap) -> list[tuple[str, Any]]:
     if "image" in said and "last_image" in said and "first_image" in plan.fields:
         said["first_image"] = said.pop("image")
     if kind_of(ask) == "image":
-        # The picture decides, and the provider refuses a second word about it.
+        # The image determines these fields, and the provider refuses them beside it.
         said = {name: value for name, value in said.items() if name not in plan.by_image}
     if "size" in plan.fields:
         size = _size(ask)
@@ -137,13 +137,13 @@ def _quotient(value: str) -> float:
 
 
 def is_address(value: str) -> bool:
-    """Whether a picture is given by where it stands on the web."""
+    """Whether an image is an http(s) URL."""
     return value.startswith(("https://", "http://"))
 
 
 def _google(value: str) -> dict[str, str]:
     if is_address(value):
-        # Only until it is fetched: see `VideoMap.inline`.
+        # A placeholder until it is fetched: see `VideoMap.inline`.
         return {"uri": value}
     hit = _DATA.fullmatch(value)
     if hit is None:
@@ -160,7 +160,7 @@ def _ark(kind: str, role: str) -> Callable[[str], dict[str, Any]]:
     return lambda value: {"type": kind, kind: {"url": value}, "role": role}
 
 
-# Each raises ValueError for what it cannot spell.
+# Each raises ValueError for a value that it cannot write.
 SPELLINGS: dict[str, Callable[[Any], Any]] = {
     "": lambda value: _number(value) if isinstance(value, float) else value,
     "str": lambda value: f"{value:g}" if isinstance(value, float) else str(value),

@@ -1,4 +1,4 @@
-"""A channel's own instructions put before a caller's conversation, in a body that is otherwise relayed as it came."""
+"""Insert a channel's own instructions before a caller's conversation in a body that is otherwise relayed unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NULL = msgspec.Raw(b"null")
 
 
 def with_instructions(body: bytes, wire: str, instructions: str) -> bytes:
-    """The body with `instructions` before the caller's own; unchanged for a wire that has no place for them."""
+    """The body with `instructions` before the caller's own; unchanged for a wire format without instructions."""
     put = _PUT.get(wire)
     if put is None:
         return body
@@ -62,7 +62,7 @@ def _converse(members: _Members, instructions: str) -> None:
 
 
 def _before(given: msgspec.Raw, instructions: str) -> msgspec.Raw:
-    """A text member with the instructions before it; anything but a text is replaced."""
+    """A text field with the instructions before it; any other value is replaced."""
     own = _text.decode(given) if bytes(given).lstrip().startswith(b'"') else ""
     return msgspec.Raw(_encode(f"{instructions}\n\n{own}" if own else instructions))
 

@@ -1,7 +1,7 @@
-"""Reranking between its two forms, Jina's and Cohere's, both ways, pure; it owns the forms and ranks nothing itself.
+"""Convert reranks between the formats of Jina and Cohere.
 
-Contract: openai.md "Rerank". A caller writes either form of request (they differ in what limits a document) and is
-answered in Jina's, with an `id`. Results are sorted, best first. How many documents there may be is `catalog.text`'s.
+Contract: openai.md "Rerank". A caller may send either format (they differ in how documents are limited) and gets
+Jina's, with an `id`. Results are sorted, best first. `catalog.text` limits the number of documents.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.types import Usage
 
 SEARCH_DOCUMENTS = 100
-# More than a thousand documents of a few hundred pages each come to; a larger count is not believed.
+# More than a thousand documents of a few hundred pages each; a larger count is not credible.
 SEARCH_UNITS_MAX = 1000
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
-    """Texts to rank by a query. `top_n` None: all."""
+    """Texts to rank by a query. `top_n` None means all."""
 
     query: str
     documents: tuple[str, ...]
@@ -31,14 +31,14 @@ class RerankRequest(msgspec.Struct, frozen=True):
 
 
 class Ranked(msgspec.Struct, frozen=True):
-    """`index` points into the request's documents."""
+    """The relevance of one document; `index` is its position in the request."""
 
     index: int
     score: float
 
 
 class RerankReply(msgspec.Struct, frozen=True):
-    """Best first. `usage` None: the upstream counted nothing. `search_units` are Cohere's billed units."""
+    """Results, best first. `usage` is None if the upstream reported none. `search_units` are Cohere's billed units."""
 
     id: str
     results: tuple[Ranked, ...]
@@ -99,7 +99,7 @@ _json = msgspec.json.Encoder()
 
 
 def read_request(body: bytes) -> RerankRequest:
-    """A request in either form. Raises BadRequest."""
+    """A request in either format. Raises BadRequest."""
     view = decode(_request, body)
     documents = tuple(item if isinstance(item, str) else item.text for item in view.documents)
     if not documents:
@@ -113,8 +113,8 @@ def read_request(body: bytes) -> RerankRequest:
 
 
 def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:
-    """The body for Cohere v2. How Jina cuts documents into chunks has no word there and is left out, as is whether
-    they are given back: the caller's own are at hand."""
+    """The body for Cohere v2. Jina's chunking options have no equivalent and are omitted; `return_documents` is not
+    needed, since the answer takes documents from the request."""
     body: dict[str, Any] = {"model": upstream_model, "query": request.query, "documents": request.documents}
     if request.top_n is not None:
         body["top_n"] = min(request.top_n, len(request.documents))
@@ -124,7 +124,7 @@ def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:
 
 
 def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
-    """An answer in either form. Raises Unreadable for an index outside the request or given twice."""
+    """An answer in either format. Raises Unreadable for an index outside the request or a duplicate one."""
     view = view_of(_reply, body)
     indexes = {row.index for row in view.results}
     if len(indexes) < len(view.results) or not indexes <= set(range(len(request.documents))):
@@ -141,7 +141,7 @@ def _best_first(row: Ranked) -> tuple[float, int]:
 
 
 def _usage(view: _Reply) -> Usage | None:
-    """Jina counts in `usage`, Cohere (sometimes) in `meta`; an impossible count is not believed."""
+    """The usage, from Jina's `usage` or Cohere's optional `meta`; None if it is missing or impossible."""
     count: float | None = None
     if view.usage is not None:
         count = view.usage.prompt_tokens if view.usage.prompt_tokens is not None else view.usage.total_tokens
@@ -154,12 +154,12 @@ def _usage(view: _Reply) -> Usage | None:
 
 
 def searches_of(documents: int) -> int:
-    """Cohere's search units of so many documents."""
+    """Cohere's search units for a number of documents."""
     return -(-documents // SEARCH_DOCUMENTS)
 
 
 def write_jina_reply(reply: RerankReply, request: RerankRequest, model: str) -> bytes:
-    """Jina's form with the upstream's `id`; `usage` must be known by now (the upstream's or a local count)."""
+    """The answer in Jina's format with the upstream's `id`; without `reply.usage` it reports zero tokens."""
     tokens = reply.usage.input_total if reply.usage is not None else 0
     return _json.encode(
         {

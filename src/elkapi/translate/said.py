@@ -1,4 +1,4 @@
-"""The parts of an answer in short, out of its events: what telemetry and whoever keeps answers tells of them."""
+"""Summarize the parts of an answer from its events, for telemetry and stored answers."""
 
 from __future__ import annotations
 

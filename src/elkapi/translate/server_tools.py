@@ -1,8 +1,8 @@
-"""Tools that upstreams run themselves: each wire's word for them -> the hub's, and which of them a call may use.
+"""Tools that upstreams run: their names in each format, their neutral kinds, and which of them a call may use.
 
-Readers and bounds go by the words. What such a tool finds, reads or computes is input of the same call: a `type` that
-is neither here nor a caller's own (`catalog.bounds`) is held for like one from here, but work of a member of Google's
-that is missing here is covered by no hold. Anthropic's words are the hub's with a date behind them.
+Readers and `catalog.bounds` use these names. What such a tool finds, reads or computes is billed as input of the call.
+A hold covers a `type` that is neither here nor a caller's own like one from here, but a field of Google's that is
+missing here is not covered by any hold. Anthropic's types are the neutral kinds with a date suffix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from elkapi.errors import BadRequest
 from elkapi.translate.ir import ChatRequest, ServerTool
 
-# The `type` of a tool, as chat-like providers spell it, and in responses.
+# The kinds by `type` of a tool, of chat-like providers and in responses.
 CHAT = {
     "web_search": "web_search",
     "web_search_preview": "web_search",
@@ -27,8 +27,8 @@ RESPONSES = {
     "web_search_preview_2025_03_11": "web_search",
     "code_interpreter": "code_execution",
 }
-# The member that declares it, in Google's spelling, or says what a retrieval looks in; a tool without a word of ours
-# keeps Google's.
+# The kinds by Google's field that declares the tool or the source of a retrieval; tools without a neutral kind keep
+# Google's name.
 GEMINI = {
     "googleSearch": "web_search",
     "googleSearchRetrieval": "web_search",
@@ -44,12 +44,12 @@ GEMINI = {
     "vertexAiSearch": "vertexAiSearch",
     "vertexRagStore": "vertexRagStore",
 }
-# Where OpenAI's shell runs when it is no machine of the caller's.
+# The environments of OpenAI's shell that are not the caller's machine.
 HOSTED = ("container_auto", "container_reference")
-# Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
+# Items of a response whose tool OpenAI bills per call, which has no class in price records.
 UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})
-# Words of one provider each, without another spelling: OpenAI's for programs that call tools, Groq's, Moonshot's for
-# all of its own, Zhipu's, Qwen's, Ark's.
+# Types that only one provider has: OpenAI's programs that call tools, Groq's, Moonshot's for all its tools, Zhipu's,
+# Qwen's, Ark's.
 OTHERS = frozenset(
     {
         "programmatic_tool_calling",
@@ -62,23 +62,23 @@ OTHERS = frozenset(
         "doubao_app",
     }
 )
-# The hub's words, some of which have no other spelling.
+# The neutral kinds.
 KINDS = frozenset({"web_search", "web_fetch", "x_search", "file_search", "code_execution", "mcp"})
 
 _PLACE = ("city", "region", "country", "timezone")
 
 
 def is_unpriced(item: dict[str, Any]) -> bool:
-    """Whether an item of a response tells of a tool that its provider bills by the call."""
+    """Whether an item of a response is of a tool that its provider bills per call."""
     where = item.get("environment") if item.get("type") == "shell_call" else None
     return item.get("type") in UNPRICED_CALLS or (isinstance(where, dict) and where.get("type") in HOSTED)
 
 
 def place_of(search: ServerTool) -> dict[str, Any] | None:
-    """Where a web search is made from, as far as the caller says it. Raises BadRequest for what is no place."""
+    """The user location of a web search, if given. Raises BadRequest if it is not an object."""
     place = search.raw.get("user_location")
     if isinstance(place, dict):
-        # Chat completions put it one member deeper.
+        # Chat completions nest it one level deeper.
         place = place.get("approximate") or place
     if place is None:
         return None
@@ -88,7 +88,7 @@ def place_of(search: ServerTool) -> dict[str, Any] | None:
 
 
 def chosen_server_tool(request: ChatRequest) -> ServerTool | None:
-    """The tool run by the upstream that the caller's choice names, as Claude Code does to search."""
+    """The server tool that the tool choice names, as Claude Code does to search; None if there is none."""
     choice = request.tool_choice
     if choice is None or choice.mode != "named" or any(tool.name in choice.names for tool in request.tools):
         return None
@@ -96,6 +96,6 @@ def chosen_server_tool(request: ChatRequest) -> ServerTool | None:
 
 
 def offered_server_tools(request: ChatRequest) -> tuple[ServerTool, ...]:
-    """The tools that the upstream may run: none where the caller wants no tool used."""
+    """The tools that the upstream may run: none if the tool choice is `none`."""
     choice = request.tool_choice
     return () if choice is not None and choice.mode == "none" else request.server_tools

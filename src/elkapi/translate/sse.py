@@ -1,8 +1,8 @@
-"""Server-sent events without I/O: bytes in any cut -> whole frames; it owns framing and leaves meaning to the dialects.
+"""Decode server-sent events, in pieces of any size, into frames, without I/O; dialects interpret the frames.
 
-Format: the WHATWG event stream. A frame's bytes are kept as they came, so a relayed frame is relayed unchanged; only a
-byte order mark is left out, after which some SDKs do not know the first event for one. What is no event by that format,
-but the body of an error, is read as one: some servers break a stream off with what they answer other calls.
+Format: the WHATWG event stream. A frame keeps its bytes, so it can be relayed unchanged, except for a byte order mark,
+which keeps some SDKs from recognizing the first event. The body of an error, which is not an event by that format, is
+also accepted as one, since some servers abort a stream with it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from codecs import BOM_UTF8
 
 import msgspec
 
-# A response tells again in its last event all that it made, pictures too.
+# The last event of a response repeats the whole object, including images.
 FRAME_BYTES_MAX = 32 * 1024 * 1024
-# Two line ends, neither of them half of one. A CR at the very end may be half.
+# Two complete line ends. A CR at the very end may be half of a CRLF.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
 _BLANK_LINE_BYTES_MAX = 4
-# What may stand around the object of an error: Google's servers write an array of it, also where they refuse a call of
-# OpenAI's form.
+# What may surround the object of an error: Google's servers send it in an array, even for calls in OpenAI's format.
 AROUND = b"[], \t\r\n"
 
 
@@ -27,9 +26,9 @@ class FrameTooLarge(Exception):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """`raw` with its blank line; `event` is the event line's value or b"", `data` the data lines joined by newlines.
+    """One event. `raw` includes the blank line; `event` is the event line's value or b"".
 
-    A frame of comments alone has `data` None.
+    `data` is the data lines joined by newlines, or None for a frame of only comments.
     """
 
     raw: bytes
@@ -38,14 +37,14 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 class SseDecoder:
-    """Feed pieces, get whole frames. Line ends may be LF, CRLF or CR; a frame ends at a blank line."""
+    """Splits bytes into frames. Line ends may be LF, CRLF or CR; a frame ends at a blank line."""
 
     __slots__ = ("_has_cr", "_pending", "_searched")
 
     def __init__(self) -> None:
-        # A long frame grows where it is, and is searched once: neither is done anew with each of its pieces.
+        # A long frame grows in place and each byte is searched once, so that many small pieces stay linear.
         self._pending = bytearray()
-        self._searched = 0  # So far `_pending` ends no frame.
+        self._searched = 0  # Up to here `_pending` has no frame end.
         self._has_cr = False
 
     def feed(self, chunk: bytes) -> list[Frame]:
@@ -57,7 +56,7 @@ class SseDecoder:
         has_cr = self._has_cr or b"\r" in chunk
         frames: list[Frame] = []
         start, search = 0, self._searched
-        # The common case first: LF only, one search a frame.
+        # The common case: LF only, one search per frame.
         if not has_cr:
             while (end := pending.find(b"\n\n", search)) >= 0:
                 frames.append(_frame(bytes(pending[start : end + 2])))
@@ -67,7 +66,7 @@ class SseDecoder:
                 frames.append(_frame(bytes(pending[start : blank.end()])))
                 start = search = blank.end()
         if pending is chunk and start == len(chunk):
-            return frames  # Nothing was there before, and nothing is left.
+            return frames  # Nothing was pending, and nothing is left.
         if start or pending is chunk:
             self._pending = bytearray(pending[start:])
             has_cr = has_cr and b"\r" in self._pending
@@ -78,13 +77,13 @@ class SseDecoder:
         return frames
 
     def close(self) -> list[Frame]:
-        """The last frame when the stream ended without its blank line (some upstreams do that after `[DONE]`)."""
+        """The last frame if the stream ended without its blank line, as some upstreams do after `[DONE]`."""
         rest, self._pending, self._searched, self._has_cr = bytes(self._pending), bytearray(), 0, False
         return [_frame(rest + b"\n\n")] if rest.strip() else []
 
 
 def _frame(raw: bytes) -> Frame:
-    # `data: {...}\n\n` alone, as most streams send it.
+    # The common case: a single `data: {...}\n\n`.
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
         return Frame(raw, b"", raw[6:-2])
     raw = raw.removeprefix(BOM_UTF8)

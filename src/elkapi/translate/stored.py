@@ -1,6 +1,6 @@
-"""An answer that was kept in the form one caller got it, in the form another caller of its dialect wants it.
+"""Convert a cached answer to the form that another caller of its dialect requests.
 
-Whole, streamed and as an array are three spellings of the same events, so each is read into them and written anew.
+Whole, streamed and array answers have the same events, so they are read into events and rewritten.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from elkapi.translate.ir import (
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.types import Usage
 
-# Only an answer that stopped for one of these is kept: the model said all it wanted to.
+# The finish reasons of answers that may be cached: the model finished by itself.
 WHOLE: tuple[FinishReason | str, ...] = ("stop", "stop_sequence")
-# An answer with any of these is not kept; docs/cache.md says why.
+# Answers with any of these are not cached; docs/cache.md explains why.
 _NEVER = (Failure, RefusalDelta, ToolCallStart, ServerToolPart, Citation)
 _members = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def events_of(wire: str, body: bytes, *, stream: bool, array: bool) -> list[Event]:
-    """The events of a kept answer. Raises Unreadable."""
+    """The events of a cached answer. Raises Unreadable."""
     dialect = DIALECTS[wire]
     if not stream:
         return dialect.read_reply(body)
@@ -61,7 +61,7 @@ def _frames(body: bytes, array: bool) -> list[Frame]:
 
 
 def may_be_kept(events: list[Event]) -> bool:
-    """Whether an answer is whole, untruncated and nothing but words: no failure, refusal, tool call or search."""
+    """Whether an answer is complete and only text: no truncation, failure, refusal, tool call or search."""
     if any(isinstance(event, _NEVER) for event in events):
         return False
     reasons = [event.reason for event in events if isinstance(event, Finish)]
@@ -69,9 +69,9 @@ def may_be_kept(events: list[Event]) -> bool:
 
 
 def written(wire: str, events: list[Event], facts: ReplyFacts, usage: Usage, *, stream: bool, array: bool) -> bytes:
-    """The answer as a caller gets it who asked for it whole, as a stream or as an array.
+    """The answer as a whole body, a stream or an array.
 
-    `usage` is told where the events themselves do not: the caller of a stream may not have asked for it.
+    `usage` is used if the events have none, since the caller of a stream may not have asked for it.
     """
     events = [event for event in events if not isinstance(event, End)]
     if not any(isinstance(event, UsageSeen) for event in events):
@@ -84,5 +84,5 @@ def written(wire: str, events: list[Event], facts: ReplyFacts, usage: Usage, *, 
 
 
 def id_of(events: list[Event]) -> str | None:
-    """The id that the answer went by."""
+    """The id of the answer."""
     return next((event.id for event in events if isinstance(event, Start)), None)

@@ -1,7 +1,7 @@
-"""Which JSON schemas OpenAI holds a model to strictly; writing them is its dialects' own.
+"""Which JSON schemas OpenAI accepts as strict.
 
-Anthropic's strict schemas may have members that need not be there. OpenAI refuses such a schema where it is to be
-strict, and follows it as well as the model can where it is not.
+Anthropic's strict schemas may have optional properties. OpenAI refuses such a schema if it is declared strict, and
+follows it as well as the model can otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KNOWN = frozenset(
 
 
 def strict_of(request: ChatRequest, strict: bool | None, schema: dict[str, Any] | None) -> bool | None:
-    """`strict` as an OpenAI-type upstream may be told it; None where its rules do not allow it."""
+    """`strict` for an OpenAI-type upstream; None if its rules do not allow the schema."""
     if not strict or request.dialect != "anthropic":
         return strict
     whole = schema is not None and schema.get("type") == "object" and "anyOf" not in schema
@@ -29,17 +29,17 @@ def strict_of(request: ChatRequest, strict: bool | None, schema: dict[str, Any] 
 
 
 def takes_objects(schema: dict[str, Any]) -> bool:
-    """Whether its type is that of objects, or has it among others."""
+    """Whether the type of a schema is or includes `object`."""
     kind = schema.get("type")
     return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
 def _is_strict(schema: Any) -> bool:
-    """Whether every object in it is closed and wants all its members, in words that are taken."""
+    """Whether the schema has only supported keywords, and every object is closed and requires all its properties."""
     if not isinstance(schema, dict) or not schema.keys() <= _KNOWN:
         return False
     if "$ref" in schema and len(schema) > 1:
-        return False  # Nothing may stand beside a reference.
+        return False  # A reference must have no siblings.
     properties, wanted = schema.get("properties", {}), schema.get("required", [])
     choices = schema.get("anyOf", [])
     if not (isinstance(properties, dict) and isinstance(wanted, list) and isinstance(choices, list)):

@@ -1,8 +1,8 @@
-"""A video's task told as a chat completion: progress as text, then the link; pure. It owns the words and the frames.
+"""Present a video task as a chat completion: progress as text, then the link; no I/O.
 
-Asking, waiting and pinging are the relay's. Contracts: veo.md (veo.chat), openai.md ("Veo3-chat format"), sora.md
-(sora.chat): a client takes the last link of the text, and sends the text back to go on from that video, so the task's
-id stands in its first line.
+The relay submits, waits and pings. Contracts: veo.md (veo.chat), openai.md ("Veo3-chat format"), sora.md (sora.chat). A
+client uses the last link of the text, and sends the text back to continue from that video, so its first line has the
+task's id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def continued(body: Mapping[str, Any]) -> str:
-    """The id of the task whose answer the caller sent back, "" where none did: the last one of the latest answer."""
+    """The id of the task to continue from: the last one in the latest assistant message; "" if there is none."""
     messages = body.get("messages")
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "assistant":
@@ -35,12 +35,12 @@ def continued(body: Mapping[str, Any]) -> str:
 
 
 def failure(view: TaskView) -> GatewayError:
-    """The answer about a task that ended without a video, to a caller who has read nothing yet."""
+    """The error for a task that ended without a video, before anything was sent to the caller."""
     return TaskFailed(_reason(view), code=_code(view))
 
 
 def whole(view: TaskView, completion_id: str, prompt: str) -> dict[str, Any]:
-    """The `chat.completion` of a task that succeeded."""
+    """The `chat.completion` of a successful task."""
     text = _opening(view) + _line(view) + _links(view)
     return {
         "id": completion_id,
@@ -55,7 +55,7 @@ def whole(view: TaskView, completion_id: str, prompt: str) -> dict[str, Any]:
 
 
 class Telling:
-    """One streamed answer: give it each view of the task as it moves, send what it returns.
+    """One streamed answer, which turns successive views of the task into frames.
 
     `with_usage`: the caller asked for a last chunk with the usage (`stream_options.include_usage`).
     """
@@ -68,11 +68,11 @@ class Telling:
         self._line = ""
 
     def told(self, view: TaskView) -> bytes:
-        """The frames of what is new, b"" where nothing is; those of an end close the answer."""
+        """The frames for what changed, or b""; those of a final state close the answer."""
         frames = b""
         if not self._said:
             frames += self._delta(view, _opening(view), role="assistant")
-        # A provider's percents may step back; a line that was the last one is not said again.
+        # The progress of a provider may go back; an unchanged line is not repeated.
         if not view.state.is_failure and (line := _line(view)) != self._line:
             frames += self._delta(view, line)
             self._line = line
@@ -88,7 +88,7 @@ class Telling:
         return frames + DONE
 
     def _broken(self, view: TaskView) -> bytes:
-        """A line for people, then the error that SDKs raise."""
+        """A readable line, then the error that SDKs raise."""
         error = {"message": _reason(view), "type": TaskFailed.type, "param": None, "code": _code(view)}
         return self._delta(view, f"> failed: {_reason(view)}\n") + b"data: %b\n\n" % _encode({"error": error}) + DONE
 
@@ -120,13 +120,13 @@ def _line(view: TaskView) -> str:
 
 
 def _links(view: TaskView) -> str:
-    """One a line; the video last, for the last link is the one that clients take."""
+    """One link per line, the video last, since clients use the last link."""
     assets = sorted((asset for asset in view.assets if asset.url), key=lambda asset: asset.kind == "video")
     return "".join(f"\n[{asset.kind}]({asset.url})" for asset in assets)
 
 
 def _reason(view: TaskView) -> str:
-    """Why there is no video, on one line."""
+    """Why there is no video, in one line."""
     return " ".join(view.error.split()) or f"The video was not made: the task is {view.state.value}."
 
 
@@ -135,7 +135,7 @@ def _code(view: TaskView) -> str:
 
 
 def _usage(prompt: str, text: str) -> dict[str, int]:
-    """Rough counts for clients that want some; the price does not depend on them, but on the task."""
+    """Estimated counts for clients that expect them; the price depends on the task instead."""
     asked, told = (quarter(len(said.encode())) for said in (prompt, text))
     return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
 

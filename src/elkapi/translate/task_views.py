@@ -1,7 +1,7 @@
-"""Tasks in the neutral and wrapped forms: TaskView -> what each kind of client reads; pure.
+"""Render a `TaskView` in the neutral and wrapped forms; native answers are the provider's own.
 
 Contracts: the shared rules of the video families (wrapped envelope, its words), sora.md (the video object), veo.md (the
-pairs), seedance.md (the flat superset). A native answer is not made here: it is the provider's own.
+pairs), seedance.md (the flat superset).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SECONDS_DEFAULT, SIZE_DEFAULT = "4", "720x1280"
 
 
 def rendered(form: str, view: TaskView) -> dict[str, Any]:
-    """A task in a form. Raises KeyError for a form nobody knows."""
+    """A task in a form. Raises KeyError for an unknown form."""
     return _FORMS[form](view)
 
 
 def submitted(form: str, view: TaskView) -> dict[str, Any]:
-    """The answer to its submit in a form: where that is no more than an id, no more than that."""
+    """The answer to a submit in a form, which for some forms is only the id."""
     return _SUBMITTED.get(form, _FORMS.get(form, neutral))(view)
 
 
 def neutral(view: TaskView) -> dict[str, Any]:
-    """Our own object: `/v1/tasks`, and what webhooks tell."""
+    """The gateway's own task object, for `/v1/tasks` and webhooks."""
     return {
         "id": view.id,
         "object": "task",
@@ -65,7 +65,7 @@ def neutral(view: TaskView) -> dict[str, Any]:
 
 
 def wrapped(view: TaskView) -> dict[str, Any]:
-    """The generic envelope: `{"code":"success","message":"","data":{...}}`, the provider's last answer inside."""
+    """The generic envelope `{"code":"success","message":"","data":{...}}` around the provider's last answer."""
     return {"code": "success", "message": "", "data": _dto(view)}
 
 
@@ -85,7 +85,7 @@ def _dto(view: TaskView) -> dict[str, Any]:
 
 
 def _inner(view: TaskView) -> Any:
-    """The provider's object without its own envelope, and our address of the file beside it."""
+    """The provider's object without its own envelope, with the gateway's URLs of the files."""
     reply = msgspec.json.decode(view.reply) if view.reply else {}
     ours_of = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
     inner = reply.get("data", reply) if isinstance(reply, dict) else {}
@@ -93,12 +93,12 @@ def _inner(view: TaskView) -> Any:
 
 
 def readdressed(value: Any, ours_of: Mapping[str, str | None]) -> Any:
-    """A decoded answer with our addresses in the places of the provider's, wherever in it they stand."""
+    """A decoded answer with the provider's URLs, at any depth, replaced by the gateway's."""
     return with_texts(value, lambda text: ours_of.get(text, text))
 
 
 def wrapped_v2(view: TaskView) -> dict[str, Any]:
-    """veo.v2: the envelope's inside alone, the file's address under `data.output`."""
+    """veo.v2: the content of the envelope alone, with the file's URL in `data.output`."""
     return _dto(view) | {
         "task_id": view.id,
         "platform": "google",
@@ -128,7 +128,7 @@ def sora_wrapped(view: TaskView) -> dict[str, Any]:
 
 
 def video(view: TaskView) -> dict[str, Any]:
-    """OpenAI's video object with every member that its SDK requires; gateways add `task_id` and `metadata.url`."""
+    """OpenAI's video object with all fields that its SDK requires, and with `task_id` and `metadata.url`."""
     done = view.state is State.SUCCEEDED
     body: dict[str, Any] = {
         "id": view.id,
@@ -152,7 +152,7 @@ def video(view: TaskView) -> dict[str, Any]:
 
 
 def unified(view: TaskView) -> dict[str, Any]:
-    """seedance.unified-query: one flat superset for clients of the video object and of the flat dialect."""
+    """seedance.unified-query: a flat superset for clients of the video object and of the flat form."""
     body, url = video(view), _url(view)
     first = view.assets[0] if view.assets else None
     facts = {
@@ -165,7 +165,7 @@ def unified(view: TaskView) -> dict[str, Any]:
 
 
 def kling_flat(view: TaskView) -> dict[str, Any]:
-    """What a Kling submit of the flat form (`model`, no `model_name`) is answered with: a part of `unified`."""
+    """The answer for Kling submits in the flat form (`model`, no `model_name`): a subset of `unified`."""
     body = unified(view)
     names = ("task_id", "status", "url", "format", "metadata", "error")
     return {name: body[name] for name in names}
@@ -187,7 +187,7 @@ def veo_query(view: TaskView) -> dict[str, Any]:
 
 
 def veo_create(view: TaskView) -> dict[str, Any]:
-    """veo.submit's answer: the query without what is not there yet."""
+    """veo.submit's answer: that of veo.query without the video's URL."""
     body = veo_query(view)
     del body["video_url"]
     return body
@@ -214,7 +214,7 @@ def veo_alias_submitted(view: TaskView) -> dict[str, Any]:
 
 
 def minimax_file(view: TaskView) -> dict[str, Any]:
-    """minimax.file: where the finished video is."""
+    """minimax.file: the file of the finished video."""
     told = msgspec.json.decode(view.reply) if view.reply else {}
     file_id = told.get("file_id") if isinstance(told, dict) else None
     first = view.assets[0] if view.assets else None
@@ -232,7 +232,7 @@ def minimax_file(view: TaskView) -> dict[str, Any]:
 
 
 def task_submit(view: TaskView) -> dict[str, Any]:
-    """`/v1/task/{id}`: platform.md, "Unified async task API": the four words of its guide, `output.urls`."""
+    """`/v1/task/{id}`: platform.md, "Unified async task API", with the four statuses of its guide and `output.urls`."""
     return {
         "id": view.id,
         "task_id": view.id,
@@ -279,7 +279,7 @@ def _progress(view: TaskView) -> int:
 
 
 def _url(view: TaskView) -> str | None:
-    """Where the first thing that was made is."""
+    """The URL of the first asset that has one."""
     return next((asset.url for asset in view.assets if asset.url), None)
 
 
@@ -294,7 +294,7 @@ def _action(view: TaskView) -> str:
 
 
 def _provider_says(view: TaskView, name: str) -> Any:
-    """What a provider of the same form says of its video; it knows better where the request left it open."""
+    """A field of the answer of a provider of the same form, which knows what the request left open."""
     if view.wire != "videos" or not view.reply:
         return None
     reply = msgspec.json.decode(view.reply)
@@ -323,7 +323,7 @@ def _size(view: TaskView) -> str:
 
 
 def _said(view: TaskView, *names: str) -> Any:
-    """What the request says under the first of some names; some forms have it in an object of their own."""
+    """The request's first non-empty field among `names`, at the top level, in `input` or in `metadata`."""
     for place in (view.asked, view.asked.get("input"), view.asked.get("metadata")):
         if isinstance(place, dict):
             for name in names:

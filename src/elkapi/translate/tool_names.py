@@ -1,7 +1,7 @@
-"""Names of tools that another dialect's upstreams refuse: sent shortened, and told to the caller as it wrote them.
+"""Shorten tool names that another dialect's upstreams refuse, and restore them in answers.
 
-Claude Code and others name the tools of MCP servers after server and tool, in up to 128 characters; OpenAI's form and
-Bedrock's take 64, and what else than letters, digits, `_` and `-` a name may have differs too.
+Claude Code and others name the tools of MCP servers after server and tool, in up to 128 characters. OpenAI's format and
+Bedrock accept 64, and the characters allowed beside letters, digits, `_` and `-` differ too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DIGEST_CHARS = 12
 
 
 class ToolNames:
-    """The names of one request's tools at an upstream of `wire`; most requests have none to change."""
+    """Maps the tool names of one request to those for an upstream of `wire`; most requests need no change."""
 
     def __init__(self, request: ChatRequest, wire: str) -> None:
         taken = _TAKEN.get(wire, _SHORT)
@@ -33,7 +33,7 @@ class ToolNames:
         self._written = {sent: name for name, sent in self._sent.items()}
 
     def of(self, request: ChatRequest) -> ChatRequest:
-        """The request as it is sent."""
+        """The request with the upstream's names."""
         if not self._sent:
             return request
         sent, choice = self._sent, request.tool_choice
@@ -56,13 +56,13 @@ class ToolNames:
         return [self.told_one(event) for event in events] if self._written else events
 
     def told_one(self, event: Event) -> Event:
-        """The same of one event."""
+        """One event with the caller's name."""
         if isinstance(event, ToolCallStart) and event.name in self._written:
             return msgspec.structs.replace(event, name=self._written[event.name])
         return event
 
     def through(self, writer: Writer) -> Writer:
-        """The writer of a stream, told the caller's names."""
+        """A writer that restores the caller's names before `writer`."""
         return _Told(writer, self) if self._written else writer
 
 
@@ -89,7 +89,7 @@ def _names(request: ChatRequest) -> Iterable[str]:
 
 
 def _sent(name: str) -> str:
-    """Its beginning and a digest of it: the same in every call, so that prefixes are found in caches."""
+    """The beginning of the name and its digest, deterministic so that prefix caches still match."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_CHARS]
     kept = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:_KEPT_CHARS]
     return f"{'' if kept[:1].isalpha() else '_'}{kept}_{digest}"

@@ -1,8 +1,8 @@
-"""Tool search that the client runs itself, as a function, for upstreams that know only functions.
+"""Rewrite a tool search that the client runs as a function, for upstreams that support only functions.
 
-It owns the rewriting of requests: the tool becomes a function, its calls and answers a function's, and what a search
-found joins the tools. `responses_writer` turns the function's call back into a `tool_search_call`. A search that the
-provider would run has no such way and is refused by the writers, like every tool that only one provider has.
+The tool becomes a function, its calls and outputs those of a function, and the tools that a search found are declared.
+`responses_writer` converts the function's calls back to `tool_search_call`. The writers refuse a search that the
+provider would run, like every tool of a single provider.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ NAME = "tool_search"
 
 
 def tool_search_for(request: ChatRequest) -> ChatRequest:
-    """The request with its tool search as a function; itself when it has none. Raises BadRequest for a wrong tool."""
+    """The request with its tool search as a function, unchanged if it has none. Raises BadRequest for a bad tool."""
     found = next((tool for tool in request.server_tools if _by_client(tool)), None)
     if found is None:
         return request
     spaces = dict(request.extra.get("namespaces", {}))
     rows = [row for turn in request.messages for part in turn.parts for row in _found(part)]
-    # A search may find a tool that an earlier one found, or that is declared anyway.
+    # A search may find a tool that is already known.
     tools = {tool.name: tool for tool in (*request.tools, _function(found.raw), *read_tools(rows, spaces)[0])}
     return msgspec.structs.replace(
         request,
@@ -49,7 +49,7 @@ def _function(row: dict[str, Any]) -> Tool:
 
 
 def _found(part: Part) -> list[dict[str, Any]]:
-    """The tools that a search found, as the client declares them."""
+    """The declarations of the tools that a search found."""
     if not isinstance(part, ServerToolPart) or part.raw.get("type") != f"{NAME}_output":
         return []
     tools = part.raw.get("tools")
