@@ -153,7 +153,7 @@ class _Open:
 
 
 class Reader:
-    """Frames of one stream -> events, as `dialect.Reader`."""
+    """The `Reader` of the dialect."""
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}

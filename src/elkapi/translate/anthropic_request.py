@@ -147,7 +147,7 @@ class _Metadata(msgspec.Struct):
 
 
 class _Count(msgspec.Struct):
-    """A body of count_tokens."""
+    """A count_tokens body; also the part of a messages body that it shares."""
 
     model: Annotated[str, msgspec.Meta(min_length=1)]
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]

@@ -211,7 +211,7 @@ def _choice(request: ChatRequest) -> dict[str, Any]:
 
 
 def _web_search(served: ServerTool) -> dict[str, Any]:
-    """`web_search_options` of any dialect's web search."""
+    """`web_search_options` for any dialect's web search. Raises BadRequest for other tools and domain filters."""
     raw = served.raw
     if served.dialect == "chat":
         return raw

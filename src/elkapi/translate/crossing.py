@@ -278,7 +278,7 @@ def _has_no_choice(event: UsageSeen | Start, raw: bytes) -> bool:
 
 
 class Array(Relayed):
-    """Frames pass as the members of one JSON array: Gemini's stream for callers without `alt=sse`."""
+    """Frames pass as elements of one JSON array: Gemini's stream for callers without `alt=sse`."""
 
     _opened = False
 
@@ -289,11 +289,11 @@ class Array(Relayed):
         return super().feed(Frame(self._opener() + frame.data, frame.event, frame.data))
 
     def finish(self) -> bytes:
-        """The members that were held back, and the end of the array."""
+        """The elements that were held back, and the end of the array."""
         return super().finish() + (b"]" if self._opened else b"[]")
 
     def fail(self, failure: Failure) -> bytes:
-        """An explicit error as the array's last member."""
+        """An explicit error as the array's last element."""
         return self._opener() + msgspec.json.encode(error_object(failure)) + b"]"
 
     def ping(self) -> bytes:

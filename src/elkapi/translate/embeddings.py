@@ -191,7 +191,7 @@ class Packer:
 
 
 def packed(body: bytes) -> bytes:
-    """A whole answer with its vectors as base64. Raises Unreadable."""
+    """A whole answer in OpenAI's format with its vectors as base64. Raises Unreadable."""
     if not has_numbers(body):
         return body
     packer = Packer()

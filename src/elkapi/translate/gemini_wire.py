@@ -138,7 +138,7 @@ _LISTS = frozenset({"contents", "parts", "tools", "functionDeclarations"})
 def camel(value: Any) -> Any:
     """The value with camelCase names and without nulls, which mean the same as absence.
 
-    Raises BadRequest for a name given in both spellings.
+    Raises BadRequest for a name given in both forms.
     """
     if isinstance(value, list):
         return [camel(item) for item in value]

@@ -253,7 +253,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):
-    """The upstream accepted the call. Not content: failover is still possible after it."""
+    """The upstream accepted the call. This is not content: failover is still possible after it."""
 
     id: str
     model: str
@@ -275,7 +275,7 @@ class ThinkingDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ThinkingSignature(msgspec.Struct, frozen=True, gc=False):
-    """Ends the thinking passage before it."""
+    """The signature of the preceding thinking passage, which it ends."""
 
     signature: str
     signed_by: DialectName

@@ -67,7 +67,7 @@ class KeptResponses(Numbered):
             members = _members.decode(data)
             members["response"] = msgspec.Raw(with_ours(members["response"], self.ours))
         except (msgspec.ValidationError, KeyError):
-            return frame  # the reader judges it
+            return frame  # The reader handles it.
         except NOT_JSON as error:
             raise Unreadable from error
         data = _encode(members)

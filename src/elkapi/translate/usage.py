@@ -174,7 +174,7 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
 def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
     """(usage, unsplit) of generated text; None without `completion_tokens`, which only embeddings may omit.
 
-    `unsplit`: there are cache writes without lifetimes, which only OpenAI reports.
+    `unsplit`: there are cache writes, and their lifetimes, which only OpenAI reports, are missing.
     """
     usage = None if view.completion_tokens is None else read_chat_usage(view)
     tools = view.server_tool_use or view.server_tool_use_details
