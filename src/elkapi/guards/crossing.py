@@ -1,7 +1,7 @@
-"""A stream on its way through guards: every text of it passes a window, calls of tools are looked at whole.
+"""A stream through guards: all text passes a window, tool calls are checked as a whole.
 
-It reads and writes like `translate.crossing.Translated`, also where both sides speak one dialect: what is held back
-cannot be handed on as it came. Likelihoods of tokens tell the tokens, so they are left out.
+It reads and writes like `translate.crossing.Translated`, even if both sides use the same dialect: text that was held
+back cannot be passed on unchanged. Log probabilities are omitted, since they contain the tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _Kind = type[TextDelta] | type[RefusalDelta] | type[ThinkingDelta]
 class Guarded(Translated):
     """Events -> the events that may be sent, up to the one that a guard blocks, which sets `failure` and `stopped`.
 
-    `tally` is of what was sent to the caller, `came` of everything from the upstream.
+    `tally` counts what was sent to the caller, `came` everything from the upstream.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool, rules: Sequence[Rule]) -> None:
@@ -61,11 +61,11 @@ class Guarded(Translated):
         return self._came
 
     def finish(self) -> bytes:
-        """The closing frames, with nothing held back any more."""
+        """The closing frames, after everything that was held back."""
         return self._let_go(self._rest()) + super().finish()
 
     def finish_counted(self, usage: Usage) -> bytes:
-        """The same with a local count."""
+        """Like `finish`, with a local count."""
         return self._let_go(self._rest()) + super().finish_counted(usage)
 
     def _write(self, events: list[Event]) -> bytes:
@@ -112,7 +112,7 @@ class Guarded(Translated):
         if isinstance(event, ServerToolPart):
             event = msgspec.structs.replace(event, raw=leaves(event.raw, self._checked))
         if isinstance(event, CONTENT):
-            # What stands before it ends there, and would follow on it else.
+            # Text before it ends here; it would otherwise be sent after it.
             return [*self._flushed(self._speaking), event]
         if isinstance(event, Citation):
             # A mask may be longer or shorter than the text, so positions are invalid.

@@ -1,7 +1,7 @@
-"""Personal data and secrets by their form: found by fixed patterns, then held to check digits and real number plans.
+"""Finds personal data and secrets by fixed patterns, validated with check digits and real number plans.
 
-The patterns are ours and every repetition in them is bounded, so the time is linear; nobody else's pattern is ever run.
-`phonenumbers` knows the number plans, `stdnum` those of accounts, `ipaddress` the addresses.
+Only our own patterns run, and every repetition in them is bounded, so the time is linear. `phonenumbers` validates
+phone numbers, `stdnum` IBANs, `ipaddress` IP addresses.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from elkapi.types import PiiKind
 
 Span = tuple[int, int]
 
-# Marks may stand apart from their letters.
+# Combining marks may be separate from their letters.
 _EMAIL = re.compile(
     r"(?<![\w\u0300-\u036f.%+-])[\w\u0300-\u036f.%+-]{1,64}@"
     r"(?:[\w\u0300-\u036f-]{1,63}\.){1,8}(?:[^\W\d_]|[\u0300-\u036f]){2,24}(?![\w-])"
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ \n-]?[A-Za-z0-9]){11,30}")
 _CARD = re.compile(r"(?<![\d])[2-6]\d(?:[ \n-]?\d){10,17}")
-# How one begins inside of a run that began before it: with something else, or with another one.
+# The start of a candidate inside a run that already started with something else.
 _IBAN_INSIDE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}")
 _CARD_INSIDE = re.compile(r"(?<!\d)[2-6]\d{3}")
 _PHONE = re.compile(r"(?<![\w+])\+?\(?\d[\d ().\-/]{5,40}\d(?!\w)")
@@ -52,20 +52,20 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----"
     r"[A-Za-z0-9+/=\s:,]{0,5000}(?:-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----)?"
 )
-# A thread that searches keeps the interpreter, and the event loop with it, until it has found something or is through:
-# so it searches so much at a time. What begins there may end behind it, and is never as long as the second.
+# A search holds the GIL, and so blocks the event loop, until it matches or ends, so it proceeds in slices. A match that
+# starts in a slice may end up to BEHIND_CHARS after it.
 SLICE_CHARS, BEHIND_CHARS = 64 * 1024, 8 * 1024
 BEGINNING_CHARS = 4
 _BETWEEN = str.maketrans("", "", " \n-")
 _FIGURES = {ord("A") + number: str(10 + number) for number in range(26)}
-# What may be looked at of one text, about a second of it: the number plans take a third of a millisecond for a run of
-# digits, check digits six millionths of a second. A text with more is for nobody to read by the way: see TooMuch.
+# Limits of the candidates checked per text, about a second of work: a phone number takes 0.3 ms, a check digit 6 us.
+# A text with more raises TooMuch.
 RUNS_MAX = 2_000
 WRONG_RUNS_MAX = 200_000
-# Of a digit, alone and doubled as every second one of a card is.
+# Luhn: the value of a digit, and of a doubled one, as every second digit of a card is.
 _ONCE = bytes(value - 48 if 48 <= value < 58 else 0 for value in range(256))
 _TWICE = bytes(sum(divmod(2 * (value - 48), 10)) if 48 <= value < 58 else 0 for value in range(256))
-# How cards begin, and how long they are then.
+# Card prefixes and the lengths of their numbers.
 _ISSUERS = (
     (("4",), (13, 16, 19)),
     (("34", "37"), (15,)),
@@ -73,7 +73,7 @@ _ISSUERS = (
     (("35", "50", "56", "57", "58", "60", "62", "63", "64", "65", "67"), (16, 17, 18, 19)),
     (("51", "52", "53", "54", "55", "22", "23", "24", "25", "26", "27"), (16,)),
 )
-# The longest text of each kind, with a sign on either side: what a window over a stream must hold back.
+# The longest match of each kind with a character on either side: what a window over a stream must hold back.
 CHARS_MAX: dict[PiiKind, int] = {
     "email": 256,
     "iban": 66,
@@ -86,9 +86,9 @@ CHARS_MAX: dict[PiiKind, int] = {
 
 
 def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], list[Found]]:
-    """Finds these kinds in a text; phone numbers without a country code only of `regions` ("DE", "US").
+    """A function that finds these kinds in a text; phone numbers without a country code only of `regions` ("DE", "US").
 
-    It raises TooMuch. What the kinds need is loaded here, and not by the first call.
+    The function raises TooMuch. Libraries are loaded here, not by the first call.
     """
     if "phone" in kinds:
         importlib.import_module("phonenumbers")
@@ -113,7 +113,7 @@ def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], 
 
 
 def _hits(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
-    """As `pattern.finditer(text)`, slice by slice."""
+    """Like `pattern.finditer(text)`, in slices."""
     hit = _next_hit(pattern, text, 0)
     while hit is not None:
         yield hit
@@ -121,7 +121,7 @@ def _hits(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
 
 
 def _next_hit(pattern: re.Pattern[str], text: str, place: int) -> re.Match[str] | None:
-    """As `pattern.search(text, place)`, slice by slice."""
+    """Like `pattern.search(text, place)`, in slices."""
     for start in range(place, len(text), SLICE_CHARS):
         end = start + SLICE_CHARS
         hit = pattern.search(text, start, end + BEHIND_CHARS)
@@ -141,7 +141,7 @@ def _ibans(text: str) -> Iterator[Span]:
     lengths = _iban_lengths()
 
     def is_right(part: str) -> bool:
-        # `stdnum` takes ten times as long to see that the check digits are wrong, as they mostly are.
+        # Most check digits are wrong, which `stdnum` takes ten times as long to detect.
         return int((part[4:] + part[:4]).upper().translate(_FIGURES)) % 97 == 1 and bool(iban.is_valid(part))
 
     return _in_runs(_IBAN, _IBAN_INSIDE, text, lambda part: lengths.get(part[:2].upper(), ()), is_right)
@@ -149,7 +149,7 @@ def _ibans(text: str) -> Iterator[Span]:
 
 @functools.cache
 def _iban_lengths() -> dict[str, tuple[int, ...]]:
-    """How long the IBANs of each country are: nothing else that begins like one needs its check digits looked at."""
+    """The length of each country's IBANs, so that only candidates of that length are checked."""
     from stdnum import numdb
 
     plans, letters = numdb.get("iban"), string.ascii_uppercase
@@ -162,7 +162,7 @@ def _cards(text: str) -> Iterator[Span]:
 
 
 def _has_check_digit(digits: str) -> bool:
-    """Luhn's, whose library takes four times as long."""
+    """Whether the Luhn check passes; `stdnum` takes four times as long."""
     raw = digits.encode() if digits.isascii() else b""
     return bool(raw) and (sum(raw[::-2].translate(_ONCE)) + sum(raw[-2::-2].translate(_TWICE))) % 10 == 0
 
@@ -178,7 +178,7 @@ def _in_runs(
     lengths_of: Callable[[str], Sequence[int]],
     is_right: Callable[[str], bool],
 ) -> Iterator[Span]:
-    """The longest right beginning of each run; where it ends before its run, or there is none, the rest is one too."""
+    """Yield the longest valid prefix of each run, and continue in the rest of the run."""
     wrong = place = 0
     while (hit := _next_hit(pattern, text, place)) is not None:
         place = hit.end()
@@ -196,9 +196,9 @@ def _in_runs(
 def _longest(
     hit: re.Match[str], lengths_of: Callable[[str], Sequence[int]], is_right: Callable[[str], bool]
 ) -> int | None:
-    """Where the longest right beginning of a run ends that nothing of its own kind follows; None when none is.
+    """The end of the longest valid prefix of a run that no alphanumeric character follows, or None.
 
-    `lengths_of` says how long it may be without what stands between its signs, in rising order.
+    `lengths_of` returns the possible lengths without separators, in ascending order.
     """
     text, part = hit.string, hit.group().translate(_BETWEEN)
     for length in reversed(lengths_of(part)):
@@ -212,7 +212,7 @@ def _longest(
 def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     yield from _phones_in(text, regions)
     if "\n" in text:
-        # A number may go on in the next line, where none stands in either alone.
+        # A number may continue in the next line although neither line contains one.
         yield from _phones_in(text.replace("\n", " "), regions)
 
 
@@ -227,7 +227,7 @@ def _phones_in(text: str, regions: Sequence[str]) -> Iterator[Span]:
             continue
         number += 1
         if number > RUNS_MAX:
-            # What says of itself that it is a phone number is taken at its word.
+            # Accept a number with a country code without validation.
             if not is_international:
                 raise TooMuch
             yield run.span()
@@ -235,11 +235,11 @@ def _phones_in(text: str, regions: Sequence[str]) -> Iterator[Span]:
         found = [
             (run.start() + match.start, run.start() + match.end)
             for region in ((None,) if is_international else regions)
-            # The matcher's time grows faster than its text, so it only ever sees one run of digits.
+            # The matcher's time grows faster than its text, so it sees only one run of digits.
             for match in PhoneNumberMatcher(run.group(), region, leniency=Leniency.VALID)
         ]
         yield from found
-        # The run may end inside of the number that follows the last.
+        # The run may end inside the number after the last match.
         place = max((end for _, end in found), default=place)
 
 
@@ -248,7 +248,7 @@ def _addresses(text: str) -> Iterator[Span]:
         yield from (hit.span() for hit in _hits(_IPV4, text) if _is_address(hit.group()))
     if ":" in text:
         for hit in _hits(_IPV6, text):
-            # `a::b` is how programs name things.
+            # `a::b` is common in source code.
             if any(sign.isdigit() for sign in hit.group()) and _is_address(hit.group().rstrip(".")):
                 yield hit.start(), hit.start() + len(hit.group().rstrip("."))
 

@@ -1,6 +1,6 @@
-"""Where text stands in JSON bytes, told by a shape, and how to change it there and nowhere else; pure.
+"""Visits and replaces the texts in JSON bytes that a shape describes; pure.
 
-Only what a shape names is decoded. Every other value keeps its exact bytes.
+Only values that a shape names are decoded. All others keep their exact bytes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ Visit = Callable[[str], str]
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What to look at in one value, by what kind of JSON it is.
+    """What to visit in one value, by its JSON type.
 
-    `text`: it is a text itself. `json`: a text that holds JSON, of which every text and number is looked at; where it
-    holds none, it is a text. `deep`: every text and number below it. `items`: of each item of an array. `members`: of
-    an object's members, named in small letters and looked up in any; `typed` are those that its `type` decides on.
-    `only_text`: anything but a text cannot be looked at, and raises Unseen. `gone`: it is left out, for it tells texts
-    in pieces.
+    `text`: the string itself. `json`: a string with JSON, in which every string and number is visited; if it is not
+    JSON, the string itself. `deep`: every string and number below. `items`: the shape of an array's items. `members`:
+    the shapes of an object's members, named in lower case and matched in any; `typed` adds those for its `type`.
+    `only_text`: anything but a string raises Unseen. `gone`: the value is removed, since it contains text in pieces.
     """
 
     text: bool = False
@@ -36,7 +35,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unseen(Exception):
-    """There is text here that a guard cannot read: a tokenizer's ids."""
+    """The input has text that a guard cannot read: token ids."""
 
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -47,10 +46,10 @@ _encode = msgspec.json.encode
 
 
 def walked(body: bytes, shape: Shape, visit: Visit) -> bytes:
-    """The value with every text of the shape replaced by what `visit` makes of it, in the order of the body.
+    """The value with every text of the shape replaced by the result of `visit`, in the order of the body.
 
-    Objects and arrays on the way are written anew, so a member that stood there twice stands there once, as it was
-    looked at. Raises msgspec.DecodeError for what is no JSON where the shape looks, Unseen.
+    Objects and arrays on the way are serialized again, so of a duplicate member only the visited one remains. Raises
+    Unseen, and msgspec.DecodeError if a described value is not JSON.
     """
     if shape.gone:
         return b"null"
@@ -74,12 +73,12 @@ def _members(given: dict[str, msgspec.Raw], shape: Shape, visit: Visit) -> dict[
     shapes = shape.members
     if shape.typed:
         for name, raw in given.items():
-            # As it is read, not as it is spelled: an upstream that reads `t\u0065xt` reads a text.
+            # Compare the decoded string: `t\u0065xt` is "text" to an upstream.
             if name.casefold() == "type" and bytes(raw)[:1] == b'"':
                 shapes = {**shapes, **shape.typed.get(_text.decode(raw), {})}
     result = {}
     for name, raw in given.items():
-        # Upstreams written in Go take `Content` for `content`, and a long s for a plain one.
+        # Upstreams written in Go accept `Content` for `content`, and a long s for an s.
         inner = shapes.get(name.casefold())
         result[name] = raw if inner is None else msgspec.Raw(walked(bytes(raw), inner, visit))
     return result
@@ -92,7 +91,7 @@ def _decoded(body: bytes, visit: Visit) -> bytes:
 
 
 def inside(text: str, visit: Visit) -> str:
-    """A text of JSON with every text and number in it visited; what is no JSON is visited as it is."""
+    """A string of JSON with every string and number in it visited; if it is not JSON, the string itself is."""
     try:
         value = _any.decode(text)
     except NOT_JSON:
@@ -102,7 +101,7 @@ def inside(text: str, visit: Visit) -> str:
 
 
 def leaves(value: Any, visit: Visit) -> Any:
-    """A value with every text below it visited, names of members too, and numbers, which a card's may be."""
+    """A value with every string below it visited, including member names, and numbers, which may be card numbers."""
     if isinstance(value, str):
         return visit(value)
     if isinstance(value, dict):

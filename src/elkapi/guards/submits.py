@@ -1,7 +1,7 @@
-"""Where text stands in a submit of a task: everywhere but where a rule here says that there is none; pure.
+"""Finds the text in a submit of a task: every string that no rule here excludes; pure.
 
-Providers name their prompts as they like and add members every month, so what holds text is not listed, but what does
-not: words that decide the price, names of what was made before, addresses, files (docs/adr/0017-guardrails.md).
+Providers name prompts differently and add fields every month, so the rules list what is not text: values that determine
+the price, references to earlier results, URLs and files (docs/adr/0017-guardrails.md).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import msgspec
 from elkapi.errors import NOT_JSON
 from elkapi.guards.shapes import Visit, leaves
 
-# Texts whatever they look like: an address in a prompt is a part of it. In small letters, as all names here.
+# Always text, whatever the value looks like: a URL in a prompt is part of it. In lower case, like all names here.
 TEXTS = frozenset(
     {
         *("prompt", "prompts", "prompttext", "prompt_text", "text", "texts", "script", "lyrics", "description"),
         *("negative_prompt", "negativeprompt", "negative_prompt_text", "negativeprompttext"),
     }
 )
-# Words of the forms and providers, beside those that decide the price of the operation.
+# Fields whose values are enumerated words, besides those that determine the operation's price.
 WORDS = frozenset(
     {
         *("type", "generation_type", "role", "position", "mode", "quality", "format", "response_format"),
@@ -41,10 +41,10 @@ _any = msgspec.json.Decoder(Any)
 
 
 def looked_through(body: Mapping[str, Any], visit: Visit, words: Collection[str]) -> dict[str, Any]:
-    """The body with every text of it replaced by what `visit` makes of it, in the order of the body.
+    """The body with every text replaced by the result of `visit`, in the order of the body.
 
-    `words` are the names of members that decide price and model, in small letters. A text that holds JSON is written
-    anew, so that no member of it can hide behind its twin.
+    `words` are the names of fields that determine price and model, in lower case. A string that contains JSON is
+    serialized again, so that no duplicate member escapes the check.
     """
     return {name: _member(name, value, visit, words) for name, value in body.items()}
 
@@ -56,7 +56,7 @@ def _member(name: str, value: Any, visit: Visit, words: Collection[str]) -> Any:
         return [_member(name, one, visit, words) for one in value]
     small = name.lower()
     if small in TEXTS:
-        # A card's number may be a number.
+        # Numbers are visited too: a card number may be one.
         return leaves(value, visit)
     if not isinstance(value, str) or not value or _is_none(name, small, value, words):
         return value
@@ -67,7 +67,7 @@ def _member(name: str, value: Any, visit: Visit, words: Collection[str]) -> Any:
 
 
 def _is_none(name: str, small: str, value: str, words: Collection[str]) -> bool:
-    """Whether a value is no text, by its name and what it looks like."""
+    """Whether a value is not text, by its name and format."""
     if (small in WORDS or small in words) and _WORD.fullmatch(value):
         return True
     if _IS_ID.fullmatch(name) and _ID.fullmatch(value):
@@ -76,14 +76,14 @@ def _is_none(name: str, small: str, value: str, words: Collection[str]) -> bool:
 
 
 def _is_file(value: str) -> bool:
-    """Base64, with its media type before it or alone: long, and of its own signs. Nothing is decoded."""
+    """Whether a value is base64, a data URL or bare: long and of its alphabet only. Nothing is decoded."""
     head = _DATA_URL.match(value[:256])
     bare = (value[head.end() :] if head else value).replace("\n", "").replace("\r", "")
     return (head is not None or len(bare) >= FILE_CHARS_MIN) and _BASE64.fullmatch(bare) is not None
 
 
 def _json(text: str) -> Any:
-    """What a text of JSON holds, where that is an object or an array."""
+    """The object or array in a string of JSON, else None."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:

@@ -1,8 +1,8 @@
-"""Text as guards compare it: compatibility forms, letter case, invisible signs and spaces spelled one way; pure.
+"""Normalizes text for guards: compatibility forms, case, invisible characters and spaces; pure.
 
-Where letters keep their case, lines keep their ends too: what is found by its form mostly stands on one line.
+If case is kept, line ends are kept too: what is found by pattern is mostly on one line.
 
-Every sign is folded by itself, so a text and its pieces fold alike, whichever way a stream cuts it.
+Every character is folded by itself, so a text folds the same however a stream splits it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ _SPACES = str.maketrans("\t\n\v\f\r", "     ")
 _LINES = str.maketrans("\t\v\f\r", " \n\n\n")
 _LINE_ENDS = frozenset("\n\v\f\r\x85\u2028\u2029")
 _BLANKS = frozenset(" \n")
-# Without a look of their own, but letters or marks to Unicode: joiners, fillers, variation selectors.
+# Invisible, although Unicode classifies them as letters or marks: joiners, fillers, variation selectors.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
 
 
 class Plain(msgspec.Struct, frozen=True):
-    """A folded text; `at` has, for each of its signs, the place in the given text (None: the same place)."""
+    """A folded text; `at` has the original offset of each character (None: the same offsets)."""
 
     text: str
     at: list[int] | None = None
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """A span of the folded text in the given one."""
+        """The span in the original text of a span in the folded one."""
         return (start, end) if self.at is None else (self.at[start], self.at[end - 1] + 1)
 
 
 def plain(text: str, *, fold_case: bool = True) -> Plain:
-    """The text as guards see it; with `fold_case` False, letters keep their case and lines their ends."""
+    """The normalized text; with `fold_case` False, case and line ends are kept."""
     if text.isascii():
         spaced = text.translate(_SPACES)
-        # Most text is plain already, and stays in place.
+        # Most text needs no change of offsets.
         if "  " not in spaced:
             return Plain(spaced.lower() if fold_case else text.translate(_LINES))
     folded = _folded if fold_case else _seen
@@ -75,5 +75,5 @@ def _folded(sign: str) -> str:
 
 
 def is_word_sign(sign: str) -> bool:
-    """Whether a sign belongs to the word beside it: letters, digits, underscores, and marks on any of them."""
+    """Whether a character belongs to a word: letters, digits, underscores and combining marks."""
     return sign.isalnum() or sign == "_" or unicodedata.combining(sign) != 0

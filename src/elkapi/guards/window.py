@@ -17,8 +17,7 @@ STEP_SHARE = 4
 
 
 class Window:
-    """Feed pieces, get what may be sent. Raises Blocked, in which case nothing of the finding's last part was
-    released."""
+    """Takes pieces, returns what may be sent. Raises Blocked before the last part of the finding is released."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
@@ -35,7 +34,7 @@ class Window:
         return len(self._held)
 
     def feed(self, piece: str) -> str:
-        """The text that may go now."""
+        """The text that may be sent now."""
         self._held += piece
         return self._released(final=False) if len(self._held) > self._enough else ""
 
@@ -53,7 +52,7 @@ class Window:
         cut = max(cut, len(text) - self.width * 8 - INVISIBLE_MAX) if not final else cut
         mine: list[Found] = []
         for rule, one in found_in(self._rules, text):
-            # What ends before was released with it in sight; what ends with the text may yet go on.
+            # A finding that ends before `start` was handled; one that ends with the text may still continue.
             if one.end <= start or (not final and one.end > known):
                 continue
             if rule.guard.action == "block":
@@ -70,7 +69,7 @@ class Window:
 
     @staticmethod
     def _place(at: list[int] | None, number: int, length: int) -> int:
-        """The place in the given text of a folded sign's number; its beginning before the first."""
+        """The offset in the original text of a folded character; 0 before the first."""
         if number <= 0:
             return 0
         return min(number, length) if at is None else at[number]

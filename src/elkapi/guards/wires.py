@@ -1,8 +1,8 @@
-"""Which members of each wire hold text, in what callers ask and in what models answer; data.
+"""The text fields of each wire's requests and answers. Data only.
 
-The rows follow the views of `translate`. Not looked at: pictures, sounds and files, token ids, thoughts that come back
-signed (a changed one is refused), addresses of sources, and what a provider keeps under an id. Likelihoods of tokens
-tell the tokens, so answers that are looked at have none.
+The rows follow the views of `translate`. Not checked: images, audio and files, token ids, signed reasoning (a changed
+one is refused), URLs of sources, and objects that a provider stores. Log probabilities contain the tokens, so checked
+answers omit them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def _each(**members: Shape) -> Shape:
 
 
 def _one_or_each(**members: Shape) -> Shape:
-    """An array of objects, or one of them without it."""
+    """An array of objects, or a single object."""
     small = _small(members)
     return Shape(items=Shape(members=small), members=small)
 
 
 def _text_or_parts(**members: Shape) -> Shape:
-    """A text, an array of texts or objects, or one object."""
+    """A string, an array of strings or objects, or a single object."""
     small = _small(members)
     return Shape(text=True, items=Shape(text=True, members=small), members=small)
 
@@ -82,7 +82,7 @@ _RESPONSES_ITEM = {
     "revised_prompt": TEXT,
     "tools": _RESPONSES_TOOLS,
 }
-# Of a program; other items have base64 there.
+# A program's result is text; other items have base64 there.
 _RESPONSES_TYPED = {"program_output": {"result": TEXT}}
 _RESPONSES_ITEMS = Shape(text=True, items=Shape(members=_small(_RESPONSES_ITEM), typed=_RESPONSES_TYPED))
 _RESPONSES_ASKED = _object(
@@ -98,12 +98,12 @@ _RESPONSES_ANSWER = _object(
 
 # Anthropic
 _CITATIONS = _each(cited_text=TEXT, title=TEXT, document_title=TEXT)
-# Of a document as text; other kinds have base64 there.
+# The data of a text document; other kinds have base64 there.
 _SOURCE = Shape(members={"content": _text_or_parts(text=TEXT)}, typed={"text": {"data": TEXT}})
-# Of blocks, and of what the provider's own tools gave.
+# Text of blocks and of results of the provider's tools.
 _RESULT = {"text": TEXT, "title": TEXT, "stdout": TEXT, "stderr": TEXT, "source": _SOURCE}
 _BLOCK_TEXTS = {**_RESULT, "context": TEXT, "input": DEEP}
-# What a tool says of itself that the conversation adds.
+# The description of a tool that the conversation adds.
 _ADDED_TOOL = _object(definition=_object(description=TEXT))
 _ANTHROPIC_BLOCK = {
     **_BLOCK_TEXTS,

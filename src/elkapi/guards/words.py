@@ -1,4 +1,4 @@
-"""Word lists: thousands of words and phrases found in one pass over a text, in time that depends on neither; pure."""
+"""Word lists: finds thousands of words and phrases in one pass over a text, in time independent of their number; pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABEL = "REDACTED"
 
 
 class WordList:
-    """Finds its words, folded as `plain` folds, as whole words or anywhere."""
+    """Finds words, folded by `plain`, as whole words or anywhere."""
 
     def __init__(self, words: Sequence[str], *, whole: bool) -> None:
         folded = sorted({word for given in words if (word := plain(given.strip()).text)})
@@ -23,7 +23,7 @@ class WordList:
         self._automaton = AhoCorasick(folded, matchkind=kind)
 
     def find(self, text: str) -> list[Found]:
-        """Every place of a word, in no order; overlapping ones too when whole words are meant."""
+        """Every match, unordered; with whole words, overlapping ones too."""
         seen = plain(text)
         found = self._automaton.find_matches_as_indexes(seen.text, overlapping=self._whole)
         if self._whole:
@@ -32,7 +32,7 @@ class WordList:
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    """No word goes on before or behind; a phrase that begins or ends with another sign needs no such end there."""
+    """Whether no word continues before or after; irrelevant where a phrase starts or ends with a non-word character."""
     if start and is_word_sign(text[start]) and is_word_sign(text[start - 1]):
         return False
     return not (end < len(text) and is_word_sign(text[end - 1]) and is_word_sign(text[end]))

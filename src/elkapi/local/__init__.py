@@ -1,7 +1,7 @@
-"""The bundled models as an ordinary upstream: a process of its own behind a unix socket, speaking the OpenAI dialect.
+"""The bundled models as an ordinary upstream: a separate process behind a unix socket that speaks the OpenAI dialect.
 
 `server` owns the process, `embeddings` the requests, `batcher` the queue, `engine` the model, `models` the rows,
-`listening` the socket, `listed` the question what is served, `chat` the language model beside it. A worker reaches them
-like any channel and imports no more of this than `listed` and `listening`; the start, `doctor` and the pages read the
-rows. The model itself is loaded by its own process alone, and by `elkapi embed TEXT`.
+`listening` the socket, `listed` the query for served models, `chat` the language model. Workers reach them like any
+channel and import only `listed` and `listening`; startup, `doctor` and the pages read the rows. Only the model process
+and `elkapi embed TEXT` load the model.
 """

@@ -1,4 +1,4 @@
-"""`python -m elkapi.local --socket PATH [--threads N] [--models-dir DIR]`: the model process by itself."""
+"""`python -m elkapi.local --socket PATH [--threads N] [--models-dir DIR]`: runs the model process alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from elkapi.local.server import run
 
 
 def main() -> int:
-    """Reads the flags and runs until SIGTERM; answers the exit code."""
+    """Read the flags and run until SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m elkapi.local", description="Serve the bundled models.")
     parser.add_argument("--socket", required=True, help="path of the unix socket to listen on")
     parser.add_argument("--threads", type=int, default=0, help="threads that run models; 0 is one for every core")

@@ -1,8 +1,8 @@
-"""The queue of texts waiting for a model and the choice of the next batch; pure: told the time, owning no thread.
+"""The queue of texts waiting for a model and the choice of the next batch; pure: no clock and no thread of its own.
 
-A request becomes a Ticket. A batch starts from the ticket that has had the least so far, with that ticket's longest
-waiting text, and is filled with texts of nearly the same length from whichever ticket they come. So padding stays
-small, requests share batches, and one short text never waits for the rest of a bulk request.
+A request becomes a Ticket. A batch starts with the longest waiting text of the ticket served least so far, and is
+filled with texts of nearly the same length from any ticket. So padding stays small, requests share batches, and a
+short text never waits for the rest of a bulk request.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class QueueFull(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one model's queue and batches. Tokens count with the special ones.
+    """Bounds of one model's queue and batches. Token counts include special tokens.
 
-    `batch_tokens_max` bounds how long a newcomer waits for a lane (about 70 ms at 3,600 tokens/s a core); above 96
-    tokens a batch gains nothing. `padding_tokens_max` is about what starting one more batch costs instead.
+    `batch_tokens_max` bounds how long a new request waits for a lane (about 70 ms at 3,600 tokens/s per core); larger
+    batches than 96 tokens are no faster per token. `padding_tokens_max` is about the cost of starting another batch.
     """
 
     queue_items_max: int = 16_384
@@ -72,7 +72,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Batcher:
-    """One model's queue. Not thread-safe: whoever shares it holds a lock."""
+    """One model's queue. Not thread-safe: callers that share it must hold a lock."""
 
     def __init__(self, limits: Limits, lanes: int) -> None:
         self.limits = limits
@@ -88,10 +88,10 @@ class Batcher:
         self._tokens_per_s = 3_000.0 * lanes
 
     def add(self, ticket: Ticket, now_s: float) -> None:
-        """Queues all texts of a ticket or none; raises QueueFull."""
+        """Queue all texts of a ticket or none; raises QueueFull."""
         tokens = sum(len(item.ids) for item in ticket.by_length)
         items = len(ticket.by_length)
-        # An empty queue takes any request the server has let through, however large, or it could never be served.
+        # An empty queue accepts a request of any size, or it could never be served.
         if self.items_queued and not self._fits(items, tokens):
             raise QueueFull(self.retry_after_s())
         self.items_queued += items
@@ -115,7 +115,7 @@ class Batcher:
         return max(1, min(self.limits.retry_after_s_max, round(self.tokens_queued / self._tokens_per_s / 2)))
 
     def cancel(self, ticket: Ticket) -> None:
-        """Takes the ticket's waiting texts out; those already in a batch run on and their vectors are dropped."""
+        """Remove the ticket's waiting texts; those already in a batch finish and their vectors are dropped."""
         ticket.cancelled = True
         waiting = [item for item in ticket.by_length if not item.taken]
         for item in waiting:
@@ -127,15 +127,15 @@ class Batcher:
                 self._by_length[length] = left
 
     def _remove(self, item: Item) -> None:
-        """Marks it; the entries in the other indexes are dropped when they come up."""
+        """Mark an item as taken; its entries in the other indexes are dropped when reached."""
         item.taken = True
         self.items_queued -= 1
         self.tokens_queued -= len(item.ids)
 
     def wait_s(self, now_s: float) -> float | None:
-        """Seconds until `take` will answer: 0 now, None when nothing waits.
+        """Seconds until `take` returns a batch: 0 is now, None if nothing waits.
 
-        An idle model never waits. While a lane is busy, a queue too small for an efficient batch waits for company.
+        An idle model never waits. While a lane is busy, a queue too small for an efficient batch waits for more texts.
         """
         if not self.items_queued:
             return None
@@ -155,11 +155,11 @@ class Batcher:
         return bool(ticket.by_length)
 
     def take(self, now_s: float) -> Batch | None:
-        """The next batch, counted as running until `done`; None when nothing waits or company is worth waiting for."""
+        """The next batch, which counts as running until `done`; None if nothing waits or `wait_s` is not 0."""
         if self.wait_s(now_s) != 0.0:
             return None
         head = self._head()
-        # A share of what waits, so that the lanes finish a lone bulk request together.
+        # A share of the queue, so that the lanes finish a single bulk request together.
         share = -(-self.tokens_queued // (2 * self._lanes))
         budget = min(max(share, self.limits.batch_tokens_min), self.limits.batch_tokens_max)
         items = self._fill(head, budget)
@@ -167,8 +167,8 @@ class Batcher:
             item.ticket.served += len(item.ids)
         if self._waiting(head.ticket):
             heapq.heappush(self._tickets, (head.ticket.served, head.ticket.order, head.ticket))
-        # Newcomers start at the floor. It rises with the work shared out, so a stream of newcomers cannot hold back
-        # whoever was here before, and slower than a lone ticket's own figure, so one newcomer still goes first.
+        # New tickets start at the floor. It rises with the work done, so a stream of new tickets cannot starve older
+        # ones, but slower than a single ticket's own figure, so one new ticket still goes first.
         tokens = len(items) * len(head.ids)
         self._floor += tokens / (len(self._tickets) + 2)
         self._drop_finished()
@@ -176,7 +176,7 @@ class Batcher:
         return Batch(items, tokens)
 
     def _head(self) -> Item:
-        """The longest waiting text of the ticket served least; the heap's figure may be old, but never too high."""
+        """The longest waiting text of the ticket served least; the heap's figure may be stale, but never too high."""
         while True:
             served, order, ticket = heapq.heappop(self._tickets)
             if not self._waiting(ticket):
@@ -210,7 +210,7 @@ class Batcher:
         return items
 
     def done(self, batch: Batch, duration_s: float) -> list[Ticket]:
-        """Ends a batch; answers the tickets that now have every vector. Also learns the rate for `retry_after_s`."""
+        """End a batch; returns the tickets that are now complete. Also updates the rate used by `retry_after_s`."""
         self._running -= 1
         if duration_s > 0:
             self._tokens_per_s += (self._lanes * batch.tokens / duration_s - self._tokens_per_s) / 16
@@ -222,7 +222,7 @@ class Batcher:
         return finished
 
     def failed(self, batch: Batch) -> list[Ticket]:
-        """Ends a batch that brought no vectors: its tickets leave the queue and are answered once each."""
+        """End a batch without vectors; removes its tickets from the queue and returns each once."""
         self._running -= 1
         tickets = {id(item.ticket): item.ticket for item in batch.items if not item.ticket.cancelled}
         for ticket in tickets.values():

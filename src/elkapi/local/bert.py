@@ -1,7 +1,7 @@
-"""The graph of a BERT sentence encoder with ONNX Runtime's fused operators; it leaves bytes to `onnx_wire`.
+"""The graph of a BERT sentence encoder with ONNX Runtime's fused operators; `onnx_wire` writes the bytes.
 
 Embeddings, layers of attention and feed-forward with exact (erf) GELU, then the mean over real tokens, normalised.
-The mean's division is left out: normalising to length one cancels any positive factor.
+The mean's division is omitted: normalising to unit length cancels any positive factor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from elkapi.local.safetensors import Tensors
 
 INPUT_IDS, MASK, VECTORS = "input_ids", "mask", "vectors"
 
-# Below this a tensor travels inside the message: the session insists on the values of shape-like constants.
+# Smaller tensors are inside the message: the session requires the values of shape-like constants.
 INLINE_BYTES_MAX = 64
 
 
@@ -25,7 +25,7 @@ class Graph:
     """The serialised model and the arrays its placeholders stand for; both must outlive the session."""
 
     def __init__(self, row: ModelRow, tensors: Tensors) -> None:
-        """Raises ModelUnusable when a tensor is missing or has another shape than the row says."""
+        """Raises ModelUnusable if a tensor is missing or its shape differs from the row's."""
         self._row = row
         self._tensors = tensors
         self._nodes: list[bytes] = []
@@ -58,7 +58,7 @@ class Graph:
 
     def _embeddings(self) -> str:
         words = self._get("embeddings.word_embeddings.weight")
-        # Every text is of type 0, so that row is added to the positions once, here.
+        # Every token has type 0, so that row is added to the positions once.
         positions = self._get("embeddings.position_embeddings.weight")
         positions = positions + self._get("embeddings.token_type_embeddings.weight")[0]
         if words.shape[1] != self._row.dimensions or len(positions) < self._row.window:
@@ -80,7 +80,7 @@ class Graph:
         return "hidden_0"
 
     def _dense(self, node: str, tensor: str) -> str:
-        """Keeps a linear layer's matrix as (in, out): the file has it the other way round."""
+        """Keep a linear layer's matrix as (in, out); the file has (out, in)."""
         return self._keep(node, self._get(f"{tensor}.weight").T)
 
     def _layer(self, number: int, hidden: str) -> str:
@@ -123,7 +123,7 @@ class Graph:
         self._plain("LpNormalization", ["sum"], [VECTORS], axis=1, p=2)
 
     def large_arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays to hand to the session beside the message."""
+        """The arrays to pass to the session besides the message."""
         return {name: array for name, array in self.arrays.items() if array.nbytes > INLINE_BYTES_MAX}
 
     def _message(self) -> bytes:

@@ -1,5 +1,5 @@
-"""The bundled language model as an ordinary upstream: a process of its own behind a unix socket, OpenAI's chat form.
+"""The bundled language model as an ordinary upstream: a separate process behind a unix socket, OpenAI's chat format.
 
-`server` owns the process, `request` what a call may ask, `slots` who runs and who waits, `engine` the runtime, `answer`
-the bytes of the reply, `rows` the model. Nothing but this process imports the runtime.
+`server` owns the process, `request` the accepted fields, `slots` the queue, `engine` the runtime, `answer` the bytes of
+the reply, `rows` the model. Only this process imports the runtime.
 """

@@ -1,4 +1,4 @@
-"""`python -m elkapi.local.chat --socket PATH`: the chat process by itself."""
+"""`python -m elkapi.local.chat --socket PATH`: runs the chat process alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from elkapi.local.chat.server import ChatLimits, run
 
 
 def main() -> int:
-    """Reads the flags and runs until SIGTERM; answers the exit code."""
+    """Read the flags and run until SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m elkapi.local.chat", description="Serve the bundled chat model.")
     parser.add_argument("--socket", required=True, help="path of the unix socket to listen on")
     parser.add_argument("--window", type=int, default=ChatLimits().window, help="tokens of a prompt and its answer")

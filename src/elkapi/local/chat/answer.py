@@ -1,6 +1,6 @@
-"""From the runtime's chunks to the bytes of OpenAI's two forms of an answer, whole and streamed; pure.
+"""Converts the runtime's chunks to OpenAI's answers, whole and streamed; pure.
 
-The runtime's chunks are read by a view, never passed on: they name a file of this machine and its own timings.
+Chunks are decoded, never passed on: they contain a local file name and the runtime's timings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Trouble(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """What one chunk brings: text, an end, the usage, or an error; a mere sign of progress brings nothing."""
+    """One chunk: text, an end, the usage or an error; empty if it only reports progress."""
 
     choices: list[_Choice] = []
     usage: Usage | None = None
@@ -62,7 +62,7 @@ read_chunk = msgspec.json.Decoder(Chunk).decode
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What every frame of an answer says; `created` is unix seconds."""
+    """The fields of every frame of an answer; `created` is in Unix seconds."""
 
     id: str
     model: str
@@ -70,7 +70,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class TextPiece(msgspec.Struct, frozen=True):
-    """Text as it came, with the log probabilities of its tokens where they were asked for."""
+    """A piece of text, with the log probabilities of its tokens if requested."""
 
     text: str
     logprobs: tuple[Token, ...] = ()
@@ -88,7 +88,7 @@ def pieces(chunk: Chunk, top_logprobs: int = 0) -> list[TextPiece]:
 def _cut(logprobs: _Logprobs | None, top_logprobs: int) -> tuple[Token, ...]:
     tokens = logprobs.content if logprobs else []
     for token in tokens:
-        # Of an alternative there are none to tell; the dialect leaves the member out there.
+        # Alternatives have no alternatives of their own; the dialect omits the field there.
         token.top_logprobs = (token.top_logprobs or [])[:top_logprobs]
     return tuple(tokens)
 
@@ -99,7 +99,7 @@ def finish_of(chunk: Chunk) -> str | None:
 
 
 def refusal(trouble: _Trouble, model: str, window: int) -> GatewayError:
-    """The runtime's error in our own words where they say more, without its advice to an operator."""
+    """The runtime's error, reworded where that is clearer, without its advice to an operator."""
     if trouble.type == "exceed_context_size_error":
         return BadRequest(
             f"The messages have {trouble.n_prompt_tokens} tokens; {model} reads at most {window}, its answer included.",
@@ -146,7 +146,7 @@ def usage_frame(head: Head, usage: Usage) -> bytes:
 
 
 def whole(head: Head, text: str, logprobs: list[Token] | None, finish: str, usage: Usage) -> bytes:
-    """The answer in one piece; `logprobs` None when they were not asked for."""
+    """The whole answer; `logprobs` None if they were not requested."""
     message = {"role": "assistant", "content": text, "refusal": None}
     tokens = None if logprobs is None else {"content": logprobs, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": tokens, "finish_reason": finish}

@@ -1,7 +1,7 @@
-"""The runtime (xllamacpp, llama.cpp inside) behind two calls: write an answer, count a prompt. It owns its quirks.
+"""The runtime (xllamacpp, which wraps llama.cpp) behind two calls: write an answer, count a prompt's tokens.
 
-Quirks it keeps from the rest: the runtime always listens somewhere, so it gets a unix socket of its own, which counting
-uses; it logs every call to standard error, and stops for ever when that is a pipe nobody reads, so it is kept silent.
+It hides two quirks: the runtime always listens, so it gets its own unix socket, which counting uses; and it logs every
+call to standard error and hangs if that is an unread pipe, so its log is off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from elkapi.local.chat.rows import ChatRow
 from elkapi.local.models import check_file
 
-# Tokens read at once: after each such batch a caller who left is noticed (about 0.4 s on one core).
+# Prompt tokens per batch: between batches a caller who left is noticed (about 0.4 s on one core).
 BATCH_TOKENS = 64
 HTTP_THREADS = 2
 COUNT_S = 10.0
@@ -30,30 +30,30 @@ OnChunk = Callable[[bytes], bool]
 
 
 class EngineRefused(Exception):
-    """The runtime does not take this request; its words are for the caller."""
+    """The runtime refuses this request; the message is for the caller."""
 
 
 class ChatEngine(Protocol):
-    """What the server needs of a runtime. Both calls block, and may be made from several threads at once."""
+    """The server's interface to a runtime. `write` and `count` block and are thread-safe."""
 
     def write(self, body: bytes, on_chunk: OnChunk) -> None:
-        """Hands each chunk (one JSON object) to `on_chunk` until the answer ends or that answers True.
+        """Pass each chunk (one JSON object) to `on_chunk` until the answer ends or `on_chunk` returns True.
 
         Raises EngineRefused.
         """
 
     def count(self, messages: list[dict[str, str]]) -> int:
-        """The tokens of a prompt as the model would read it."""
+        """The number of tokens of the prompt as the model reads it."""
 
     def close(self) -> None:
-        """Ends the runtime; no call may be under way."""
+        """Stop the runtime; no call may be running."""
 
 
 class LlamaEngine:
     """A loaded model with `slots` answers at once, each of `window` tokens."""
 
     def __init__(self, row: ChatRow, path: Path, own_socket: str, window: int, slots: int, threads: int) -> None:
-        """Checks the weights' hash, then loads them; raises ModelUnusable, WeightsRefused and RuntimeError."""
+        """Check the weights' hash and load them; raises ModelUnusable, WeightsRefused and RuntimeError."""
         check_file(path, row.weights_sha256)
         import xllamacpp
 
@@ -83,7 +83,7 @@ class LlamaEngine:
 
     def count(self, messages: list[dict[str, str]]) -> int:
         prompt = self._ask("/apply-template", {"messages": messages})["prompt"]
-        # As the runtime does it on the way to an answer: the template's own marks are tokens of their own.
+        # As the runtime does for an answer: the template's markers are special tokens.
         asked = {"content": prompt, "add_special": True, "parse_special": True}
         return len(self._ask("/tokenize", asked)["tokens"])
 
@@ -107,7 +107,7 @@ class LlamaEngine:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals wait while the runtime starts, and none of its threads ever takes one; its files are for this user."""
+    """Block signals while the runtime starts, so that its threads never receive one, and make its files private."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     mask = os.umask(0o177)
     try:

@@ -1,7 +1,7 @@
-"""What a chat request may ask of the bundled model: its fields, their bounds, and the body the runtime is given; pure.
+"""Chat requests to the bundled model: the fields, their bounds and the body for the runtime; pure.
 
-A field is honoured, known to change nothing, or refused by name: a model that quietly ignores half of a request would
-look as if it had understood it.
+A field is supported, known to have no effect, or refused by name: silently ignoring part of a request would look as if
+the model had understood it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SEEDS = 2**32 - 1  # The one above means "draw a seed" to the runtime.
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
-# Members of the dialect that change nothing about the answer of a model like this one.
+# Fields of the dialect that have no effect on this model's answers.
 IGNORED = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user"}
 )
-# Members that ask for more than the model can do, unless they have one of the values beside them.
+# Fields that request unsupported features, unless they have one of the listed values.
 UNABLE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "tools": ("calls no tools", (None, [])),
     "tool_choice": ("calls no tools", (None, "none", "auto")),
@@ -56,7 +56,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _View(msgspec.Struct):
-    """The members we read; `messages` and `response_format` are looked at by hand, so errors can name the part."""
+    """The fields we read; `messages` and `response_format` are validated by hand, so errors can name the part."""
 
     model: str
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
@@ -78,7 +78,7 @@ class _View(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A request fit for the model: `body` is the runtime's, always streamed; the rest says how to answer."""
+    """A valid request: `body` is for the runtime, always streamed; the other fields determine the answer's format."""
 
     body: bytes
     stream: bool
@@ -98,9 +98,9 @@ def read_chat(body: bytes, row: ChatRow, window: int) -> ChatRequest:
         "messages": _messages(view.messages),
         "stream": True,
         "stream_options": {"include_usage": True},
-        # The runtime says how far it has read a prompt, and may be stopped there.
+        # Progress chunks during the prompt allow stopping there.
         "return_progress": True,
-        # Nothing of one caller's prompt is kept for the next: its time to read would tell them of each other.
+        # Callers must not share a prompt cache: the response time would reveal each other's prompts.
         "cache_prompt": False,
         "max_tokens": min(limit, window),
         "temperature": row.temperature if view.temperature is None else view.temperature,
@@ -121,7 +121,7 @@ def read_chat(body: bytes, row: ChatRow, window: int) -> ChatRequest:
 
 
 def read_count(body: bytes, row: ChatRow) -> list[dict[str, str]]:
-    """The messages of a chat body whose input is to be counted, in the runtime's form. Raises BadRequest, NotFound."""
+    """The messages of a chat body to count, in the runtime's format. Raises BadRequest, NotFound."""
     return _messages(_read(body, row).messages)
 
 
@@ -160,7 +160,7 @@ def _stops(stop: str | list[str] | None) -> dict[str, list[str]]:
 def _logprobs(view: _View) -> dict[str, Any]:
     if view.top_logprobs and not view.logprobs:
         raise BadRequest("`top_logprobs` requires `logprobs` to be true.", param="top_logprobs")
-    # Without a number of alternatives the runtime tells none of its probabilities; `answer` cuts them back.
+    # The runtime omits log probabilities unless alternatives are requested; `answer` drops the surplus.
     return {"logprobs": True, "top_logprobs": view.top_logprobs or 1} if view.logprobs else {}
 
 

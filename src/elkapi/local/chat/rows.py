@@ -1,4 +1,4 @@
-"""Which language model is bundled, as data, and whether its file and its runtime are here; it runs nothing."""
+"""The bundled language model as data, and whether its file and runtime are installed; it runs nothing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import msgspec
 from elkapi.local.models import ModelUnusable, WeightsRefused, distribution_path
 
 RUNTIME = "xllamacpp"
-# What the runtime's wheel for Linux expects of the system; a slim Debian comes without it.
+# A system library that the runtime's Linux wheel requires; slim Debian images lack it.
 LIBRARY, LIBRARY_PACKAGE = "libgomp.so.1", "libgomp1"
-# The runtime rounds a window up to whole blocks of so many tokens.
+# The runtime rounds a window up to a multiple of this.
 WINDOW_STEP_TOKENS = 256
 
 
 class LibraryMissing(ModelUnusable):
-    """Model and runtime are installed, and the system lacks a library that the runtime is linked with."""
+    """Model and runtime are installed, but the system lacks a library that the runtime is linked with."""
 
 
 class ChatRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `window_max` is what it was trained for, in tokens; `temperature` and `top_p` its authors' advice.
+    """One model. `window_max` is its trained context, in tokens; `temperature` and `top_p` are its authors' advice.
 
-    `output_default` bounds an answer whose caller sets no limit: a small model may never come to an end by itself.
+    `output_default` bounds an answer whose caller sets no limit: a small model may never stop by itself.
     """
 
     id: str
@@ -42,7 +42,7 @@ class ChatRow(msgspec.Struct, frozen=True, kw_only=True):
     created: int
 
     def window(self, asked_tokens: int) -> int:
-        """What a process that is asked for a window of so many tokens has."""
+        """The actual window of a process that is started with `asked_tokens`."""
         return min(-(-asked_tokens // WINDOW_STEP_TOKENS) * WINDOW_STEP_TOKENS, self.window_max)
 
 
@@ -63,9 +63,9 @@ BUNDLED_CHAT = ChatRow(
 
 
 def locate_chat(row: ChatRow = BUNDLED_CHAT) -> Path:
-    """The weights' file, of which only the size is checked yet, as reading it takes a start most of a second.
+    """The weights' file. Only its size is checked here, since reading it takes most of a second.
 
-    Raises ModelUnusable saying which package or library is missing, WeightsRefused for a file of another size.
+    Raises ModelUnusable naming the missing package or library, WeightsRefused for a file of another size.
     """
     base = distribution_path(row.package)
     if base is None:

@@ -1,7 +1,7 @@
-"""Which JSON schemas the runtime can hold an answer to; pure.
+"""Checks which JSON schemas the runtime can enforce; pure.
 
-The runtime turns a schema into a grammar and passes over what it has no rule for, so a keyword that it would not
-enforce is refused here: an answer that only looks as if it kept to the schema is worse than none.
+The runtime converts a schema to a grammar and ignores unknown keywords, so those are refused here: an answer that only
+seems to follow the schema is worse than none.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from elkapi.errors import BadRequest
 BYTES_MAX = 16 * 1024
 DEPTH_MAX = 32
 
-# Keywords that say nothing about what is valid, and those whose value no rule of ours has to look into.
+# Annotations, and keywords whose values need no check of ours.
 _NOTES = frozenset({"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"})
 _PLAIN = frozenset({"type", "required", "enum", "const", "$ref", "minItems", "maxItems", "minLength", "maxLength"})
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
-# Where further schemas stand: in an object's values, in an array, or as the value itself.
+# Keywords with nested schemas: in an object's values, in an array, or as the value itself.
 _NAMED = frozenset({"properties", "$defs", "definitions"})
 _LISTED = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _SINGLE = frozenset({"items", "additionalProperties"})
 
 
 def check_schema(schema: dict[str, Any]) -> None:
-    """Raises BadRequest, with param `response_format`, for a schema too large or with a rule nobody would enforce."""
+    """Raise BadRequest, with param `response_format`, for a schema that is too large or cannot be enforced."""
     if len(msgspec.json.encode(schema)) > BYTES_MAX:
         raise _refused(f"is larger than {BYTES_MAX} bytes")
     _check(schema, DEPTH_MAX)
@@ -54,7 +54,7 @@ _KNOWN = _NOTES | _PLAIN | _BOUNDS | _NAMED | _LISTED | _SINGLE | {"pattern", "f
 
 
 def _inner(word: str, value: Any) -> Iterator[dict[str, Any]]:
-    """The schemas inside a keyword's value; what has another shape is left to the runtime's own check."""
+    """The schemas inside a keyword's value; values of another type are left to the runtime's check."""
     held: list[Any] = []
     if word in _NAMED and isinstance(value, dict):
         held = list(value.values())

@@ -1,6 +1,6 @@
-"""The chat process: HTTP/1.1 on a unix socket in OpenAI's chat form, for the gateway and nobody else.
+"""The chat process: HTTP/1.1 on a unix socket in OpenAI's chat format, for the gateway only.
 
-It owns the process and the way of a request, and leaves meaning to `request`, turns to `slots` and writing to `engine`.
+It owns the process and the HTTP handling; `request` validates, `slots` queues and `engine` generates.
 Routes: `POST /v1/chat/completions`, `GET /v1/models`, `GET /healthz` and the private `POST /v1/chat/count`.
 """
 
@@ -49,18 +49,18 @@ T = TypeVar("T")
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 BODY_BYTES_IN_FLIGHT_MAX = 16 * 1024 * 1024
-# One batch of tokens takes well below a second, compiling the largest schema a few, on a busy machine.
+# Even on a busy machine a batch of tokens takes well below a second, compiling the largest schema a few.
 STALL_S = 60.0
 TICK_S = 1.0
 EXIT_STALLED = 70
-# The chat process yields to everything else on the machine, embeddings before all.
+# The chat process yields to everything else on the machine, embeddings above all.
 NICE = 10
 
 EVENTS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 
 class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """`window` is one answer's prompt and text together, in tokens; `idle_s` 0 never ends an idle process."""
+    """`window` is the prompt and answer together, in tokens; with `idle_s` 0 an idle process never ends."""
 
     window: int = 4096
     slots: int = 2
@@ -71,7 +71,7 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatApp:
-    """The ASGI callable over one engine, or over none: then every call is told why."""
+    """The ASGI application over one engine; without one, every call fails with the reason."""
 
     def __init__(self, engine: ChatEngine | None, row: ChatRow, limits: ChatLimits, unusable: str = "") -> None:
         self._engine = engine
@@ -88,7 +88,7 @@ class ChatApp:
         }
 
     def close(self) -> None:
-        """Stops what is under way and ends the runtime."""
+        """Stop running answers and the runtime."""
         if self.slots is not None and self._engine is not None:
             self.slots.close()
             self._engine.close()
@@ -109,7 +109,7 @@ class ChatApp:
         except (GatewayError, Gone):
             raise
         except Exception:
-            # Whatever broke, it ends this attempt alone: the caller gets a clean 500 and the log the traceback.
+            # Any fault ends only this attempt: the caller gets a clean 500, the log the traceback.
             log.exception("%s %s failed", scope["method"], scope["path"])
             raise GatewayError("The local model process failed on this request.") from None
 
@@ -144,7 +144,7 @@ class ChatApp:
         await send_whole(send, 200, body)
 
     async def _stream(self, send: Send, head: answer.Head, request: ChatRequest, generation: Generation) -> None:
-        """One frame for each chunk. Until the first chunk an error is a status of its own, then an event."""
+        """Send one frame per chunk. Before the first chunk an error is a status, after it an event."""
         begun, ended = False, False
         usage: answer.Usage | None = None
         try:
@@ -172,7 +172,7 @@ class ChatApp:
         await _send_part(send, answer.DONE, last=True)
 
     async def _chunks(self, generation: Generation) -> AsyncIterator[answer.Chunk]:
-        """The runtime's chunks, read; its errors as those of the gateway's tree."""
+        """The runtime's chunks, decoded; its errors are raised as GatewayError."""
         try:
             async for raw in generation.chunks():
                 chunk = answer.read_chunk(raw)
@@ -188,7 +188,7 @@ class ChatApp:
         messages = await self._read(receive, lambda body: read_count(body, self._row))
         self._usable()
         assert self._engine is not None
-        # In a thread of the loop's own pool, since the runtime is asked over its own socket.
+        # In the loop's default executor, since the runtime is called over its own socket.
         tokens = await asyncio.to_thread(self._engine.count, messages)
         await send_whole(send, 200, msgspec.json.encode({"input_tokens": tokens}))
 
@@ -214,14 +214,14 @@ class ChatApp:
         await send_whole(send, 200, msgspec.json.encode({"object": "list", "data": [model]}))
 
     async def _health(self, receive: Receive, send: Send) -> None:
-        """Up, with the answers being written and the callers waiting."""
+        """The status with the numbers of running answers and waiting callers."""
         running, waiting = (self.slots.running, self.slots.waiting) if self.slots is not None else (0, 0)
         state = {"status": "ok" if self.slots is not None else "unusable", "running": running, "waiting": waiting}
         await send_whole(send, 200, msgspec.json.encode(state))
 
 
 def _cut(generation: Generation) -> Exception:
-    """Why an answer stops short: its client left, or the runtime said nothing of an end."""
+    """Why an answer is incomplete: its client left, or the runtime stopped without an end."""
     return (
         Gone()
         if generation.left
@@ -230,7 +230,7 @@ def _cut(generation: Generation) -> Exception:
 
 
 async def _leave_when_gone(generation: Generation, receive: Receive) -> None:
-    """The body is read, so the only message left is that the client went away."""
+    """Stop when the client leaves; after the body, that is the only message left."""
     await receive()
     generation.leave()
 
@@ -240,15 +240,15 @@ async def _send_part(send: Send, frame: bytes, last: bool = False) -> None:
 
 
 def thread_count(threads: int) -> int:
-    """Threads that compute: as asked, or half of the cores this process may use, so that the others stay free."""
+    """The number of compute threads: `threads`, or half of the usable cores if 0, so that the others stay free."""
     return threads or max(1, usable_cores() // 2)
 
 
 def run(socket_path: str, own_socket: str, limits: ChatLimits, listener: socket.socket | None = None) -> int:
-    """The process's whole life; answers its exit code, 0 after a drain or when nobody called for `idle_s`.
+    """Run the process; returns its exit code, 0 after a drain or after `idle_s` without a call.
 
-    `listener` is handed over by whoever starts this process on demand. A model that cannot be used is logged, and
-    callers are told: a process that ended would leave them waiting for the next one.
+    `listener` is passed by whoever starts this process on demand. An unusable model is logged and reported to callers;
+    the process keeps running, since callers would otherwise wait for the next one.
     """
     started_s = time.monotonic()
     limits = msgspec.structs.replace(limits, window=BUNDLED_CHAT.window(limits.window))
@@ -272,7 +272,7 @@ def run(socket_path: str, own_socket: str, limits: ChatLimits, listener: socket.
 
 
 def _be_small(limits: ChatLimits) -> None:
-    """Behind everything else on the machine, and unable to take its memory."""
+    """Lower the priority and limit the memory of this process."""
     with contextlib.suppress(OSError):
         os.nice(NICE)
     if not limits.memory_bytes_max:
@@ -282,7 +282,7 @@ def _be_small(limits: ChatLimits) -> None:
 
 
 def _engine(row: ChatRow, own_socket: str, limits: ChatLimits) -> tuple[ChatEngine | None, str]:
-    """The loaded model, or None and why there is none, in words for a caller; the log has the operator's."""
+    """The loaded model, or None and the reason for callers; the operator's details are logged."""
     try:
         path = locate_chat(row)
         threads = thread_count(limits.threads)
@@ -305,14 +305,14 @@ async def _serve(app: ChatApp, listener: socket.socket, ready: Callable[[], None
 
 
 async def _look_after(app: ChatApp, limits: ChatLimits, servers: list[Server]) -> None:
-    """Ends the process when it has been idle long enough, and at once when the runtime has stopped moving."""
+    """End the process when it was idle for `idle_s`, and at once if the runtime is stalled."""
     born_s = time.monotonic()
     while True:
         await asyncio.sleep(TICK_S)
         slots = app.slots
         if slots is not None and slots.stalled(STALL_S):
             log.error("the runtime has made no progress for %.0f s; ending this process", STALL_S)
-            # No orderly end: the thread that hangs in the runtime would never let go of it.
+            # Not an orderly end: the thread that hangs in the runtime would never return.
             os._exit(EXIT_STALLED)
         idle_s = slots.idle_s() if slots is not None else time.monotonic() - born_s
         if limits.idle_s and idle_s > limits.idle_s:

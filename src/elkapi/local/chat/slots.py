@@ -1,7 +1,7 @@
-"""Who writes now and who waits: a bounded queue before a few slots, each a thread that blocks in the runtime.
+"""A bounded queue before a few slots, each a thread that blocks in the runtime.
 
-A caller who leaves stops its answer at the runtime's next chunk. A runtime that stops giving any chunk cannot be
-stopped from here: `stalled` says so, and the process is for its supervisor to start again.
+A caller who leaves stops its answer at the runtime's next chunk. A runtime that yields no more chunks cannot be stopped
+from here: `stalled` reports it, and the supervisor restarts the process.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ ANSWER_EXPECTED_S = 10
 
 
 class EngineFailed(Exception):
-    """The runtime failed on a request; what it said is in the log."""
+    """The runtime failed on a request; its error is in the log."""
 
 
 class Generation:
-    """One answer being written. Used on the loop, but for `take`, which the slot's thread calls."""
+    """One running answer. Used on the event loop, except `take`, which the slot's thread calls."""
 
     def __init__(self, clock: Clock) -> None:
         self._loop = asyncio.get_running_loop()
-        # Bounded by the window: the runtime gives one chunk a token, and a few more.
+        # Bounded by the window: the runtime yields about one chunk per token.
         self._chunks: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._clock = clock
         self.left = False
         self.moved_s = clock.monotonic_s()
 
     def take(self, chunk: bytes) -> bool:
-        """A chunk from the runtime; True when nobody wants another."""
+        """Take a chunk from the runtime; True stops it, since the caller left."""
         self.moved_s = self._clock.monotonic_s()
         if not self.left:
             self.put(chunk)
         return self.left
 
     def put(self, chunk: bytes | Exception | None) -> None:
-        """A chunk, the error that ended the answer, or None for its end; from any thread."""
+        """Put a chunk, the error that ended the answer, or None for its end; thread-safe."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
 
     def leave(self) -> None:
-        """Nobody waits for this any more; `chunks` ends."""
+        """The caller left; `chunks` ends."""
         self.left = True
         self._chunks.put_nowait(None)
 
@@ -65,7 +65,7 @@ class Generation:
 
 
 class Slots:
-    """`slots` answers at once and at most `queue_max` callers waiting for one, on one event loop."""
+    """`slots` concurrent answers and at most `queue_max` waiting callers, on one event loop."""
 
     def __init__(self, engine: ChatEngine, slots: int, queue_max: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self._engine = engine
@@ -79,7 +79,7 @@ class Slots:
         self.waiting = 0
 
     async def enter(self) -> None:
-        """Wait for a free slot, which `run` then takes. Raises Overloaded when too many wait already."""
+        """Wait for a free slot, which `run` then uses. Raises Overloaded if too many callers wait already."""
         if self._free.locked() and self.waiting >= self._queue_max:
             retry_after_s = max(1, ANSWER_EXPECTED_S * self.waiting // self._slots)
             message = "Too many calls are waiting for the local model; please try again."
@@ -92,7 +92,7 @@ class Slots:
 
     @contextlib.contextmanager
     def run(self, body: bytes) -> Iterator[Generation]:
-        """An answer in the slot that `enter` gave. The slot is free again when the runtime has let go of it."""
+        """Run an answer in the slot from `enter`. The slot is free again when the runtime's call returns."""
         generation = Generation(self._clock)
         self._running.add(generation)
         work = asyncio.get_running_loop().run_in_executor(self._pool, self._write, generation, body)
@@ -123,16 +123,16 @@ class Slots:
         return len(self._running)
 
     def idle_s(self) -> float:
-        """Seconds since the last answer ended; 0 while one is written or waited for."""
+        """Seconds since the last answer ended; 0 while one runs or waits."""
         return 0.0 if self._running or self.waiting else self._clock.monotonic_s() - self._ended_s
 
     def stalled(self, stall_s: float) -> bool:
-        """Whether the runtime has given an answer under way nothing for so long."""
+        """Whether a running answer has had no chunk for `stall_s` seconds."""
         now_s = self._clock.monotonic_s()
         return any(now_s - generation.moved_s > stall_s for generation in self._running)
 
     def close(self) -> None:
-        """Stops what is under way and ends the threads."""
+        """Stop running answers and end the threads."""
         for generation in self._running:
             generation.leave()
         self._pool.shutdown(wait=True, cancel_futures=True)
