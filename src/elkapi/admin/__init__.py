@@ -1,4 +1,4 @@
-"""The control plane's functions, one module per noun; the command calls them.
+"""The control plane's functions, one module per noun, called by the CLI.
 
-They validate input, open the transaction and answer with structs that hold no secret.
+They validate input, open the transaction and return structs without secrets.
 """

@@ -1,4 +1,4 @@
-"""Judges a channel's base URL and proxy when they are written; the dialer judges every address again at connect."""
+"""Validates a channel's base URL and proxy when they are written; the dialer checks every address again at connect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ URL_CHARACTERS_MAX = 2_048
 
 
 def check_base_url(base_url: str, *, allow_private: bool, field: str = "base_url") -> str:
-    """The URL without its last slash. Raises InvalidInput; a private address needs `allow_private`."""
+    """The URL without its trailing slash. Raises InvalidInput; a private address requires `allow_private`."""
     if len(base_url) > URL_CHARACTERS_MAX or not base_url.startswith(("http://", "https://")):
         raise InvalidInput("it must start with http:// or https://", field=field)
     try:
@@ -47,7 +47,7 @@ def _refuse_private(host: str, port: int, field: str) -> None:
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """What the name means here and now. One that does not resolve in time is no error: the dialer judges it later."""
+    """The addresses a name resolves to. A failure or timeout is no error: the dialer checks again later."""
     found: list[str] = []
 
     def resolve() -> None:
@@ -57,7 +57,7 @@ def _addresses(host: str, port: int) -> list[str]:
             return
         found.extend(str(answer[4][0]) for answer in answers)
 
-    # getaddrinfo takes no deadline, so it gets a thread that may be left behind.
+    # getaddrinfo has no timeout, so it runs in a thread that can be abandoned.
     thread = threading.Thread(target=resolve, daemon=True)
     thread.start()
     thread.join(RESOLVE_WAIT_S)

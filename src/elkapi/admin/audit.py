@@ -1,4 +1,4 @@
-"""The audit trail as operators read it; every change that `admin` makes leaves its row there by itself."""
+"""Reads the audit trail; every change that `admin` makes writes its row itself."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The file is a SQLite database with the gateway's own tables. A SQLite installation is copied with SQLite's backup API
 while it runs; a PostgreSQL one is read table by table in a single REPEATABLE READ transaction. A restore upgrades the
-copy by the ordinary migrations, checks that its sealed secrets open, writes all rows in one transaction and lets the
-ledger's check decide whether it may commit.
+copy with the normal migrations, checks that its sealed secrets open, writes all rows in one transaction, and commits
+only if the ledger's check passes.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from elkapi.storage.secrets import (
 ROWS_AT_ONCE = 1_000
 KEY_SUFFIX = ".secret-key"
 
-# The check is handed in by the caller of `restore`, so that this module needs to know nothing of its report:
-# it raises AdminError when an invariant does not hold.
+# Passed by the caller of `restore`, so that this module does not depend on the report; raises AdminError if an
+# invariant is broken.
 LedgerCheck = Callable[[Connection], None]
 
 
 class BackupReport(msgspec.Struct, frozen=True):
-    """What was written or read: rows per table, the schema's version, and where the secret key went, if anywhere."""
+    """What was written or read: rows per table, the schema's version, and the path of the secret key if written."""
 
     path: str
     schema_version: int
@@ -61,8 +61,8 @@ class BackupReport(msgspec.Struct, frozen=True):
 
 
 def backup(admin: Admin, path: Path, *, with_secret_key: bool = False) -> BackupReport:
-    """Write a consistent copy to a new file (mode 0600) while the gateway runs; raises Refused when it exists, Missing
-    without a folder for it.
+    """Write a consistent copy to a new file (mode 0600) while the gateway runs. Raises Refused if it exists, Missing if
+    its folder does not.
     """
     key_path = path.with_name(path.name + KEY_SUFFIX)
     for target in (path, key_path) if with_secret_key else (path,):
@@ -94,8 +94,8 @@ def restore(
 ) -> BackupReport:
     """Replace the installation's rows by those of a backup, all or nothing.
 
-    Raises Refused for a target that is in use or (without `force`) not empty, and when the secrets of the backup do
-    not open; Missing without the file; InvalidInput for a file that is no backup.
+    Raises Refused if the target is in use or (without `force`) not empty, or if the backup's secrets do not open;
+    Missing without the file; InvalidInput if the file is not a backup.
     """
     if not path.is_file():
         raise Missing(f"the file {path} does not exist")
@@ -140,16 +140,16 @@ def _replace_rows(
         sql.lock_for_migration(connection)
         _refuse_unless_free(connection, settings, force=force, clock=clock)
         version = _highest_version(connection)
-        # The key before the rows: on a disk that fills up in between they would lie there without it. And under their
-        # lock: a gateway that starts meanwhile would seal its own rows with a key that a refusal takes away again.
+        # Install the key before the rows, so that a full disk cannot leave them without it, and under their lock, so
+        # that a gateway starting meanwhile cannot seal rows with a key that a refusal would remove.
         with _key_in(secret_key_path(settings), key):
-            # Tables and not rows are dropped: append-only tables may refuse to forget single rows.
+            # Drop tables, not rows: append-only tables may refuse to delete rows.
             schema.metadata.drop_all(connection)
             with source.read() as reading:
                 _refill(connection, reading, clock)
                 version = max(version, _highest_version(reading))
             versions.raise_to(connection, version + 1)
-            # Every key counts as changed, so that a process which knew the old rows forgets them.
+            # Bump every key's version, so that processes drop their cached rows.
             connection.execute(schema.keys.update().values(version=version + 1))
             now_ns = clock.now_ns()
             audit.write(connection, now_ns=now_ns, actor=actor, action="backup.restore", subject="installation")
@@ -163,7 +163,7 @@ def _refuse_unless_free(connection: Connection, settings: Settings, *, force: bo
     if running_workers(connection, alive_since_ns):
         wait_s = settings.heartbeat_lost_s
         raise Refused(f"a gateway is running on this database; stop it first (after a crash, wait {wait_s:g} s)")
-    # Prices, groups and rules are seen by the audit row that each of them has.
+    # Prices, groups and rules show up by their audit rows.
     tables = (schema.keys, schema.channels, schema.requests, schema.transfers, schema.audit)
     if not force and any(connection.execute(select(func.count()).select_from(table)).scalar() for table in tables):
         raise Refused("this installation is not empty; use --force to replace everything in it")
@@ -174,7 +174,7 @@ def _highest_version(connection: Connection) -> int:
 
 
 def _fitting_key(source: Database, settings: Settings, path: Path, given: Path | None) -> bytes | None:
-    """Check that the backup's secrets will open; a key that has to be installed for that, or None."""
+    """Check that the backup's secrets open; returns the key to install for that, or None."""
     with source.read() as connection:
         if (own := _own_key(settings)) is not None and is_bound_to(connection, Sealer(own)) is not False:
             return None
@@ -209,8 +209,8 @@ def _copy_sqlite_file(database: Database, copy: Path) -> None:
     try:
         target = sqlite3.connect(_created(copy))
         try:
-            # All pages in one step: between steps another process's write would start the copy anew, for ever under
-            # load. In WAL mode the one long read keeps nobody from writing.
+            # All pages in one step: a write between steps would restart the copy, endlessly under load. In WAL mode the
+            # long read does not block writers.
             raw.backup(target)
         except sqlite3.Error as error:
             raise Refused(f"cannot write the copy: {error}; it was removed") from None
@@ -233,12 +233,12 @@ def _copy_from_server(database: Database, copy: Path, clock: Clock) -> None:
 
 
 def _refill(connection: Connection, reading: Connection, clock: Clock) -> None:
-    """Lay the tables in an empty database, and put every row of the one that is read in the place of their seeds."""
+    """Create the tables in an empty database and replace their seed rows by every row of the source."""
     migrate_in(connection, clock=clock)
     for table in reversed(schema.metadata.sorted_tables):
         connection.execute(table.delete())
     for table in schema.metadata.sorted_tables:
-        # As text and plain tuples: SQLAlchemy's own rows cost three times what reading and writing them does.
+        # SQL text and plain tuples: SQLAlchemy's row handling would take three times as long as the I/O.
         values: dict[str, Any] = {column.name: bindparam(column.name) for column in table.columns}
         text = str(table.insert().values(values).compile(dialect=sql.positional(connection.dialect.name)))
         for rows in _batches(reading, table):
@@ -293,7 +293,7 @@ def _created(path: Path) -> Path:
 
 
 def _link_new(copy: Path, path: Path) -> None:
-    """Give the finished copy its name, on disk for good, and never over another file."""
+    """Sync the finished copy and give it its name, never overwriting another file."""
     with copy.open("rb") as file:
         os.fsync(file.fileno())
     try:
@@ -304,8 +304,8 @@ def _link_new(copy: Path, path: Path) -> None:
 
 @contextmanager
 def _key_in(path: Path, key: bytes | None) -> Iterator[None]:
-    """A key, where there is one, stands in its file while the block runs, and stays when that ends well. Raises Refused
-    for a file that another process just made: it may hold another key, or go with that one's own copy.
+    """Install `key`, if any, in its file during the block; it stays if the block succeeds. Raises Refused if another
+    process just created the file: it may contain another key, or be removed by that process.
     """
     if key is None:
         yield

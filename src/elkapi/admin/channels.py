@@ -1,4 +1,4 @@
-"""Channels: checked when they are written, listed without their secrets; relaying them is the data plane's."""
+"""Channels: validated when written, listed without their secrets."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LIMIT_MAX = 1_000_000_000
 
 
 class LimitFields(ChannelLimits, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """types.ChannelLimits as input: a limit that nobody knows is refused, not forgotten (guarantee 16)."""
+    """types.ChannelLimits as input: an unknown limit is refused, not ignored (guarantee 16)."""
 
 
 class ChannelFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be written of a channel. A new one needs family, base_url and models; an edit replaces what is given."""
+    """The writable fields of a channel. A new one requires family, base_url and models; an edit replaces those given."""
 
     name: str | UnsetType = UNSET
     family: str | UnsetType = UNSET
@@ -68,7 +68,7 @@ _EMPTY = ChannelSpec(name="", family="", base_url="", config=ChannelConfig())
 
 
 def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> ChannelView:
-    """A new channel with its credentials, each once; raises InvalidInput, Refused for a name that is taken."""
+    """Add a channel with its credentials, without duplicates. Raises InvalidInput, Refused for a name in use."""
     if fields.family is UNSET:
         raise InvalidInput("it is needed", field="family")
     keys = _checked_secrets(secrets)
@@ -88,7 +88,7 @@ def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> 
 
 
 def edit_channel(admin: Admin, which: str, fields: ChannelFields) -> ChannelView:
-    """Replace the given fields; raises InvalidInput, Missing, Refused for a name that is taken."""
+    """Replace the given fields. Raises InvalidInput, Missing, Refused for a name in use."""
     with admin.database.read() as connection:
         channel_id = _find(connection, which)
         before = channels.read_spec(connection, admin.sealer, channel_id)
@@ -121,7 +121,7 @@ def show_channel(admin: Admin, which: str) -> ChannelView:
 
 
 def set_channel_enabled(admin: Admin, which: str, enabled: bool) -> ChannelView:
-    """Switch a channel on or off. Raises Missing."""
+    """Enable or disable a channel. Raises Missing."""
     with admin.change() as connection:
         channel_id = _find(connection, which)
         channels.set_enabled(connection, channel_id, enabled, **admin.who())
@@ -129,7 +129,7 @@ def set_channel_enabled(admin: Admin, which: str, enabled: bool) -> ChannelView:
 
 
 def remove_channel(admin: Admin, which: str) -> int:
-    """Delete a channel and its credentials; the id it had."""
+    """Delete a channel and its credentials; returns its id."""
     with admin.change() as connection:
         channel_id = _find(connection, which)
         channels.remove_channel(connection, channel_id, **admin.who())
@@ -137,7 +137,7 @@ def remove_channel(admin: Admin, which: str) -> int:
 
 
 def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[ChannelKeyView]:
-    """Add credentials in bulk; the ones that are new. A channel never holds the same one twice."""
+    """Add credentials in bulk; returns the new ones. A channel never has the same one twice."""
     keys = _checked_secrets(secrets)
     if not keys:
         raise InvalidInput("none was given", field="keys")
@@ -156,7 +156,7 @@ def list_channel_keys(admin: Admin, which: str) -> list[ChannelKeyView]:
 
 
 def set_channel_key_enabled(admin: Admin, key_id: int, enabled: bool, reason: str = "") -> ChannelKeyView:
-    """Switch one credential by its id; raises Missing."""
+    """Enable or disable a credential by its id; raises Missing."""
     with admin.change() as connection:
         view = channels.set_key_enabled(connection, key_id, enabled, reason=reason, **admin.who())
     if view is None:
@@ -165,7 +165,7 @@ def set_channel_key_enabled(admin: Admin, key_id: int, enabled: bool, reason: st
 
 
 def remove_channel_key(admin: Admin, key_id: int) -> int:
-    """Delete one credential by its id; the id of its channel. Raises Missing."""
+    """Delete a credential by its id; returns the id of its channel. Raises Missing."""
     with admin.change() as connection:
         channel_id = channels.remove_key(connection, key_id, **admin.who())
     if channel_id is None:
@@ -206,7 +206,7 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
         spec,
         name=check_name(spec.name) if spec.name else "",
         base_url=addresses.check_base_url(base_url, allow_private=spec.allow_private),
-        # An empty one takes it away, as an empty base URL or system prompt does.
+        # An empty one removes it, like an empty base URL or system prompt.
         proxy_url=addresses.check_proxy(spec.proxy_url, allow_private=spec.allow_private) if spec.proxy_url else None,
         header_set=overrides.check_headers_set(spec.header_set),
         config=_checked_config(config),
@@ -214,7 +214,7 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
 
 
 def _check_is_base(family: UpstreamFamily, base_url: str) -> None:
-    """The address of one endpoint, as providers' pages show it, would get every endpoint's path a second time."""
+    """Refuse the URL of a single endpoint, as shown in providers' docs: the endpoint's path would be appended twice."""
     for endpoint in family.wires.values():
         _, _, path = endpoint.path.removeprefix("/").partition("/")
         if path and re.search(rf"{VERSION}/{re.escape(path)}/?$", base_url):
@@ -254,7 +254,7 @@ def _checked_config(config: ChannelConfig) -> ChannelConfig:
             raise InvalidInput(f"{client!r} is not one of the channel's models", field="model_map")
         check_model(upstream, "model_map")
     for name, value in msgspec.structs.asdict(config.limits).items():
-        if value is not None and not 0 < value <= LIMIT_MAX:  # Also what is no number at all.
+        if value is not None and not 0 < value <= LIMIT_MAX:  # Also refuses NaN.
             raise InvalidInput(f"{name} is {value}; it must be above 0 and at most {LIMIT_MAX}", field="limits")
     return msgspec.structs.replace(
         config,
@@ -277,7 +277,7 @@ def _checked_secrets(secrets: Iterable[str]) -> list[str]:
 
 
 def _check_forms(name: str, secrets: Iterable[str]) -> None:
-    """A key that its family's calls could not be signed with would fail each of them. The message never repeats it."""
+    """Refuse keys that could not sign the family's calls. The message never contains the key."""
     family = UPSTREAM_FAMILIES[name]
     try:
         for secret in secrets:
@@ -328,7 +328,7 @@ def _view(connection: Connection, admin: Admin, channel_id: int) -> ChannelView:
 
 
 def _read_back(connection: Connection, admin: Admin, channel_id: int, spec: ChannelSpec) -> ChannelView:
-    """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
+    """Guarantee 16: compare the stored channel with the requested one before the transaction commits."""
     if channels.read_spec(connection, admin.sealer, channel_id) != spec:
         raise Refused("the channel cannot be stored as given; nothing was changed")
     return _view(connection, admin, channel_id)

@@ -1,4 +1,4 @@
-"""`Admin`: who acts, on which installation, at what time; every admin function takes one."""
+"""`Admin`: the actor, installation and clock that every admin function takes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NAME_CHARACTERS_MAX = 128
 
 
 class Who(TypedDict):
-    """The keyword arguments every repository change takes."""
+    """The keyword arguments of every change in a repository."""
 
     now_ns: int
     actor: str
 
 
 class Admin:
-    """An opened installation and the actor its audit rows name; a context manager that closes the database."""
+    """An opened installation and the actor for audit rows; a context manager that closes the database."""
 
     def __init__(self, installation: Installation, actor: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self.installation = installation
@@ -56,12 +56,12 @@ class Admin:
         return self.installation.sealer
 
     def who(self) -> Who:
-        """What every change is given for its audit row."""
+        """The time and actor for a change's audit row."""
         return {"now_ns": self.clock.now_ns(), "actor": self.actor}
 
     @contextmanager
     def change(self) -> Iterator[Connection]:
-        """One write transaction, with no other operator's change between what it reads and what it writes."""
+        """One write transaction, serialized with other operators' changes."""
         with self.database.write() as connection:
             versions.take_turns(connection)
             yield connection
@@ -74,7 +74,7 @@ class Admin:
 
 
 def read_input(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A checked input struct from plain values. Unknown fields and wrong types raise InvalidInput; none is dropped."""
+    """A validated input struct from plain values. Unknown fields and wrong types raise InvalidInput."""
     fields = getattr(kind, "__struct_fields__", ())
     if unknown := sorted(set(values) - set(fields)):
         raise InvalidInput("the field does not exist", field=unknown[0])
@@ -87,7 +87,7 @@ def read_input(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def check_name(name: str, field: str = "name") -> str:
-    """A name people can read back: printable, not blank, not too long."""
+    """The stripped name: printable, not blank, not too long. Raises InvalidInput."""
     stripped = name.strip()
     if not stripped or len(stripped) > NAME_CHARACTERS_MAX or not stripped.isprintable():
         raise InvalidInput(f"it must have 1 to {NAME_CHARACTERS_MAX} printable characters", field=field)
@@ -95,7 +95,7 @@ def check_name(name: str, field: str = "name") -> str:
 
 
 def check_model(model: str, field: str = "models") -> str:
-    """A model name: printable, no spaces."""
+    """The model name: printable, without spaces. Raises InvalidInput."""
     if not model or len(model) > 256 or not model.isprintable() or " " in model:
         raise InvalidInput(f"{model[:80]!r} is not a model name", field=field)
     return model

@@ -1,4 +1,4 @@
-"""Looks an installation over without changing it: settings, database, secret key, weights, kernel limits."""
+"""Examines an installation without changing it: settings, database, secret key, weights, kernel limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing looked at; `detail` says what was seen and, when it is wrong, what to do."""
+    """One check; `detail` says what was found and, if it is wrong, what to do."""
 
     name: str
     ok: bool
@@ -46,7 +46,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def effective_settings(settings: Settings) -> dict[str, Any]:
-    """Every setting as it is in force, secrets masked."""
+    """The effective settings, secrets masked."""
     shown: dict[str, Any] = {}
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
@@ -56,7 +56,7 @@ def effective_settings(settings: Settings) -> dict[str, Any]:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Every finding, in the order in which to mend them; nothing is created or changed."""
+    """Every finding, in the order in which to fix them; nothing is created or changed."""
     looks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
         ("variable", _variables),
         ("data directory", _data_dir),
@@ -72,7 +72,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _looked(name: str, look: Iterator[Finding]) -> Iterator[Finding]:
-    """What a look finds; one that this user may not take, or that leads nowhere, is a finding itself."""
+    """The findings of a check; an OSError becomes a finding itself."""
     try:
         yield from look
     except OSError as error:
@@ -158,7 +158,7 @@ def _schema(database: Database) -> Iterator[Finding]:
     yield Finding("database", True, f"{database.address} is reachable")
     newest = int(MIGRATIONS[-1].name[:4])
     hint = f"; {', '.join(missing)} not applied: run `elkapi migrate`" if missing else ""
-    # A `post` half may wait: it is applied when the last process of the version before is gone.
+    # A `post` half may be pending: it is applied when the last process of the previous version is gone.
     usable = not any(name.endswith(".pre") for name in missing)
     yield Finding("schema", usable, f"version {version} of {newest}{hint}")
 
@@ -215,7 +215,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
-    """Only whether the address can be read: the bucket may be out of reach from where the operator sits."""
+    """Check only that the URL is valid: the bucket may not be reachable from the operator's machine."""
     try:
         open_store(settings)
     except StorageUrlError as error:
@@ -253,7 +253,7 @@ def _limits(settings: Settings) -> Iterator[Finding]:
 
 
 def _masked(value: str) -> str:
-    """A URL with everything that can hold a secret masked, any other text hidden whole."""
+    """A URL with everything that may contain a secret masked; any other text is masked completely."""
     if not value:
         return ""
     try:
@@ -263,9 +263,9 @@ def _masked(value: str) -> str:
     if not parts.scheme or "://" not in value:
         return MASK
     if "@" in parts.path or (":" in parts.netloc and "@" in parts.query + parts.fragment):
-        # A password with a bare `/`, `?` or `#` in it, which some readers of addresses take.
+        # A password with an unescaped `/`, `?` or `#`, which some URL parsers accept.
         return f"{parts.scheme}://{MASK}"
     user, at, host = parts.netloc.rpartition("@")
     netloc = f"{user.partition(':')[0]}:{MASK}@{host}" if at else host
-    # `urlunsplit` takes a path with two slashes, as SQLite's has, for one without a host.
+    # `urlunsplit` mishandles a path with two slashes and no host, as in SQLite's URLs.
     return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{MASK}" if parts.query else "")

@@ -1,4 +1,4 @@
-"""What an operator's command can be told; each class has the status its admin route answers with.
+"""Errors of admin functions; each class has the HTTP status of its admin route.
 
 AdminError               400
 ├── InvalidInput         422  (field names what was wrong)
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class AdminError(Exception):
-    """Shown to the operator as it is, so the message never quotes a secret."""
+    """Shown to the operator unchanged, so the message never contains a secret."""
 
     status: ClassVar[int] = 400
 

@@ -1,6 +1,6 @@
-"""A dry run of routing: where a call would go and what each failure would lead to, without asking anybody.
+"""A dry run of routing: where a call would go and what each failure would lead to, without calling an upstream.
 
-The steps are the relay's own: `candidates` plans, `verdict` judges, `Walk` goes on. Health is that of a fresh worker.
+It uses the relay's own steps: `candidates` plans, `verdict` judges, `Walk` continues. Health is that of a new worker.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from elkapi.translate.media import read_messages
 from elkapi.types import Attempt, Channel, FallbackReason, Grant, Policy, Usage
 
 PATH = "/v1/chat/completions"
-# What --fail takes beside a status.
+# The values of --fail besides a status.
 FAULTS: dict[str, tuple[Verdict, FallbackReason | None]] = {
     "refused": (on_failure("upstream_connect_failed", sent=False), None),
     "timeout": (on_failure("upstream_header_timeout", sent=True), None),
@@ -53,7 +53,7 @@ _NEXT = {
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """`key` or `group`; `fail`: a channel's name or id -> a status such as "503" or a word of FAULTS."""
+    """The call to explain: with `key` or `group`; `fail` maps a channel's name or id to a status or a key of FAULTS."""
 
     model: str
     key: str | None = None
@@ -64,7 +64,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One attempt: why it stands where it does, what it is assumed to meet, and what follows from that."""
+    """One attempt: the reason for its position, its assumed outcome, and the consequence."""
 
     model: str
     channel_id: int
@@ -77,7 +77,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """The whole walk. `answered_by` is None when nobody would answer; `told` is the caller's error then."""
+    """All attempts. `answered_by` is None if none would answer; `told` is then the caller's error."""
 
     operation: str
     group: str
@@ -106,7 +106,7 @@ def explain(
     chat: Iterable[str] = (),
     sandbox: Iterable[str] = (),
 ) -> Explanation:
-    """Raises InvalidInput for a question that makes no sense, Missing for a key that does not exist."""
+    """Explain a call. Raises InvalidInput for an invalid question, Missing for a key that does not exist."""
     with admin.database.read() as connection:
         snapshot = build_snapshot(connection, admin.sealer, admin.settings, bundled=bundled, chat=chat, sandbox=sandbox)
     found = _operation(question.path)
@@ -230,7 +230,7 @@ def _request(operation: Operation, policy: Policy, model: str) -> Request:
 def _among(
     places: _Places, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request
 ) -> tuple[Candidate, ...]:
-    """The models that may answer; of a chat that makes a video the one, as the submit that its provider takes."""
+    """The candidate models; for a chat with a video model, that one as its provider's submit."""
     try:
         return candidates(places, snapshot, grant, policy, request, _NoHeaders())
     except NoChannel:
@@ -243,7 +243,7 @@ def _among(
 
 
 class _NoHeaders:
-    """A call that says nothing beside its body."""
+    """A call without headers."""
 
     def header(self, name: bytes) -> bytes | None:
         return None
@@ -299,7 +299,7 @@ def _step(model: str, attempt: Attempt, verdict: Verdict, reason: FallbackReason
 
 
 def _notes(among: tuple[Candidate, ...]) -> tuple[str, ...]:
-    """What a dry run cannot know, and limits that a real call may meet."""
+    """Notes about what a dry run cannot know, and limits that a real call may reach."""
     channels = {attempt.channel.id: attempt.channel for one in among for attempt in one.attempts}
     notes = [_TASK_NOTE] if among and among[0].request.operation.role is Role.SUBMIT else []
     notes += [f"channel {channel.name}: at most {what}" for channel in channels.values() for what in _limits(channel)]

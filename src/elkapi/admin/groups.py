@@ -1,4 +1,4 @@
-"""Groups: a name, the ratio its calls are multiplied with, and the policy its keys start from."""
+"""Groups: a name, a price ratio, and the default policy of the group's keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elkapi.storage.repos.groups import GroupRow
 from elkapi.storage.seeds import DEFAULT_GROUP
 
 RATIO_MAX_MICRO = 1_000 * RATIO_ONE_MICRO
-# Of those who use a group that is to go, so many are named.
+# How many users of a group an error lists.
 USERS_NAMED_MAX = 5
 
 
@@ -24,7 +24,7 @@ def set_group(
     description: str | None = None,
     policy: PolicyFields | None = None,
 ) -> GroupRow:
-    """Create a group or change what is given: its ratio, such as "0.8", its policy. Raises InvalidInput, Refused."""
+    """Create a group or change the given fields; `ratio` is decimal, such as "0.8". Raises InvalidInput, Refused."""
     name = check_name(name)
     given_micro = None if ratio is None else _ratio_micro(ratio)
     with admin.change() as connection:
@@ -70,8 +70,7 @@ def list_groups(admin: Admin) -> list[GroupRow]:
 
 
 def remove_group(admin: Admin, name: str) -> None:
-    """Remove a group that no channel names and no key is in; revoked ones are in `default` then. Raises Missing,
-    Refused."""
+    """Remove a group without channels and keys; its revoked keys move to `default`. Raises Missing, Refused."""
     if name == DEFAULT_GROUP:
         raise Refused(f"{name!r} is the default group and cannot be removed")
     with admin.change() as connection:

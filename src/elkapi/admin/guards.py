@@ -1,4 +1,4 @@
-"""Guardrails: defined by name, checked when they are written, named by the policies of groups and keys."""
+"""Guardrails: defined by name, validated when written, referenced by the policies of groups and keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET_PREFIX = "hook-"  # noqa: S105 - what a made secret begins with.
 
 
 class GuardInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A guardrail as it is given: exactly one of `words`, `find` and `url` says what it is."""
+    """The definition of a guardrail: exactly one of `words`, `find` and `url` determines its kind."""
 
     name: str
     words: tuple[str, ...] | None = None
@@ -42,7 +42,7 @@ class GuardInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def set_guard(admin: Admin, given: GuardInput) -> Guard:
-    """Create a guardrail or put this one in its place; a hook without a secret keeps its own or gets one.
+    """Create or replace a guardrail; a hook without a secret keeps its previous one or gets a new one.
 
     Raises InvalidInput, Refused.
     """
@@ -85,7 +85,7 @@ def _checked(given: GuardInput) -> Guard:
 
 
 def _is_region(region: str) -> bool:
-    """Whether numbers of this country can be found: `UK` for one would be taken and find none."""
+    """Whether phone numbers of this region can be found; an unknown one such as `UK` would silently find none."""
     from phonenumbers import SUPPORTED_REGIONS
 
     return region in SUPPORTED_REGIONS
@@ -146,9 +146,9 @@ def _users(connection: Connection, name: str) -> list[str]:
 
 
 def try_guard(admin: Admin, name: str, text: str) -> list[dict[str, object]]:
-    """What a list of words or a search for personal data finds in a text, as rows.
+    """The findings of a word list or a search for personal data in a text, as rows.
 
-    Raises Missing, InvalidInput, and Refused for a text that no call may have.
+    Raises Missing, InvalidInput, and Refused for a text that calls may not contain.
     """
     guard = show_guard(admin, name)
     if guard.kind == "hook":

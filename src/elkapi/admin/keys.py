@@ -1,4 +1,4 @@
-"""Customers' keys: made with their account, shown without their secret, switched off everywhere within a second."""
+"""Customers' keys: created with their account, shown without their secret, disabled everywhere within a second."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_KEY_NAME = "first"
 
 
 class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A new key. `balance` is decimal US dollars as text; `models` None allows every model."""
+    """A new key. `balance` is in US dollars as a decimal string; `models` None allows every model."""
 
     name: str
     group: str = DEFAULT_GROUP
@@ -36,7 +36,7 @@ class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class KeyPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be changed of a key afterwards; nothing else of it can be (CVE-2026-47102)."""
+    """The only fields of a key that can be changed later (CVE-2026-47102)."""
 
     name: str | UnsetType = UNSET
     group: str | UnsetType = UNSET
@@ -46,7 +46,7 @@ class KeyPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class KeyView(msgspec.Struct, frozen=True):
-    """A key with its money, in nano-USD, as it stands now."""
+    """A key with its current balances, in nano-USD."""
 
     row: KeyRow
     posted_nano: int
@@ -56,7 +56,7 @@ class KeyView(msgspec.Struct, frozen=True):
 
 
 def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
-    """A key, its account and its first deposit in one transaction; the plaintext is returned here and nowhere else."""
+    """Create a key, its account and its first deposit in one transaction; only this returns the plaintext."""
     name = check_name(given.name)
     models = _checked_models(given.models)
     nano = _dollars(given.balance, "balance")
@@ -85,8 +85,8 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
 
 
 def ensure_first_key(connection: Connection) -> str | None:
-    """The plaintext of a key without funds, made when there is no key at all; else None. It reaches free models."""
-    versions.bump(connection, routing=False)  # Its row lock makes two processes that start together take turns.
+    """Create a key without funds, for free models, if there is no key yet; returns its plaintext, else None."""
+    versions.bump(connection, routing=False)  # Its row lock serializes processes that start at the same time.
     if keys.list_keys(connection, limit=1):
         return None
     now_ns = SYSTEM_CLOCK.now_ns()
@@ -114,13 +114,13 @@ def list_keys(admin: Admin, *, limit: int = 1_000, after_id: int = 0) -> list[Ke
 
 
 def show_key(admin: Admin, which: str) -> KeyView:
-    """By id or by exact name; raises Missing, Refused when several keys share the name."""
+    """A key by id or exact name; raises Missing, Refused if several keys share the name."""
     with admin.database.read() as connection:
         return _view(connection, _find(connection, which))
 
 
 def set_key_enabled(admin: Admin, which: str, enabled: bool) -> KeyView:
-    """Switch a key on or off. Raises Missing, and Refused for one that was revoked."""
+    """Enable or disable a key. Raises Missing, and Refused for a revoked one."""
     with admin.change() as connection:
         row = _find(connection, which)
         changed = keys.set_enabled(connection, row.id, enabled, **admin.who())
@@ -128,14 +128,14 @@ def set_key_enabled(admin: Admin, which: str, enabled: bool) -> KeyView:
 
 
 def revoke_key(admin: Admin, which: str) -> KeyView:
-    """Switch a key off for good."""
+    """Disable a key permanently."""
     with admin.change() as connection:
         row = _find(connection, which)
         return _view(connection, _not_revoked(keys.revoke(connection, row.id, **admin.who()), row))
 
 
 def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
-    """Change what is given of a key. Raises InvalidInput, Missing, and Refused for one that was revoked."""
+    """Change the given fields of a key. Raises InvalidInput, Missing, and Refused for a revoked one."""
     who = admin.who()
     _check_expiry(patch.expires_at_ns, who["now_ns"])
     with admin.change() as connection:
@@ -161,20 +161,20 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
 
 
 def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
-    """Add decimal US dollars to the key's account; raises InvalidInput, Missing, Refused."""
+    """Add US dollars (a decimal string) to the key's account; raises InvalidInput, Missing, Refused."""
     nano = _dollars(amount, "amount")
     if nano == 0:
         raise InvalidInput("a deposit must be above zero", field="amount")
     with admin.change() as connection:
         row = _find(connection, which)
-        # What a revoked key holds could never be spent.
+        # The money of a revoked key could never be spent.
         _not_revoked(row if row.revoked_ns is None else None, row)
         _book(admin, connection, row, ledger.deposit, nano, note)
         return _view(connection, row)
 
 
 def adjust(admin: Admin, which: str, amount: str, note: str) -> KeyView:
-    """Correct the key's account by decimal US dollars, up or down, never below what it holds and may owe; raises
+    """Correct the key's account by US dollars, up or down, but never below its holds minus its credit. Raises
     InvalidInput, Missing, Refused."""
     nano = _usd(amount, "amount")
     if nano == 0:
@@ -183,7 +183,7 @@ def adjust(admin: Admin, which: str, amount: str, note: str) -> KeyView:
 
 
 def set_credit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
-    """Let the key spend so many US dollars more than was paid in; "0" takes that away. Raises as `adjust`."""
+    """Set the key's credit line in US dollars; "0" removes it. Raises like `adjust`."""
     return _booked(admin, which, ledger.set_credit, _dollars(amount, "amount"), note)
 
 
@@ -217,9 +217,9 @@ def _checked_models(models: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 def _find(connection: Connection, which: str) -> KeyRow:
     named = keys.find_by_name(connection, which)
-    # Beyond 18 digits it is no id of a 64-bit column.
+    # More than 18 digits may exceed a 64-bit id.
     if which.isascii() and which.isdecimal() and len(which) <= 18 and (row := keys.get_key(connection, int(which))):
-        # Money for the customer who is called 17 must not go to whoever has the key of that id.
+        # Money for the customer named "17" must not go to the key with the id 17.
         if other := next((one for one in named if one.id != row.id and one.revoked_ns is None), None):
             hint = f"use {other.id}, or rename that key with `elkapi key edit {other.id} --name NAME`"
             raise Refused(f"{which} is both the id of a key and the name of key {other.id}; {hint}")
@@ -239,7 +239,7 @@ def _not_revoked(changed: KeyRow | None, row: KeyRow) -> KeyRow:
 
 
 def _check_kept(row: KeyRow, policy: Policy) -> None:
-    """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
+    """Guarantee 16: compare the stored policy with the requested one before the transaction commits."""
     if row.policy != policy:
         raise Refused("the policy cannot be stored as given; nothing was changed")
 

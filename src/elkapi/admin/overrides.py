@@ -1,4 +1,4 @@
-"""Checks of a channel's overrides: what would break framing, metering or authentication is refused."""
+"""Validates a channel's overrides: those that would break framing, metering or authentication are refused."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", re.ASCII)
 HEADER_VALUE_CHARACTERS_MAX = 4_096
 JSON_SECRET_CHARACTERS_MAX = 16 * 1024
 
-# A caller's credential for us must never travel on to an upstream.
+# A caller's credential for the gateway must never be forwarded to an upstream.
 CREDENTIAL_HEADERS = frozenset(
     {"authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "mj-api-secret", "proxy-authorization"}
 )
-# The gateway reads these to route, meter and charge; a channel may not rewrite them behind its back.
+# The gateway routes, meters and charges by these, so a channel may not rewrite them.
 OWN_PARAMETERS = {"model": "map a model with --map client=upstream", "stream": "the caller chooses it"}
-# What a call may cost is held by the caller's body, before anybody knows which channel will serve it.
+# The hold is computed from the caller's body, before the channel is known.
 PRICED_PARAMETERS = frozenset(name for operation in CATALOG.operations for name in operation.priced_by)
 
 
 def check_headers_set(headers: Mapping[str, str]) -> dict[str, str]:
-    """Names lower case. Raises InvalidInput naming the header, never its value."""
+    """The headers with lower-case names. Raises InvalidInput naming the header, never its value."""
     result: dict[str, str] = {}
     for name, value in headers.items():
         lower = _header_name(name, "header_set")
@@ -45,7 +45,7 @@ def check_headers_removed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_headers_forwarded(names: Iterable[str]) -> tuple[str, ...]:
-    """Client headers to pass on; the ones that carry a credential for this gateway are refused."""
+    """The client headers to forward. Raises InvalidInput for those with a credential for this gateway."""
     result = dict.fromkeys(_header_name(name, "forward_headers") for name in names)
     for name in result:
         if name in CREDENTIAL_HEADERS or name.startswith("sec-"):
@@ -65,7 +65,7 @@ def _header_name(name: str, field: str) -> str:
 def check_parameters(
     set_: Mapping[str, msgspec.Raw], default: Mapping[str, msgspec.Raw], remove: Iterable[str]
 ) -> tuple[str, ...]:
-    """The removed names, each once. Raises InvalidInput for reserved names and for ones that contradict each other."""
+    """The removed names without duplicates. Raises InvalidInput for reserved or contradictory names."""
     removed = tuple(dict.fromkeys(remove))
     for field, names in (("param_set", tuple(set_)), ("param_default", tuple(default)), ("param_remove", removed)):
         for name in names:
@@ -97,7 +97,7 @@ def check_statuses(statuses: Mapping[int, int]) -> dict[int, int]:
 
 
 def check_secret(secret: str) -> str:
-    """A provider's credential: one line of printable ASCII, or a JSON object. The message never repeats it."""
+    """A provider's credential: one line of printable ASCII, or a JSON object. The error never contains it."""
     stripped = secret.strip()
     if stripped.startswith("{"):
         return _check_json_secret(stripped)
@@ -107,7 +107,7 @@ def check_secret(secret: str) -> str:
 
 
 def _check_json_secret(text: str) -> str:
-    """A credential that is a file, such as a Google service account's: kept as compact JSON."""
+    """A credential in a JSON file, such as a Google service account's, as compact JSON."""
     try:
         members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except msgspec.DecodeError:

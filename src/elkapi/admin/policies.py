@@ -1,4 +1,4 @@
-"""What may be laid down for a key's or a group's calls, checked when it is written; `relay` and `routing` obey it."""
+"""Policies of keys and groups, validated when written; `relay` and `routing` apply them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANY_MODEL = "*"
 
 
 class PolicyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is written of a policy: an absent field stays as it is, null takes it away."""
+    """A change of a policy: absent fields stay, null removes one."""
 
     aliases: dict[str, str] | UnsetType | None = UNSET
     fallbacks: dict[str, tuple[str, ...]] | UnsetType | None = UNSET
@@ -41,7 +41,7 @@ class PolicyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def merged(before: Policy, fields: PolicyFields) -> Policy:
-    """The policy with what is given put in. Raises InvalidInput."""
+    """The policy with the given fields changed. Raises InvalidInput."""
     given: dict[str, Any] = {
         name: value for name in fields.__struct_fields__ if (value := getattr(fields, name)) is not UNSET
     }
@@ -69,7 +69,7 @@ def merged(before: Policy, fields: PolicyFields) -> Policy:
 
 
 def check_guards(connection: Connection, policy: Policy) -> None:
-    """Raises InvalidInput for a guardrail that nobody defined: a slip of the pen must not leave calls unguarded."""
+    """Raise InvalidInput for an undefined guardrail: a typo must not leave calls unguarded."""
     for name in sorted(set(policy.guards or ()) - guards.names(connection) if policy.guards else ()):
         raise InvalidInput(f"the guardrail {name!r} does not exist; define it with `elkapi guard set`", field="guards")
 

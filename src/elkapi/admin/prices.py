@@ -1,4 +1,4 @@
-"""The price book: a new version per change; older versions stay for the calls and holds that name them."""
+"""The price book: each change adds a version; older versions stay for the calls and holds that refer to them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from elkapi.types import Amounts, Rates, Tier, Variant
 AMOUNT_MAX_NANO = 10**6 * 10**9
 
 
-# What `rates` and a tier may name: token classes per million, `search` and `image` each, seconds of video and sound.
+# The classes in `rates` and tiers: tokens per million, `search` and `image` each, seconds of video and audio.
 RATE_NAMES = {
     name.removesuffix("_nano_per_1m").removesuffix("_nano"): name
     for name in Rates.__struct_fields__
     if name != "call_nano"
 }
-# What a variant may go by: with a name that no call ever has, it would never count and its dear work be sold cheap.
+# The features a variant may depend on; one with an unknown feature would never apply, and its calls be undercharged.
 _OF_TASKS = frozenset(name for op in CATALOG.operations if op.meter for name in (*op.meter.features, "resolution"))
 FEATURES = _OF_TASKS | set(served.FEATURES)
 TIERS_MAX = 8
@@ -32,16 +32,16 @@ VARIANTS_MAX = 64
 
 
 class TierInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rates of calls with more than `above_tokens` of input; a class that is not named keeps the base rate."""
+    """The rates of calls with more than `above_tokens` of input; other classes keep the base rate."""
 
     above_tokens: int
     rates: dict[str, str]
 
 
 class VariantInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rates of calls whose every feature of `when` has one of its words; what is not named keeps the base rate.
+    """The rates of calls whose features all have one of the values in `when`; other classes keep the base rate.
 
-    `rates` names classes like those of a price, and `call`. `above_tokens`: and that have more input than this.
+    `rates` has the classes of a price, and `call`. `above_tokens`: only calls with more input tokens.
     """
 
     when: dict[str, tuple[str, ...]]
@@ -50,10 +50,10 @@ class VariantInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class PriceInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Decimal US dollars as text. Either token prices per million, or a price per call, per second, per picture.
+    """A price in US dollars as decimal strings: either tokens per million, or per call, per second, per image.
 
-    `rates` prices further classes (`cache_write_5m`, `reasoning`, `audio_input`, ...; `search` is per search). Of
-    `variants` the first that fits a call counts, and where none does the `tiers`.
+    `rates` has the prices of further classes (`cache_write_5m`, `reasoning`, `audio_input`, ...; `search` is per
+    search). The first of `variants` that matches a call applies; if none does, the `tiers`.
     """
 
     model: str
@@ -71,7 +71,7 @@ class PriceInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def set_price(admin: Admin, given: PriceInput) -> PriceRow:
-    """Put a new version in force; raises InvalidInput."""
+    """Add a new version, which takes effect at once; raises InvalidInput."""
     model = check_model(given.model, "model")
     amounts = _amounts(given)
     with admin.change() as connection:
@@ -79,13 +79,13 @@ def set_price(admin: Admin, given: PriceInput) -> PriceRow:
 
 
 def list_prices(admin: Admin) -> list[PriceRow]:
-    """The versions in force, one a model."""
+    """The current version of each model's price."""
     with admin.database.read() as connection:
         return prices.in_force(connection)
 
 
 def history(admin: Admin, model: str) -> list[PriceRow]:
-    """Every version, newest first; raises Missing for a model that never had one."""
+    """Every version, newest first; raises Missing if the model never had one."""
     with admin.database.read() as connection:
         rows = prices.history(connection, model)
     if not rows:
@@ -94,7 +94,7 @@ def history(admin: Admin, model: str) -> list[PriceRow]:
 
 
 def show_price(admin: Admin, model: str) -> PriceRow:
-    """The version in force; raises Missing where there is none."""
+    """The current version; raises Missing if there is none."""
     newest = history(admin, model)[0]
     if newest.withdrawn:
         raise Missing(f"{model!r} has no price: version {newest.price.version} withdrew it")
@@ -102,7 +102,7 @@ def show_price(admin: Admin, model: str) -> PriceRow:
 
 
 def withdraw_price(admin: Admin, model: str) -> PriceRow:
-    """Leave a model without a price by a new version, so that new calls are refused; raises Missing."""
+    """Withdraw a model's price with a new version, so that new calls are refused; raises Missing."""
     with admin.change() as connection:
         row = prices.withdraw(connection, model=model, source=admin.actor, **admin.who())
     if row is None:
@@ -156,7 +156,7 @@ def _variants(given: PriceInput, rates: dict[str, int]) -> tuple[Variant, ...]:
 
 
 def _variant(given: VariantInput, rates: dict[str, int], by_length: bool) -> Variant:
-    """One variant of a price, which has tiers by the length of the input too or has none. Raises InvalidInput."""
+    """One variant of a price; `by_length`: the price also has tiers. Raises InvalidInput."""
     when = _when(given.when)
     if given.above_tokens < 0:
         raise InvalidInput("above_tokens must be at least 1", field="variants")
@@ -168,7 +168,7 @@ def _variant(given: VariantInput, rates: dict[str, int], by_length: bool) -> Var
 
 
 def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The words as the features of calls spell them. Raises InvalidInput where nothing is named."""
+    """The features and values, normalized like those of calls. Raises InvalidInput if one is empty."""
     try:
         words = {(own := name.strip()): tuple(_spelled(own, word) for word in of) for name, of in when.items()}
     except BadRequest as error:

@@ -1,4 +1,4 @@
-"""Asks an upstream something free with each credential of a channel; what an answer means is left to the operator."""
+"""Sends an upstream a free request with each credential of a channel; the operator judges the answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ NOTHING_TO_ASK = "this family has no free endpoint to probe"
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
-    """One credential's answer. `revived` says that it was off and was brought back by this probe, `detail` why nobody
-    could be asked.
-    """
+    """The result for one credential. `revived`: this probe re-enabled it. `detail`: why the request failed."""
 
     key_id: int
     hint: str
@@ -32,8 +30,8 @@ class ProbeResult(msgspec.Struct, frozen=True):
 
 
 async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
-    """Probe every credential of a channel, also of a disabled one. Those that work and that the gateway itself had
-    switched off are brought back; those an operator switched off stay off. Raises Missing.
+    """Probe every credential of a channel, even a disabled one. Re-enables those that work and that the gateway
+    disabled; those disabled by an operator stay so. Raises Missing.
     """
     view = admin_channels.show_channel(admin, which)
     with admin.database.read() as connection:

@@ -1,4 +1,4 @@
-"""Past calls as an operator sees them: every attempt, every price factor, every entry in the ledger."""
+"""Past calls for operators: every attempt, every price factor, every ledger entry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def show_request(admin: Admin, request_id: str) -> RequestAccount:
 def list_requests(
     admin: Admin, *, limit: int = 50, key: str | None = None, before: str | None = None
 ) -> list[RequestRecord]:
-    """The newest first, behind `before`; raises InvalidInput, Missing and Refused for a key as `show_key`."""
+    """Calls, newest first, after `before`. Raises InvalidInput, and Missing and Refused like `show_key`."""
     key_id = None if key is None else show_key(admin, key).row.id
     behind = None if before is None else parsed_id(before)
     with admin.database.read() as connection:
@@ -33,7 +33,7 @@ def list_requests(
 
 
 def parsed_id(request_id: str) -> bytes:
-    """The id behind its public spelling; raises InvalidInput."""
+    """The id from its public form; raises InvalidInput."""
     parsed = parse_request_id(request_id)
     if parsed is None:
         raise InvalidInput("a request id must be `req_` or `task_` followed by 32 hex digits", field="id")

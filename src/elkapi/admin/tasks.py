@@ -1,4 +1,4 @@
-"""Tasks as an operator sees them, whoever's they are; asked about at once, or ended free where nobody else can."""
+"""Tasks of all keys for operators: list, show, poll at once, or end without charge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATES = ("open", *(state.value for state in State))
 
 
 class TaskFacts(msgspec.Struct, frozen=True):
-    """A task; `task` is None where it was sealed with another secret key."""
+    """A task; `task` is None if it was sealed with another secret key."""
 
     row: TaskRow
     task: Task | None
@@ -37,8 +37,8 @@ class TaskFacts(msgspec.Struct, frozen=True):
 def list_tasks(
     admin: Admin, *, state: str | None = None, key: str | None = None, limit: int = 100, before: str | None = None
 ) -> list[TaskRow]:
-    """The newest first, behind `before`; `open` are those that did not end. Raises InvalidInput, Missing for a key that
-    is not there.
+    """Tasks, newest first, after `before`; the state `open` means not ended. Raises InvalidInput, Missing for an
+    unknown key.
     """
     if state is not None and state not in STATES:
         raise InvalidInput(f"it must be one of {', '.join(STATES)}", field="state")
@@ -63,7 +63,7 @@ def show_task(admin: Admin, task_id: str) -> TaskFacts:
 
 
 def poll_task(admin: Admin, task_id: str) -> None:
-    """Have its provider asked about it now. Raises InvalidInput, Missing, Refused for one that ended."""
+    """Have a task polled now. Raises InvalidInput, Missing, Refused for one that ended."""
     row = show_task(admin, task_id).row
     with admin.database.write() as connection:
         if not tasks.poke(connection, row.id):
@@ -72,9 +72,9 @@ def poll_task(admin: Admin, task_id: str) -> None:
 
 
 def end_task(admin: Admin, task_id: str, reason: str) -> Task:
-    """End an open task free, whatever its provider makes of it: the hold goes back, its caller is told.
+    """End an open task without charge, whatever its provider does: the hold is released and the caller notified.
 
-    The task as it then is. Raises InvalidInput, Missing, Refused for one that ended, is being submitted, or moved.
+    Returns the ended task. Raises InvalidInput, Missing, Refused if it ended, is being submitted, or changed meanwhile.
     """
     reason = reason.strip()
     if not reason or len(reason) > REASON_CHARACTERS_MAX or not reason.isprintable():
@@ -94,12 +94,12 @@ def end_task(admin: Admin, task_id: str, reason: str) -> Task:
         "The operator of this gateway ended the task.",
         b"",
         admin.clock.now_ns(),
-        # Whether the provider bills what it may still be making, nobody here knows.
+        # The provider may still finish the task and bill it.
         unknown=True,
     )
     addresses = Addresses(admin.settings, admin.sealer, admin.clock)
     step = Teller(admin.settings, CATALOG.by_id, CATALOG.family_of, addresses.assets.url).told(task, step)
-    # Said before it is done, so that an end without its reason cannot be.
+    # Write the audit row first, so that no task ends without a recorded reason.
     with admin.database.write() as connection:
         detail = {"reason": reason, "held_nano": task.asked.held_nano}
         audit.write(

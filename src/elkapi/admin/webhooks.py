@@ -1,4 +1,4 @@
-"""Notices of tasks as an operator sees them, and the secrets that sign them."""
+"""Task notices for operators, and the secrets that sign them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from elkapi.storage.secrets import SealError
 from elkapi.tasks.signing import new_secret
 from elkapi.types import NoticeBody
 
-# So long the secret before the newest one signs too.
+# How long the previous secret signs too after a rotation.
 OVERLAP_NS = 24 * 3_600_000_000_000
 
 
 class NoticeView(msgspec.Struct, frozen=True):
-    """A notice with what it says and how each try went; `body` is None when it does not open here."""
+    """A notice with its body and tries; `body` is None if it does not open."""
 
     row: NoticeRow
     body: NoticeBody | None
@@ -28,7 +28,7 @@ class NoticeView(msgspec.Struct, frozen=True):
 
 
 class SecretView(msgspec.Struct, frozen=True):
-    """A key's secret on the one occasion when it is told."""
+    """A key's secret, shown only once."""
 
     key_id: int
     secret: str
@@ -38,7 +38,7 @@ class SecretView(msgspec.Struct, frozen=True):
 def list_notices(
     admin: Admin, *, key: str | None = None, state: str | None = None, limit: int = 100, before: str | None = None
 ) -> list[NoticeRow]:
-    """The newest first, behind `before`; raises InvalidInput, Missing for a key or an event that is not there."""
+    """Notices, newest first, after `before`; raises InvalidInput, Missing for an unknown key or event."""
     key_id = None if key is None else show_key(admin, key).row.id
     with admin.database.read() as connection:
         behind = None if before is None else _found(connection, before)
@@ -58,7 +58,7 @@ def show_notice(admin: Admin, event: str) -> NoticeView:
 
 
 def replay(admin: Admin, event: str) -> NoticeRow:
-    """Send an event once more, under the id it had. Raises InvalidInput, Missing, Refused while it is being sent."""
+    """Send an event again, with the same id. Raises InvalidInput, Missing, Refused while it is being sent."""
     parsed, now_ns = _parsed(event), admin.clock.now_ns()
     until_ns = now_ns + round(admin.settings.webhook_retry_s * 1_000_000_000)
     with admin.database.write() as connection:
@@ -72,9 +72,9 @@ def replay(admin: Admin, event: str) -> NoticeRow:
 
 
 def tell_secret(admin: Admin, which: str, *, rotate: bool = False) -> SecretView:
-    """A key's secret, made at its first use and told once; `rotate` puts a new one in its place, which is told.
+    """A key's secret, created on first use and shown only once; `rotate` replaces it by a new one, which is shown.
 
-    Raises Missing, and Refused for one that was told before.
+    Raises Missing, and Refused if it was shown before.
     """
     key_id = show_key(admin, which).row.id
     now_ns = admin.clock.now_ns()

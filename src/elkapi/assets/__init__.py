@@ -1,4 +1,4 @@
-"""Files that tasks made: kept in a folder or a bucket, measured, and named by signed addresses that expire.
+"""Files made by tasks: stored in a folder or a bucket, measured, and served at signed URLs that expire.
 
-Who may have a file is decided where it is served (`relay.asset_pages`); fetching it is `tasks.results`'.
+`relay.asset_pages` serves them and decides who may have one; `tasks.results` downloads them.
 """

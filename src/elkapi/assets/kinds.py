@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes; a content type that somebody claims counts for nothing."""
+"""Detects a file's type by its first bytes; a claimed content type is ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEAD_BYTES = 64
 
 
 class FileKind(msgspec.Struct, frozen=True):
-    """`suffix` is how the name of such a file ends."""
+    """A type of file; `suffix` is the file name extension."""
 
     kind: AssetKind
     content_type: str
@@ -47,12 +47,12 @@ _MARKS = (
     (b"glTF", GLB),
 )
 _BRANDS = {b"qt  ": MOV, b"M4A ": M4A, b"M4B ": M4A, b"avif": AVIF, b"avis": AVIF}
-# An older QuickTime file begins with one of these instead of naming its brand.
+# Older QuickTime files start with one of these instead of a brand.
 _ATOMS = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip"})
 
 
 def kind_of(head: bytes) -> FileKind | None:
-    """The kind of a file that begins so, or None when it is none that we keep: a page, JSON, anything else."""
+    """The kind of a file by its first bytes, or None if it is not one that we store, such as a web page or JSON."""
     for mark, kind in _MARKS:
         if head.startswith(mark):
             return kind
@@ -68,7 +68,7 @@ def kind_of(head: bytes) -> FileKind | None:
 
 
 def _mpeg_audio(head: bytes) -> FileKind | None:
-    """Frames without a tag before them: a sync word of 11 bits and no reserved value behind it."""
+    """MPEG audio without a tag: an 11-bit sync word, followed by no reserved value."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     if head[1] & 0xF6 == 0xF0:

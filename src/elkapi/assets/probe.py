@@ -1,7 +1,7 @@
-"""Measured facts of a stored file (length, size of its picture), from its boxes and headers; nothing is decoded.
+"""Measures a stored file (duration, width, height) from its boxes and headers, without decoding.
 
-Read in bounded steps through `read(start, length)`, which may give less at the end. A file that says nothing we
-understand has no facts; one that contradicts itself raises ProbeError, and nothing else is ever raised by parsing.
+Reads in bounded steps through `read(start, length)`, which may return less at the end. An unknown format has no facts;
+an inconsistent file raises ProbeError, and parsing raises nothing else.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SIDE_MAX = 1 << 16
 
 
 class ProbeError(ValueError):
-    """The file contradicts itself."""
+    """The file is inconsistent."""
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known; None is not known."""
+    """The measured facts; None is unknown."""
 
     duration_ms: int | None = None
     width: int | None = None
@@ -65,7 +65,7 @@ async def _exactly(read: Read, start: int, length: int) -> bytes:
 
 
 async def _iso(read: Read, size_bytes: int) -> Facts:
-    """The box `moov` may stand before or behind gigabytes of pictures: only heads are read on the way."""
+    """Only box headers are read on the way to `moov`, which may come after gigabytes of media."""
     at = 0
     for _ in range(BOXES_MAX):
         if at + 8 > size_bytes:
@@ -82,7 +82,7 @@ async def _iso(read: Read, size_bytes: int) -> Facts:
 
 
 def _box(data: bytes, at: int, size: int) -> tuple[bytes, int, int]:
-    """(name, where its content begins, where it ends) of the box at `at`; `size` is where its parent ends."""
+    """(name, start of the content, end) of the box at `at`; `size` is the end of its parent."""
     length, name = struct.unpack_from(">I4s", data, at)
     head = 8
     if length == 1:
@@ -123,7 +123,7 @@ def _movie(moov: bytes) -> Facts:
 
 
 def _duration_ms(data: bytes, begin: int) -> int | None:
-    """Of `mvhd` and `mdhd`, which begin alike; all ones stand for not known."""
+    """The duration in `mvhd` or `mdhd`, which start alike; all ones mean unknown."""
     wide = data[begin] == 1
     scale, length = struct.unpack_from(">IQ" if wide else ">II", data, begin + (20 if wide else 12))
     unknown = (1 << 64) - 1 if wide else (1 << 32) - 1
@@ -131,7 +131,7 @@ def _duration_ms(data: bytes, begin: int) -> int | None:
 
 
 def _track(data: bytes, begin: int, end: int) -> tuple[int | None, tuple[int, int] | None]:
-    """(length, size of its picture) of a track; the size is that after its rotation."""
+    """(duration in ms, (width, height)) of a track; the size is after rotation."""
     length = sides = None
     is_video = False
     for name, start, stop in _boxes(data, begin, end):
@@ -156,7 +156,7 @@ def _shown(data: bytes, begin: int) -> tuple[int, int] | None:
 
 
 def _fragmented_ms(data: bytes, begin: int, end: int) -> int | None:
-    """`mehd` says how long a fragmented film is, in the movie's time scale, which stands before it."""
+    """The duration of a fragmented movie from `mehd`, in the time scale of `mvhd`."""
     scale = next((_scale(data, start) for name, start, _ in _boxes(data, 0, len(data)) if name == b"mvhd"), 0)
     for name, start, _ in _boxes(data, begin, end):
         if name == b"mehd" and scale:
@@ -242,7 +242,7 @@ _SAMPLING = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 1200
 
 
 async def _mp3(read: Read, size_bytes: int) -> Facts:
-    """By the count of frames in the first one, where an encoder wrote it, else by a constant rate."""
+    """The duration from the frame count in the first frame if the encoder wrote it, else from a constant bit rate."""
     at, head = 0, await _exactly(read, 0, 10)
     if head[:3] == b"ID3":
         at = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])

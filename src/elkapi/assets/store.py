@@ -1,7 +1,7 @@
-"""Where files are kept: a folder of this host or an S3 bucket, one interface over obstore; rows are `repos.assets`'.
+"""Stores files in a local folder or an S3 bucket, one interface over obstore; `repos.assets` has the rows.
 
-A file is visible when it is whole, or never: what is written meanwhile is a part that nobody can name, and a cut leaves
-nothing. Memory is a few pieces, however large the file. Locations are ours and never come from a caller.
+A file becomes visible only when it is complete; an aborted upload leaves nothing. Memory use is a few pieces, whatever
+the file's size. Locations are our own and never come from a caller.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore
 
 FOLDER = "assets"
-# S3 takes no smaller part; of a few of them consists what an upload holds in memory.
+# The smallest part that S3 accepts; an upload holds a few of them in memory.
 PART_BYTES = 5 * 1024 * 1024
 PARTS_AT_ONCE = 2
 PIECE_BYTES = 512 * 1024
 READ_BYTES = 256 * 1024
 LISTED_AT_ONCE = 500
 OPTIONS = frozenset({"endpoint", "region"})
-# How a local part is named until its file is whole.
+# The name suffix of a local part until its file is complete.
 _PART = re.compile(r"#\d+$")
 
 
@@ -43,15 +43,15 @@ class StoreFailed(Exception):
 
 
 class NotKept(Exception):
-    """The file is none that is kept, or longer than allowed; nothing of it is left."""
+    """The file is not of a known kind or too large; nothing of it is stored."""
 
 
 class TooLarge(NotKept):
-    """Longer than the limit."""
+    """The file is larger than the limit."""
 
 
 class WrongType(NotKept):
-    """No kind of file that we know; an error page, for instance."""
+    """The file is not of a known kind; an error page, for example."""
 
 
 class StorageUrlError(ValueError):
@@ -59,7 +59,7 @@ class StorageUrlError(ValueError):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What was measured while a file was written."""
+    """Facts measured while a file was written."""
 
     kind: FileKind
     size_bytes: int
@@ -67,7 +67,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class AssetStore:
-    """One of a process; every method may be called from its event loop, which it never blocks."""
+    """The store of a process; its methods are called from the event loop and never block it."""
 
     def __init__(self, make: Callable[[], ObjectStore], folder: Path | None = None) -> None:
         self._make = make
@@ -75,13 +75,14 @@ class AssetStore:
 
     @functools.cached_property
     def _objects(self) -> ObjectStore:
-        """Made when it is needed, since a worker that serves no file need not load its library."""
+        """Created on first use, so that a worker that serves no file does not load the library."""
         return self._make()
 
     async def put(self, location: str, chunks: AsyncIterable[bytes], bytes_max: int) -> Stored:
-        """Keep a file of at most `bytes_max`; what `chunks` raises is raised here, and so is a cancellation.
+        """Store a file of at most `bytes_max`.
 
-        Raises TooLarge, WrongType, StoreFailed. Whatever is raised, nothing stands at `location` afterwards.
+        Raises TooLarge, WrongType, StoreFailed, and what `chunks` raises. After an exception or cancellation, nothing
+        is at `location`.
         """
         source = _pieces(chunks, bytes_max)
         first = await anext(source, b"")
@@ -99,7 +100,7 @@ class AssetStore:
 
     @contextlib.asynccontextmanager
     async def _uploading(self, location: str) -> AsyncIterator[_Upload]:
-        """The file is there when the block ended well; else what there is of it is removed before the error goes on."""
+        """The file exists if the block ends normally; otherwise its parts are removed before the error propagates."""
         import obstore
 
         feed = _Feed()
@@ -124,7 +125,7 @@ class AssetStore:
             raise
 
     async def read(self, location: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`, in pieces. Raises FileNotFoundError, StoreFailed."""
+        """The bytes from `start` to `end`, exclusive, in pieces. Raises FileNotFoundError, StoreFailed."""
         import obstore
 
         with _failures():
@@ -133,21 +134,21 @@ class AssetStore:
                 yield bytes(piece)
 
     async def at(self, location: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start` on. Raises FileNotFoundError, StoreFailed."""
+        """At most `length` bytes from `start`. Raises FileNotFoundError, StoreFailed."""
         import obstore
 
         with _failures():
             return bytes(await obstore.get_range_async(self._objects, location, start=start, length=length))
 
     async def delete(self, location: str) -> None:
-        """Remove a file; one that is not there is removed. Raises StoreFailed."""
+        """Remove a file; a missing one is no error. Raises StoreFailed."""
         import obstore
 
         with contextlib.suppress(FileNotFoundError), _failures():
             await obstore.delete_async(self._objects, location)
 
     async def older_than(self, age_s: float) -> AsyncIterator[list[str]]:
-        """Locations of files that were written longer ago, some at a time. Raises StoreFailed."""
+        """Locations of files older than `age_s`, in batches. Raises StoreFailed."""
         import obstore
 
         before_s = time.time() - age_s
@@ -156,14 +157,14 @@ class AssetStore:
                 yield [meta["path"] for meta in found if meta["last_modified"].timestamp() < before_s]
 
     async def remove_parts(self, age_s: float) -> int:
-        """Remove what killed uploads left in the folder; how many there were. A bucket has a rule for that."""
+        """Remove parts left in the folder by killed uploads; returns their number. A bucket has a lifecycle rule."""
         if self._folder is None:
             return 0
         return await asyncio.to_thread(_remove_parts, self._folder, time.time() - age_s)
 
 
 class _Feed:
-    """What obstore draws from: one piece at a time, so the writer's pace is the source's."""
+    """The source for obstore: one piece at a time, so that the writer provides backpressure."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue(1)
@@ -181,8 +182,8 @@ class _Feed:
 
 
 class _Upload:
-    """The source is read by our own task, so that its deadlines and our cancellation act where they should; obstore is
-    only ever told to go on, to end, or to give up, since a cancelled upload of its would leave its parts."""
+    """An upload whose source is read by our own task, so that deadlines and cancellation apply there. The obstore call
+    is never cancelled, since that would leave its parts: it is fed, ended, or made to fail."""
 
     def __init__(self, feed: _Feed, running: asyncio.Future[Any], remove: Callable[[], Awaitable[None]]) -> None:
         self._feed = feed
@@ -205,7 +206,7 @@ class _Upload:
         self._result()
 
     async def cut(self) -> None:
-        """Make obstore remove the parts, or the file that it was just done with; waits also while we are cancelled."""
+        """Make obstore remove the parts, or the file if it was just completed; waits even if cancelled."""
         cutting = asyncio.ensure_future(self._cut())
         while not cutting.done():
             with contextlib.suppress(asyncio.CancelledError):
@@ -226,12 +227,12 @@ class _Upload:
 
 
 class _Cut(Exception):
-    """What the feed raises in obstore to end an upload that nobody wants any more."""
+    """Raised by the feed inside obstore to abort an upload."""
 
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """What obstore raises as one of ours; a file that is not there stays FileNotFoundError."""
+    """Convert obstore's exceptions to ours; FileNotFoundError stays."""
     from obstore.exceptions import BaseError
 
     try:
@@ -272,7 +273,7 @@ def _remove_parts(folder: Path, before_s: float) -> int:
 
 
 def open_store(settings: Settings) -> AssetStore:
-    """The store of ELKAPI_STORAGE_URL, nothing of it asked yet. Raises StorageUrlError."""
+    """The store of ELKAPI_STORAGE_URL, without accessing it. Raises StorageUrlError."""
     url = settings.storage_url
     if not url:
         return _local(settings.data_path.absolute() / FOLDER)
@@ -298,9 +299,10 @@ def _local(folder: Path) -> AssetStore:
 
 
 def _bucket(url: str) -> ObjectStore:
-    """Credentials, region and endpoint are those of the usual AWS_ variables; two may stand behind a `?`.
+    """The bucket of a URL. Credentials, region and endpoint come from the AWS_ variables; the URL's query may override
+    region and endpoint.
 
-    The operator named this endpoint: no address guard stands before it, and without TLS it is reached if it says so.
+    The endpoint is the operator's: the address guard does not apply, and plain HTTP is allowed.
     """
     from obstore.store import S3Store
 

@@ -1,4 +1,4 @@
-"""Signed addresses of files: who has one may fetch that file until it expires, with no key; nothing else follows."""
+"""Signed URLs of files: whoever has one may download that file without a key until it expires."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from elkapi.storage.secrets import Sealer
 from elkapi.types import TaskAsset
 
 PATH = "/v1/assets/"
-# Addresses change this often and not with every poll, so that caches and comparisons work.
+# URLs change this often, not with every poll, so that caches and comparisons work.
 STEP_S = 3600
 SIGNATURE_BYTES = 24
 
 
 class AssetUrls:
-    """Addresses that are good for `keep_s` at least, signed with a key derived from the installation's."""
+    """URLs that are valid for at least `keep_s`, signed with a key derived from the installation's."""
 
     def __init__(self, sealer: Sealer, clock: Clock, keep_s: float) -> None:
         self._sealer = sealer
@@ -25,7 +25,7 @@ class AssetUrls:
         self._keep_s = round(keep_s)
 
     def url(self, asset: TaskAsset, origin: str) -> str:
-        """Where a file is fetched, below `origin`."""
+        """The signed URL of a file, below `origin`."""
         step_s = min(STEP_S, max(self._keep_s, 1))
         expires_s = (self._now_s() + self._keep_s) // step_s * step_s + step_s
         path = f"{PATH}{asset.id.hex()}/{quote(file_name(asset.kind, asset.content_type, asset.id))}"
@@ -48,11 +48,11 @@ class AssetUrls:
 
 
 def carries_signature(query: str) -> bool:
-    """Whether somebody means to be let in by a signature, good or not."""
+    """Whether the query contains a signature, valid or not."""
     return "signature=" in query
 
 
 def file_name(kind: str, content_type: str, asset_id: bytes) -> str:
-    """A name that is safe in any header and on any disk."""
+    """A file name that is safe in any header and on any file system."""
     found = BY_CONTENT_TYPE.get(content_type)
     return f"{kind}-{asset_id.hex()[-8:]}.{found.suffix if found else 'bin'}"

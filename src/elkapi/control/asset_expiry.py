@@ -1,7 +1,7 @@
-"""Removes files whose time is over, and what copies left that were cut; safe to repeat, and to do in several places.
+"""Removes expired files and the remains of aborted copies; idempotent, and safe in several processes at once.
 
-The file goes before its row, so that a row is never lost while its file stays; a file without a row is looked for by
-listing the store now and then. Copies under way are younger than ORPHAN_S.
+A file is removed before its row, so that no file outlives its row; files without a row are found by listing the store
+periodically. Copies in progress are younger than ORPHAN_S.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from elkapi.storage.repos import assets as rows
 T = TypeVar("T")
 EVERY_S = 60.0
 ROWS_MAX = 200
-# After so many files that cannot be removed it is the store, and the rest waits for the next run.
+# After so many failures the store is assumed to be unavailable, and the rest waits for the next run.
 FAILURES_MAX = 20
 ORPHANS_EVERY_S = 6 * 3600.0
 ORPHAN_S = 24 * 3600.0
@@ -46,7 +46,7 @@ class AssetExpiry:
         self._orphans_at_s = 0.0
 
     async def run_once(self) -> None:
-        """Raises Unavailable or StoreFailed; the next run sees the same."""
+        """Raises Unavailable or StoreFailed; the next run retries."""
         now_ns = self._clock.now_ns()
         if self._set_ahead.seen(now_ns):
             return
@@ -58,7 +58,7 @@ class AssetExpiry:
             raise failures[0]
 
     async def _expire(self, now_ns: int) -> list[StoreFailed]:
-        """What went wrong: a file that cannot be removed keeps its row, and no other file."""
+        """Remove expired files; returns the failures. A file that cannot be removed keeps its row; others continue."""
         failures = list[StoreFailed]()
         while len(failures) < FAILURES_MAX:
             expired = partial(rows.expired, now_ns=now_ns, rows_max=ROWS_MAX, after=len(failures))
@@ -79,7 +79,7 @@ class AssetExpiry:
         return failures
 
     async def remove_orphans(self, age_s: float = ORPHAN_S) -> int:
-        """Remove files that no row names and parts of uploads, if they are older; how many there were."""
+        """Remove files without a row and parts of uploads older than `age_s`; returns their number."""
         removed = await self._store.remove_parts(age_s)
         async for locations in self._store.older_than(age_s):
             if not locations:

@@ -1,8 +1,7 @@
-"""Forgets stored answers, idempotency keys, notices and tasks whose time is over, some at a time, and ends answers that
-nobody makes any more.
+"""Deletes expired stored answers, idempotency keys, notices and tasks in batches, and fails orphaned answers.
 
-Recovery ends what a worker was making when it is found gone, and frees what a poller owned; here are those whose worker
-or poller nobody knows, as after a restore.
+Recovery handles the answers and tasks of a dead worker or poller; this handles those whose worker or poller is unknown,
+as after a restore.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from elkapi.storage.repos.stored import fail_orphans, purge
 
 EVERY_S = 60.0
 ROWS_MAX = 500
-# Each has a place in several indexes, and SQLite's one writer waits for all of them.
+# Fewer tasks: each is in several indexes, and SQLite's single writer waits for all of them.
 TASKS_MAX = 100
 BYTES_MAX = 4 * 1024 * 1024
-# Whoever waits for SQLite's one writer looks again after so long at most.
+# The longest retry interval of those who wait for SQLite's single writer.
 PAUSE_S = 0.1
 
 
 class Expiry:
-    """`write` runs a change over one write transaction, off the event loop. Tasks are kept for ever where
-    `tasks_keep_s` is 0."""
+    """The job. `write` runs a change in one write transaction, off the event loop. `tasks_keep_s` 0 keeps tasks for
+    ever."""
 
     name = "expiry"
     period_s = EVERY_S
@@ -48,7 +47,7 @@ class Expiry:
         self._tasks_keep_ns = round(tasks_keep_s * 1_000_000_000)
 
     async def run_once(self) -> None:
-        """Raises Unavailable when the database cannot be asked; the next run sees the same."""
+        """Raises Unavailable if the database cannot be reached; the next run retries."""
         await self._write(fail_orphans)
         await self._write(tasks.release_orphans)
         now_ns = self._clock.now_ns()
@@ -63,7 +62,7 @@ class Expiry:
             await self._forget(lambda connection: tasks.purge(connection, ended_ns, TASKS_MAX, BYTES_MAX))
 
     async def _forget(self, some: Callable[[Connection], int]) -> None:
-        """Until there are none left."""
+        """Delete batches until none is left."""
         while True:
             if not await self._write(some):
                 break

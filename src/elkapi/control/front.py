@@ -1,4 +1,4 @@
-"""The page at `/` and the console's page until it exists: what this is and the calls to try first; pure."""
+"""The page at `/` and the placeholder for the console: an introduction and first calls to try; pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textwrap import dedent
 from elkapi.control.html import page, sample
 from elkapi.control.status import LocalModels
 
-# What a Host header may look like before it is shown in a command that somebody will paste.
+# Host headers that are safe to show in a command that somebody will paste.
 _HOST = re.compile(r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 
 SAMPLE_TEXT = "The food was delicious and the waiter was kind."
@@ -30,7 +30,7 @@ COMMANDS = (
 
 
 def origin(host: str, scheme: str, fallback: str) -> str:
-    """The address the browser asked for, or `fallback` (host:port) where the header is not one."""
+    """The origin the browser requested, with `fallback` (host:port) if the header is invalid."""
     return f"{'https' if scheme == 'https' else 'http'}://{host if _HOST.match(host) else fallback}"
 
 
@@ -67,7 +67,7 @@ def python_sample(base: str, model: str) -> str:
 
 
 def front_page(base: str, models: LocalModels) -> str:
-    """The whole front page for a browser that came by `base`, an origin."""
+    """The front page; `base` is the origin that the browser requested."""
     model = models.sample_model
     own = "an embedding model and a small chat model" if models.chat_model else "an embedding model"
     body = f"""
@@ -111,7 +111,7 @@ def _links_card() -> str:
 
 
 def console_page() -> str:
-    """An honest page where the web console will be."""
+    """The page in place of the web console."""
     rows = "".join(
         f"<tr><td><code>{escape(command)}</code></td><td>{escape(what)}</td></tr>" for command, what in COMMANDS
     )

@@ -1,4 +1,4 @@
-"""The frame around every page: escaping, the style and script in it, and the policy that forbids all others; pure."""
+"""The frame of every page: escaping, inline style and script, and the content security policy; pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-# One style and one script, both inline and named by their hash: nothing else may run, load, frame or submit.
+# One style and one script, both inline and allowed by hash: nothing else may run, load, frame or submit.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -44,7 +44,7 @@ SECURITY_HEADERS = {
 
 
 def page(title: str, body: str, *, at: str = "") -> str:
-    """A whole document. `title` is escaped here, `body` is HTML already; `at` is the link of LINKS we are under."""
+    """A whole document. `title` is escaped here, `body` is HTML; `at` is the current entry of LINKS."""
     links = "".join(
         f'<a href="{href}"{" aria-current=page" if href == at else ""}>{escape(text)}</a>' for href, text in LINKS
     )
@@ -63,7 +63,7 @@ def page(title: str, body: str, *, at: str = "") -> str:
 
 
 def sample(label: str, language: str, code: str) -> str:
-    """A labelled block of code that gets a copy button."""
+    """A labelled block of code with a copy button."""
     return (
         f'<div class="sample"><div class="label"><span>{escape(label)}</span></div>'
         f'<pre tabindex="0"><code class="language-{escape(language)}">{escape(code)}</code></pre></div>'
@@ -71,7 +71,7 @@ def sample(label: str, language: str, code: str) -> str:
 
 
 def error_page(status: int, title: str, text: str) -> str:
-    """What a browser sees when a page cannot be shown; never a trace."""
+    """The page for an error; never contains a trace."""
     body = (
         f'<h1>{escape(title)}</h1><p class="lead">{escape(text)}</p>'
         '<p class="actions"><a class="button" href="/">Front page</a><a class="button" href="/docs">Docs</a></p>'

@@ -1,4 +1,4 @@
-"""Runs background jobs one beside the other; what each does and how often is its own."""
+"""Runs background jobs concurrently."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ log = logging.getLogger("elkapi.control.jobs")
 
 
 class Job(Protocol):
-    """Something done again and again. `period_s` passes between the end of one run and the start of the next."""
+    """A periodic job. `period_s` is the time from the end of one run to the start of the next."""
 
     name: str
     period_s: float
 
     async def run_once(self) -> None:
-        """One run; any exception is logged and the job goes on, later each time it fails in a row."""
+        """One run; exceptions are logged and the job continues, with a delay that grows with consecutive failures."""
 
 
 @contextlib.asynccontextmanager
 async def running_jobs(
     jobs: Sequence[Job], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> AsyncIterator[None]:
-    """The jobs run while the block does; at its end each is cancelled and waited for."""
+    """Run the jobs during the block; at its end each is cancelled and awaited."""
     tasks = [asyncio.create_task(_repeat(job, sleep), name=f"job-{job.name}") for job in jobs]
     try:
         yield
@@ -52,7 +52,7 @@ async def _repeat(job: Job, sleep: Callable[[float], Awaitable[None]]) -> None:
 
 
 def wait_s(period_s: float, failures: int) -> float:
-    """Seconds until the next run: the period, doubled for each failure in a row, at most BACKOFF_MAX_S more."""
+    """Seconds until the next run: the period, doubled for each consecutive failure up to BACKOFF_MAX_S."""
     if failures == 0:
         return period_s
     return max(period_s, doubled_s(period_s, failures + 1, BACKOFF_MAX_S))

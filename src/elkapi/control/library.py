@@ -1,4 +1,4 @@
-"""The user documentation: finds the Markdown files, orders and renders them; serving them is left to `site`."""
+"""The user documentation: finds, orders and renders the Markdown files; `site` serves them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import elkapi
 from elkapi.control import operations
 
 PICTURE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-# Blocks in these languages are for the reader to run, so they get a copy button.
+# Code blocks in these languages get a copy button.
 COPIED = frozenset({"sh", "shell", "bash", "python", "toml"})
 FILE_BYTES_MAX = 4 * 1024 * 1024
 
@@ -25,7 +25,7 @@ _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page: `name` is its address below /docs, `title` its first heading, `links` the pages it names, in order."""
+    """One page: `name` is its path below /docs, `title` its first heading, `links` the pages it links to, in order."""
 
     name: str
     title: str
@@ -39,26 +39,26 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def page_path(name: str) -> str:
-    """Where a page is served."""
+    """The URL path of a page."""
     return "/docs" if name == "index" else f"/docs/{name}"
 
 
 class Library:
-    """Every page and picture of one folder, read and rendered once."""
+    """Every page and image of one folder, read and rendered once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @cached_property
     def pages(self) -> dict[str, Page]:
-        """Pages by name in reading order: the index, the pages it links to as it does, then any other by name."""
+        """Pages by name in reading order: the index, the pages in the order of its links, then the others by name."""
         found = {path.stem: _read_page(path) for path in sorted(self._folder.glob("*.md"))}
         index = found.get("index")
         order = ["index", *(index.links if index else ()), *found]
         return {name: found[name] for name in dict.fromkeys(order) if name in found}
 
     def page(self, name: str) -> Page | None:
-        """A page of the folder, or one that is made of the catalog: the operations of tasks, all or one."""
+        """A page of the folder, or one generated from the catalog: the index of task operations, or one of them."""
         if (found := self.pages.get(name)) is not None:
             return found
         if name == operations.INDEX:
@@ -68,7 +68,7 @@ class Library:
 
     @cached_property
     def pictures(self) -> dict[str, bytes]:
-        """Pictures by their path below the folder."""
+        """Images by their path below the folder."""
         paths = (path for path in sorted(self._folder.rglob("*")) if path.suffix in PICTURE_TYPES and path.is_file())
         return {
             path.relative_to(self._folder).as_posix(): path.read_bytes()
@@ -77,13 +77,13 @@ class Library:
         }
 
     def picture(self, name: str) -> tuple[bytes, str] | None:
-        """A picture and its media type, or None; only names found in the folder exist, so no path can leave it."""
+        """An image and its media type, or None; only names listed from the folder exist, so no path can escape it."""
         content = self.pictures.get(name)
         return None if content is None else (content, PICTURE_TYPES[Path(name).suffix])
 
 
 def docs_folder() -> Path:
-    """The docs inside the installed package or, when running from a clone, beside `src`."""
+    """The docs in the installed package or, in a clone, next to `src`."""
     package = Path(elkapi.__file__).parent
     shipped = package / "data" / "docs"
     return shipped if shipped.is_dir() else package.parents[1] / "docs"
@@ -133,7 +133,7 @@ def _anchor(heading: str, taken: dict[str, int]) -> str:
 
 
 def _render_block(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
-    """A fenced block or an indented one, which names no language."""
+    """Render a fenced block, or an indented one, which has no language."""
     token = tokens[index]
     language = escape(token.info.split(maxsplit=1)[0]) if token.info.strip() else "text"
     code = f'<code class="language-{language}">{escape(token.content)}</code>'
@@ -142,7 +142,7 @@ def _render_block(renderer: Any, tokens: list[Token], index: int, options: Any, 
 
 
 def _render_code(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
-    # A long name in a narrow column may break behind its underscores, and nowhere else.
+    # Allow line breaks in a long name only after underscores.
     return f"<code>{escape(tokens[index].content).replace('_', '_<wbr>')}</code>"
 
 
@@ -155,7 +155,7 @@ def _close_table(renderer: Any, tokens: list[Token], index: int, options: Any, e
 
 
 def _make_parser() -> MarkdownIt:
-    # Raw HTML in a page is shown as text: a page can never carry a script, whoever wrote it (CVE-2025-3801).
+    # Raw HTML in a page is shown as text, so a page can never contain a script (CVE-2025-3801).
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("fence", _render_block)
     parser.add_render_rule("code_block", _render_block)

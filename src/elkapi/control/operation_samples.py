@@ -1,6 +1,6 @@
-"""What a page shows that is sent to one operation: the least that its provider takes, as data by the operation's id.
+"""Sample bodies for the operations' pages, by operation id: the minimum that each provider accepts. Data only.
 
-`...` stands for the name of something that was made before. `tests/tasks/test_page_samples.py` sends each of them.
+`...` stands for the id of an earlier result. `tests/tasks/test_page_samples.py` sends every sample.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
         "duration": 5,
     },
 }
-# What is filled into a path where it is no name of the caller's own.
+# Values of path parameters that are not the caller's own ids.
 IN_PATHS: Mapping[str, Mapping[str, str]] = {
     "veo.predict": {"model": _VEO},
     "veo.operation": {"model": _VEO},

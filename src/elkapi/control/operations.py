@@ -1,6 +1,6 @@
-"""One page for each operation that begins or follows a task, made from the catalog, so that it cannot be out of date.
+"""One page for each operation that starts or follows a task, generated from the catalog, so it is never out of date.
 
-What all of them have alike stands in the pages on tasks, files and webhooks; here is what the one operation takes.
+What they share is on the pages about tasks, files and webhooks; these describe the single operation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ABOUT = {
 }
 _AT_ONCE = "Answers at once, without a task. Later calls refer to its result."
 _CANCELS_ALONE = "Cancels an open task if its provider can, and shows one that ended. Free."
-# Forms that are no JSON object of a task's.
+# Forms that are not a JSON object of the task.
 _IN_WORDS = {
     "neutral-events": "The answer is a stream of events, each with the task as `GET /v1/tasks/{id}` shows it.",
     "video-content": "The answer is the file.",
@@ -70,7 +70,7 @@ def task_operations() -> dict[str, Operation]:
 
 
 def index_markdown() -> str:
-    """All of them, a line each."""
+    """The index page, one line per operation."""
     rows = [
         f"| [`{one.id}`]({INDEX}/{one.id}) | `{one.method}` | `{one.path}` | {one.unit} |"
         for one in task_operations().values()
@@ -80,7 +80,7 @@ def index_markdown() -> str:
 
 
 def markdown(operation: Operation) -> str:
-    """The page of one."""
+    """The page of one operation."""
     lines = [f"# `{operation.id}`", "", f"`{operation.method} {operation.path}`", "", _about(operation), ""]
     if operation.aliases:
         lines += ["Also at " + ", ".join(f"`{path}`" for path in operation.aliases) + ".", ""]
@@ -135,7 +135,7 @@ def _default(source: ModelSource) -> str:
 
 
 def _found_at(paths: tuple[str, ...]) -> str:
-    """Where a feature stands in the request, and what counts where it says nothing."""
+    """The fields of a feature in the request, and its default."""
     members = " or ".join(f"`{path}`" for path in paths if not path.startswith("="))
     default = next((f"`{path[1:]}`" for path in paths if path.startswith("=")), "")
     if members and default:
@@ -208,5 +208,5 @@ def _path(operation: Operation) -> str:
 
 
 def sample_body(operation: Operation) -> Mapping[str, object]:
-    """What the sample of a page sends."""
+    """The body of a page's sample."""
     return {"task_id": "..."} if operation.role is Role.FETCH else BODIES.get(operation.id, {})

@@ -1,7 +1,7 @@
-"""Finished calls -> OpenTelemetry GenAI spans and metrics, through the official SDK, to an OTLP collector over HTTP.
+"""Exports finished calls as OpenTelemetry GenAI spans and metrics, with the official SDK, over OTLP/HTTP.
 
-Only the control process imports this, and only when telemetry is on. Names follow the GenAI semantic conventions; what
-they have no name for stands under `elkapi.`.
+Only the control process imports this, and only if telemetry is on. Names follow the GenAI semantic conventions; other
+attributes start with `elkapi.`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OPERATIONS = {
     "moderations": "moderation",
     "rerank": "rerank",
 }
-# The conventions' own words where they differ from ours.
+# The conventions' values where they differ from our names.
 _PROVIDERS = {
     "azure": "azure.ai.openai",
     "bedrock": "aws.bedrock",
@@ -61,7 +61,7 @@ _TOKENS = tuple(4**power for power in range(14))
 
 
 def headers_in(text: str) -> dict[str, str]:
-    """`name=value,name=value` -> headers, as OTEL_EXPORTER_OTLP_HEADERS spells them: values may be percent-encoded."""
+    """`name=value,name=value` -> headers, as in OTEL_EXPORTER_OTLP_HEADERS; values may be percent-encoded."""
     found = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -71,7 +71,7 @@ def headers_in(text: str) -> dict[str, str]:
 
 
 class Exporter:
-    """Owns the SDK's objects. `export` blocks as long as the collector takes, within `otlp_timeout_s`."""
+    """Owns the SDK's objects. `export` blocks until the collector answers, at most `otlp_timeout_s`."""
 
     def __init__(self, settings: Settings) -> None:
         base, headers, timeout_s = (
@@ -119,7 +119,7 @@ class Exporter:
         )
 
     def export(self, calls: Iterable[CallFacts]) -> int:
-        """Count every call and send the spans of those that are sampled; the number of spans that were lost."""
+        """Count every call and send the spans of sampled ones; returns the number of spans lost."""
         lost = 0
         for call in calls:
             try:
@@ -127,7 +127,7 @@ class Exporter:
                 if call.sampled:
                     self._record(call)
             except Exception as error:
-                # What one caller or model said must not keep the collector from hearing of the others.
+                # The content of one call must not prevent the export of the others.
                 log.error("telemetry_call_untold", exc_info=error)
                 lost += 1
         spans = self._ended.taken()
@@ -176,7 +176,7 @@ class Exporter:
 
 
 class _GivenIds(IdGenerator):
-    """Spans have the ids that the worker told: they may have been passed on upstream already."""
+    """Uses the span ids from the worker, since they may have been sent upstream already."""
 
     trace_id = span_id = 0
 
@@ -188,7 +188,7 @@ class _GivenIds(IdGenerator):
 
 
 class _Ended(SpanProcessor):
-    """Keeps ended spans until they are taken; one batch at most."""
+    """Collects ended spans until they are taken; at most one batch."""
 
     def __init__(self) -> None:
         self._spans: list[ReadableSpan] = []
@@ -210,7 +210,7 @@ def _provider(call: CallFacts) -> str:
 
 
 def _is_failure(call: CallFacts) -> bool:
-    """Whether the call failed; a caller who left, or cancelled a task, is none."""
+    """Whether the call failed; not if the caller left or cancelled a task."""
     return call.outcome not in ("ok", "client_gone", "cancelled")
 
 
@@ -219,7 +219,7 @@ def _error_type(call: CallFacts) -> str:
 
 
 def _who(call: CallFacts) -> Attributes:
-    """What spans and metrics have alike; of few values, all from the operator's configuration."""
+    """The attributes shared by spans and metrics; low cardinality, all from the operator's configuration."""
     host, port = _address(call.base_url)
     shared: Attributes = {
         "gen_ai.operation.name": _operation(call),
@@ -233,7 +233,7 @@ def _who(call: CallFacts) -> Attributes:
 
 @lru_cache(maxsize=1024)
 def _address(base_url: str) -> tuple[str, int]:
-    """(host, port) of a channel's upstream; ("", 0) for one of this machine's own."""
+    """(host, port) of a channel's upstream; ("", 0) for a local one."""
     try:
         parts = urlsplit(base_url)
         return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
@@ -274,7 +274,7 @@ def _attributes(call: CallFacts) -> Attributes:
         }
         found |= {name: tokens for name, tokens in classes.items() if tokens}
     found |= {
-        # Not of the conventions, but read as the price of a call by Langfuse and others.
+        # Not in the conventions, but Langfuse and others read it as the cost of a call.
         "gen_ai.usage.cost": call.charge_nano / 1e9,
         "elkapi.request_id": request_id_text(call.request_id),
         "elkapi.operation": call.operation,
@@ -289,9 +289,9 @@ def _attributes(call: CallFacts) -> Attributes:
 
 
 def _attempts(call: CallFacts) -> list[tuple[Attributes, int]]:
-    """Each try and when it ended. Tries follow each other at once, so their ends are reckoned back from the call's.
+    """Each try and its end. Tries follow each other directly, so their ends are computed back from the call's end.
 
-    Those of a task were its submit, which they began.
+    A task's tries belong to its submit, so theirs are computed from the task's start.
     """
     found: list[tuple[Attributes, int]] = []
     tries_ms = sum(one.duration_ms for one in call.attempts)

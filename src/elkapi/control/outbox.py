@@ -1,4 +1,4 @@
-"""The rows of notices as their sender asks for them, opened and with the secrets that sign them."""
+"""The notices for their sender, with opened bodies and the secrets that sign them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NoticeOutbox:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        # Who the sender is: another one after each start.
+        # Identifies the sender; new at each start.
         self._lease = os.urandom(16)
 
     async def is_any_due(self, now_ns: int) -> bool:
@@ -44,7 +44,7 @@ class NoticeOutbox:
         paused: Collection[str],
         now_ns: int,
     ) -> list[Due]:
-        """Those whose body does not open are given up, since no try will change that."""
+        """The notices that are due. Those whose body does not open are given up, since no retry would help."""
 
         def on_thread(parts: Installation) -> list[Due]:
             with parts.database.write() as connection:

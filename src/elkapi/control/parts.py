@@ -1,4 +1,4 @@
-"""Puts together what the control process works with: its database thread, its way out, its jobs, the model process."""
+"""Assembles the control process: its database thread, upstream client, jobs and the model process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("elkapi.control")
 
 
 class Parts:
-    """Used as an async context manager; nothing is opened before it is needed."""
+    """An async context manager; nothing is opened before it is needed."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
@@ -57,7 +57,7 @@ class Parts:
 
     def _expiry(self) -> Expiry:
         settings = self._settings
-        # A task is there as long as its files are.
+        # A task is kept at least as long as its files.
         keeps = (settings.task_keep_s, settings.asset_keep_s)
         tasks_keep_s = max(keeps) if all(keeps) else 0.0
         return Expiry(self._store.write, self._clock, notices_keep_s=settings.webhook_keep_s, tasks_keep_s=tasks_keep_s)
@@ -75,7 +75,7 @@ class Parts:
         )
 
     async def database_answers(self) -> bool:
-        """Whether a read works now."""
+        """Whether a database read succeeds."""
         try:
             await self._store.answers()
         except Exception as error:
@@ -84,13 +84,13 @@ class Parts:
         return True
 
     async def local_models(self) -> LocalModels:
-        """What the model process lists, not ready when it does not answer; and the chat model, if it is installed."""
+        """The models that the model process lists (not ready if it does not answer) and the chat model if installed."""
         listed = await listed_models(self._client.send, self._settings.socket_path("models"))
         return LocalModels(listed is not None, listed or (), installed_chat_model())
 
 
 def installed_chat_model() -> str:
-    """The bundled chat model's name, or "" where its files or its runtime are missing."""
+    """The bundled chat model's name, or "" if its files or runtime are missing."""
     try:
         locate_chat()
     except ModelUnusable:

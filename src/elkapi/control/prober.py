@@ -1,8 +1,8 @@
-"""Brings back channel keys that the gateway took out of service: asks each something free until it answers well.
+"""Re-enables channel keys that the gateway disabled, by sending each a free request until it succeeds.
 
-Where there is nothing free to ask, by its family or because this upstream does not know the question, a key comes
-back on trial, at the same growing intervals: the next call shows. Which keys are off and writing the change are left
-to the store; the address guard and deadlines to `upstream`. Keys that an operator disabled are left alone.
+If the family or the upstream has no free request, a key is re-enabled on trial, at the same growing intervals, and the
+next call decides. The store reads and writes the keys; `upstream` applies the address guard and deadlines. Keys that an
+operator disabled stay disabled.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from elkapi.upstream.channel import place, ruled
 SCAN_EVERY_S = 5.0
 FIRST_PROBE_AFTER_S = 15.0
 PROBE_AFTER_S_MAX = 600.0
-# A key that was brought back and is off again within this time goes on where its waiting had got to: an account
-# without funds still lists its models, and must not be switched on and off every few seconds.
+# A re-enabled key that is disabled again within this time keeps its backoff: an account without funds still lists its
+# models, and must not be switched on and off every few seconds.
 STEADY_AFTER_S = 3600.0
 PROBES_AT_ONCE_MAX = 8
 ANSWERED, ON_TRIAL = "a probe was answered", "on trial: there is nothing free to ask"
-# What servers say that have no list of their models.
+# Statuses of servers without a list of models.
 UNASKABLE = frozenset({404, 405, 501})
 ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=10.0, first_byte_s=10.0, idle_s=5.0, total_s=20.0)
@@ -38,17 +38,17 @@ log = logging.getLogger("elkapi.control.prober")
 
 
 class ProbeStore(Protocol):
-    """The database as the prober needs it."""
+    """The prober's interface to the database."""
 
     async def disabled_keys(self) -> list[DisabledKey]:
-        """Keys of enabled channels that the gateway, not an operator, switched off."""
+        """Keys of enabled channels that the gateway, not an operator, disabled."""
 
     async def enable(self, found: DisabledKey, reason: str) -> bool:
-        """Switch the key on and say so in the audit trail; False when somebody changed it since it was read."""
+        """Enable the key and write to the audit trail; False if it was changed since it was read."""
 
 
 class _Course(msgspec.Struct):
-    """How a key's probing goes: when next, after how many tries, and since when it is back."""
+    """The state of a key's probing: the next time, the number of tries, and when it was re-enabled."""
 
     next_s: float
     tries: int = 0
@@ -76,7 +76,7 @@ class Prober:
         await asyncio.gather(*(self._probe(entry) for entry in due))
 
     def _forget(self, off: set[int], now_s: float) -> None:
-        """Drop the courses of keys that came back by another hand, or that have been back for long enough."""
+        """Drop the state of keys that somebody else enabled, or that have been enabled for STEADY_AFTER_S."""
         for key_id in self._courses.keys() - off:
             revived_s = self._courses[key_id].revived_s
             if revived_s is None or now_s - revived_s > STEADY_AFTER_S:
@@ -110,14 +110,14 @@ class Prober:
 
 
 def wait_s(tries: int) -> float:
-    """Seconds before the next probe of a key that was asked `tries` times: doubled each time, with a ceiling."""
+    """Seconds until the next probe after `tries` probes: doubled each time, up to PROBE_AFTER_S_MAX."""
     return doubled_s(FIRST_PROBE_AFTER_S, tries + 1, PROBE_AFTER_S_MAX)
 
 
 async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool | None, str]:
-    """(what the upstream said to the free question; whether the key works; what went wrong on the way, for people).
+    """(outcome of the free request; whether the key works; the transport error as text).
 
-    None where the upstream does not know the question, which says nothing of the key.
+    None if the upstream does not support the request, which says nothing about the key.
     """
     try:
         answer = await answer_to(send, probe_request(channel, key), ANSWER_BYTES_MAX)
@@ -131,9 +131,9 @@ async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bo
 
 
 def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:
-    """The family's free question, sent exactly where and how a call would go; `probe_path` says whether it has one.
+    """The family's free request, sent to the same place and in the same way as a call; `probe_path` must not be empty.
 
-    Raises ValueError for a bad address.
+    Raises ValueError for an invalid URL.
     """
     ours = {
         b"accept": b"application/json",

@@ -38,7 +38,7 @@ log = logging.getLogger("elkapi.control")
 
 
 def run(order: WorkerOrder) -> None:
-    """Serve until SIGTERM or SIGINT; ends with its supervisor. Raises OSError when the socket cannot be made."""
+    """Serve until SIGTERM or SIGINT; ends with its supervisor. Raises OSError if the socket cannot be created."""
     settings = order.settings
     die_with_parent()
     set_title(ROLE)
@@ -53,7 +53,7 @@ def run(order: WorkerOrder) -> None:
 
 @contextlib.contextmanager
 def _telemetry(settings: Settings) -> Iterator[Export | None]:
-    """Takes the workers' calls to the collector, and what it is given here; None where there is no collector."""
+    """Export the workers' calls, and those passed to the result, to the collector; None without a collector."""
     if not settings.otlp_endpoint:
         yield None
         return
@@ -80,7 +80,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, export: Export | 
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server that returns after a signal; uvicorn would raise the signal again and skip our clean-up."""
+    """uvicorn's server, but it returns after a signal; uvicorn would raise the signal again and skip our cleanup."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -113,10 +113,10 @@ def _config(site: object) -> uvicorn.Config:
 def listening_socket(path: Path) -> Iterator[socket.socket]:
     """A listening unix socket that only its owner may open.
 
-    It is bound under another name and renamed: whoever connects to `path` meets either the last process or this one,
-    and a file left by a killed process is replaced. Raises OSError, for example for a path the kernel finds too long.
+    It is bound under another name and renamed: a client of `path` reaches either the previous process or this one, and
+    a file left by a killed process is replaced. Raises OSError, for example if the path is too long for the kernel.
     """
-    # No longer than the shortest name that it is made for, since a path that fits is all the start has looked for.
+    # No longer than the shortest socket name, since startup only checks the length of `path`.
     fresh = path.with_name(f"new.{os.getpid()}")
     if max(len(os.fsencode(one)) for one in (path, fresh)) > SOCKET_PATH_BYTES_MAX:
         raise OSError(f"the socket's path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter data_dir")
@@ -134,5 +134,5 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
             yield listening
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == ours:  # A successor may have taken the name already.
+                if path.stat().st_ino == ours:  # A successor may already have replaced it.
                     path.unlink()

@@ -1,4 +1,4 @@
-"""The HTTP surface of the control process: routes, errors, HEAD and security headers; pages come from elsewhere."""
+"""The HTTP interface of the control process: routes, errors, HEAD and security headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("elkapi.control")
 
 Answer = Response[bytes]
 
-# Pages name the host they were asked for and the state of the machine, so a cache must not mix them up.
+# Pages contain the requested host and the state of the machine, so caches must revalidate.
 _REVALIDATE = {"cache-control": "private, no-cache"}
 
 _SAID = {
@@ -32,11 +32,11 @@ _ANY_OTHER = ("Something went wrong", "The page could not be shown. The operator
 
 
 def build_site(library: Library, status: StatusBook, fallback_host: str) -> ASGIApp:
-    """The ASGI application; `fallback_host` (host:port) stands in examples when a Host header is unusable."""
+    """The ASGI application; `fallback_host` (host:port) is used in examples if the Host header is invalid."""
 
     @get("/")
     async def front(request: Request[Any, Any, Any]) -> Answer:
-        # Workers alone reach this socket; each adds the host its caller asked for behind whatever the caller sent.
+        # Only workers reach this socket; each appends the caller's Host after any values the caller sent.
         hosts = request.headers.getall("x-forwarded-host", [request.headers.get("host", "")])
         scheme = request.headers.get("x-forwarded-proto", "http")
         base = origin(hosts[-1], scheme, fallback_host)
@@ -74,7 +74,7 @@ def build_site(library: Library, status: StatusBook, fallback_host: str) -> ASGI
 
 
 class Shell:
-    """Around the application: HEAD is answered as GET without a body, and every answer carries the security headers.
+    """Wraps the application: answers HEAD as GET without a body, and adds the security headers to every answer.
 
     Only HTTP arrives here: the server runs without WebSocket and lifespan.
     """
@@ -120,7 +120,7 @@ def _docs_page(library: Library, shown: Page) -> str:
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Answer:
-    """Errors as JSON below /api and as a page elsewhere; the reason goes to the log, never to the caller."""
+    """Errors as JSON below /api and as a page elsewhere; the exception is logged, never sent to the caller."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.scope["path"]
     if status >= 500:
@@ -131,7 +131,7 @@ def _on_error(request: Request[Any, Any, Any], error: Exception) -> Answer:
     else:
         answer = _html(error_page(status, title, text), status)
     if status == 405:
-        answer.headers["allow"] = "GET, HEAD"  # All that any address here takes; the edge answers OPTIONS itself.
+        answer.headers["allow"] = "GET, HEAD"  # The same for every path here; the edge answers OPTIONS itself.
     return answer
 
 

@@ -1,6 +1,6 @@
-"""What a call's answer says of itself and, where the operator wants it, what was said: the conventions' message form.
+"""The facts of a call's answer and, if enabled, its content in the conventions' message format.
 
-Bodies are read by the dialects' own readers; one that they cannot read is left out, never guessed at.
+Bodies are read by the dialects' readers; unreadable ones are omitted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Said = tuple[tuple[str, str, str], ...]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is known of an answer; `said` as in `CallFacts`."""
+    """The facts of an answer; `said` as in `CallFacts`."""
 
     id: str | None = None
     model: str | None = None
@@ -43,7 +43,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def read_answer(call: CallFacts) -> Answer:
-    """From a stream's own figures, or by reading a whole answer."""
+    """The facts of an answer, from a stream's recorded facts or by reading a whole answer."""
     if call.answer is None or call.wire not in DIALECTS:
         return Answer(call.response_id, call.response_model, call.finish_reason, call.said or ())
     try:
@@ -52,7 +52,7 @@ def read_answer(call: CallFacts) -> Answer:
         return Answer()
     start = next((event for event in events if isinstance(event, Start)), None)
     finish = next((event for event in events if isinstance(event, Finish)), None)
-    # The answer names the model by the caller's word for it where the upstream has another.
+    # If the upstream's model name differs, the answer contains the caller's name.
     mapped = call.upstream_model is not None and call.upstream_model != call.model
     return Answer(
         start.id if start is not None else None,
@@ -63,7 +63,7 @@ def read_answer(call: CallFacts) -> Answer:
 
 
 def content_attributes(call: CallFacts, answer: Answer) -> dict[str, str]:
-    """Input and output messages as JSON text; nothing unless the worker was told to tell."""
+    """Input and output messages as JSON text; empty unless content is enabled."""
     if call.body is None or call.wire not in DIALECTS:
         return {}
     try:
@@ -111,7 +111,7 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _medium(part: object) -> dict[str, Any]:
-    """What is no text is named; its data is not told, however small."""
+    """A part that is not text, without its data."""
     if isinstance(part, Image):
         return {"type": "uri", "modality": "image", "uri": part.url or ""}
     if isinstance(part, File):

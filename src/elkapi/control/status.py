@@ -1,4 +1,4 @@
-"""What the gateway says about itself in public: version, local models, database; never upstreams or customers."""
+"""The gateway's public status: version, local models, database; never upstreams or customers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from elkapi.clock import Clock
 from elkapi.local.listed import LocalModel
 from elkapi.money import QUOTA_UNITS_PER_USD
 
-# What the examples name while the model process has not answered yet.
+# The model in the examples until the model process has answered.
 DEFAULT_SAMPLE_MODEL = "all-MiniLM-L6-v2"
 KEEP_S = 2.0
 
 
 class LocalModels(msgspec.Struct, frozen=True):
-    """The model process's answer; `ready` False when it did not give one.
+    """The model process's answer; `ready` is False without one.
 
-    `chat_model` is the bundled chat model where it is installed: its process is started by its first call, not asked.
+    `chat_model` is the bundled chat model if installed; its process is not queried, since its first call starts it.
     """
 
     ready: bool = False
@@ -32,7 +32,7 @@ class LocalModels(msgspec.Struct, frozen=True):
 
 
 class SiteStatus(msgspec.Struct, frozen=True):
-    """The `data` of GET /api/status. `start_time` is unix seconds; `quota_per_unit` is quota units per US dollar."""
+    """The `data` of GET /api/status. `start_time` is in Unix seconds; `quota_per_unit` is quota units per US dollar."""
 
     version: str
     start_time: int
@@ -46,7 +46,7 @@ class SiteStatus(msgspec.Struct, frozen=True):
 
 
 class StatusBook:
-    """Asks the parts at most every KEEP_S seconds, however many pages are shown."""
+    """Caches the status for KEEP_S seconds."""
 
     def __init__(
         self,

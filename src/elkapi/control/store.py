@@ -1,4 +1,4 @@
-"""The database as the control process uses it: opened when it can be had, asked on threads, never on the event loop."""
+"""The control process's access to the database: opened when available, used on a thread, never on the event loop."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ACTOR = "prober"
 
 
 class Store:
-    """One thread that opens, reads and writes; calls wait for each other, which background jobs and pages may do.
+    """One thread that opens, reads and writes; calls run one after another, which jobs and pages can afford.
 
-    The database is opened on first use and again after a failure, so the process starts and answers while it is away.
-    Every method raises what `open_installation` raises, and Unavailable.
+    The database is opened on first use and again after a failure, so the process starts and answers without it. Every
+    method raises what `open_installation` raises, and Unavailable.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -35,23 +35,23 @@ class Store:
         self._opened: Installation | None = None
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
-        """`ask`'s answer over one read transaction."""
+        """The result of `ask` in one read transaction."""
         return await self.with_installation(lambda parts: self._read(parts, ask))
 
     async def look(self, ask: Callable[[Connection], T]) -> T:
-        """`ask`'s answer to what is asked all the time (`Database.look`)."""
+        """The result of `ask` for frequent queries (`Database.look`)."""
         return await self.with_installation(lambda parts: parts.database.look(ask))
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """`change`'s answer, after its write transaction is committed."""
+        """The result of `change`, after its write transaction is committed."""
         return await self.with_installation(lambda parts: self._write(parts, change))
 
     async def on_thread(self, work: Callable[[Database], T]) -> T:
-        """`work`'s answer with the opened database, for what opens its own transactions."""
+        """The result of `work` with the opened database, for code that opens its own transactions."""
         return await self.with_installation(lambda parts: work(parts.database))
 
     async def with_installation(self, work: Callable[[Installation], T]) -> T:
-        """`work`'s answer with the opened installation, for what opens sealed values too."""
+        """The result of `work` with the opened installation, for code that opens sealed values too."""
 
         def on_thread() -> T:
             if self._opened is None:
@@ -61,24 +61,24 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
 
     async def answers(self) -> None:
-        """Returns when the database gave an answer."""
+        """Return once the database has answered a read."""
         await self.read(versions.read)
 
     async def disabled_keys(self) -> list[DisabledKey]:
-        """Keys of enabled channels that the gateway, not an operator, switched off."""
+        """Keys of enabled channels that the gateway, not an operator, disabled."""
         return await self.with_installation(
             lambda parts: self._read(parts, lambda connection: channels.disabled_keys(connection, parts.sealer))
         )
 
     async def enable(self, found: DisabledKey, reason: str) -> bool:
-        """Switch the key on and say so in the audit trail; False when somebody changed it since it was read."""
+        """Enable the key and write to the audit trail; False if it was changed since it was read."""
         now_ns = self._clock.now_ns()
         return await self.write(
             lambda connection: channels.enable_key(connection, found, reason, now_ns=now_ns, actor=ACTOR)
         )
 
     def close(self) -> None:
-        """Waits for what runs; drops what waits."""
+        """Wait for the running call; drop queued ones."""
         self._thread.shutdown(cancel_futures=True)
         if self._opened is not None:
             self._opened.database.close()

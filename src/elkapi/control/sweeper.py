@@ -1,7 +1,7 @@
-"""Sweeps up after processes that died, also when no ledger writer is left to do it: asks the ledger to look.
+"""Runs the ledger's recovery after dead processes, even if no ledger writer is left.
 
-Who counts as gone and what becomes of a hold is decided in `ledger.recovery`; repeating it, or doing it in several
-processes at once, is harmless.
+`ledger.recovery` decides which processes are dead and what becomes of their holds; it is idempotent and safe in several
+processes at once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ SWEEP_EVERY_S = 2.0
 
 
 class Looks(Protocol):
-    """What is asked each time: `ledger.recovery.Recoverer`, or a stand-in."""
+    """The interface of `ledger.recovery.Recoverer`."""
 
     def tick(self) -> None: ...
 
 
 class Sweeper:
-    """`on_thread` runs a function with the opened database, off the event loop; `start` makes what is asked with it."""
+    """The job. `on_thread` runs a function with the opened database, off the event loop; `start` makes a recoverer."""
 
     name = "sweeper"
     period_s = SWEEP_EVERY_S
@@ -36,7 +36,7 @@ class Sweeper:
         self._looks: Looks | None = None
 
     async def run_once(self) -> None:
-        """Raises Unavailable when the database cannot be asked; nothing is lost, the next run sees the same."""
+        """Raises Unavailable if the database cannot be reached; nothing is lost, the next run retries."""
         await self._on_thread(self._tick)
 
     def _tick(self, database: Database) -> None:

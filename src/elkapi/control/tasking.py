@@ -1,4 +1,4 @@
-"""Runs the poller of tasks in the control process: its own snapshot, ledger and client, opened when they can be had."""
+"""Runs the task poller in the control process: its own snapshot, ledger and client, opened when available."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from elkapi.upstream.gcp import TokenSource
 T = TypeVar("T")
 AGAIN_FIRST_S = 0.5
 AGAIN_MAX_S = 10.0
-# So many ends are handed to the collector at a time.
+# The most ended tasks sent to the collector at a time.
 ENDS_WAITING_MAX = 1000
 
 log = logging.getLogger("elkapi.tasks")
@@ -49,7 +49,7 @@ Export = Callable[[list[CallFacts]], None]
 
 
 class PollerStorage:
-    """The database on threads: parts.Storage."""
+    """Implements parts.Storage: the database on threads."""
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
@@ -81,7 +81,7 @@ class PollerStorage:
 
 
 class Ends:
-    """What tasks come to whose ends this process made: into its metrics, and for a collector where there is one."""
+    """Counts the tasks that this process ended, in its metrics and for the collector, if any."""
 
     def __init__(self, settings: Settings, metrics: CallCounts, export: Export | None) -> None:
         self._settings = settings
@@ -90,7 +90,7 @@ class Ends:
         self._waiting: list[CallFacts] = []
 
     def add(self, task: Task, record: RequestRecord, snapshot: Snapshot) -> None:
-        """Count one end. Does no I/O."""
+        """Count one ended task. Does no I/O."""
         self._metrics.add(record)
         if self._export is None:
             return
@@ -100,7 +100,7 @@ class Ends:
             self.flush()
 
     def flush(self) -> None:
-        """Hand on what waits for the collector; never waits for it."""
+        """Pass pending spans to the exporter; never blocks."""
         if self._export is not None and self._waiting:
             told, self._waiting = self._waiting, []
             self._export(told)
@@ -114,7 +114,7 @@ async def opened_poller(
     clock: Clock = SYSTEM_CLOCK,
     ends: Ends | None = None,
 ) -> AsyncIterator[Poller]:
-    """A poller with all it needs, not yet running; closed in reverse. Raises Unavailable."""
+    """A poller with its dependencies, not yet running; closed in reverse order. Raises Unavailable."""
 
     def ended(task: Task, record: RequestRecord) -> None:
         if ends is not None:
@@ -163,7 +163,7 @@ async def opened_poller(
 
 @contextlib.asynccontextmanager
 async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
-    """The poller at work, until the block ends."""
+    """Run the poller until the block ends."""
     running = asyncio.get_running_loop().create_task(poller.run())
     try:
         yield running
@@ -173,7 +173,7 @@ async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def _count(poller: Poller, metrics: TaskMetrics, ends: Ends) -> None:
-    """Tell what the poller does, about once a second and at the end."""
+    """Update the metrics about once a second and at the end."""
     told: Counter[str] = Counter()
 
     def tell() -> None:
@@ -191,7 +191,7 @@ async def _count(poller: Poller, metrics: TaskMetrics, ends: Ends) -> None:
 
 
 async def _opened_metrics(settings: Settings) -> TaskMetrics:
-    """Where the poller counts, as soon as the disk has room for it: nobody would start a poller again that gave up."""
+    """The poller's metrics, once the disk has room for them: a poller that gave up would not be restarted."""
     while True:
         try:
             prepare(settings.metrics_path)
@@ -202,9 +202,9 @@ async def _opened_metrics(settings: Settings) -> TaskMetrics:
 
 
 async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export | None = None) -> None:
-    """Poll until cancelled; while the database is away or the disk is full, try again.
+    """Poll until cancelled; retries while the database is unavailable or the disk is full.
 
-    `export` takes what a collector is told of ends.
+    `export` receives the spans of ended tasks.
     """
     again_s = AGAIN_FIRST_S
     metrics = await _opened_metrics(order.settings)
@@ -226,7 +226,7 @@ async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export
         except Exception:
             log.exception("poller_failed")
         finally:
-            # Ends that were made while the poller stopped; nothing is open here now.
+            # Tasks that ended while the poller stopped; no task is open here now.
             metrics.fold({}, 0, 0.0)
             ends.flush()
             if installation is not None:

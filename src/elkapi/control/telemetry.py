@@ -1,7 +1,7 @@
-"""Takes finished calls from the workers and has them exported, one batch at a time; what calls become is `otlp`'s.
+"""Receives finished calls from the workers and exports them with `otlp`, one batch at a time.
 
-Everything here is bounded and nothing is thrown away here: while the collector is slow this process stops reading, so
-the workers' queues fill, and there further calls are dropped and counted. Threads, since the SDK's exporter blocks.
+Everything here is bounded and nothing is dropped: while the collector is slow this process stops reading, so the
+workers' queues fill, and they drop and count further calls. Uses threads, since the SDK's exporter blocks.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from elkapi.observe.calls import FRAME_BYTES_MAX, LENGTH, CallFacts, calls_in
 from elkapi.settings import Settings
 
 BATCHES_MAX = 4
-# At the end the workers are gone already: what they said last is still to be read, then to be exported.
+# At the end the workers are gone; their last calls must still be read, then exported.
 READ_S = 0.5
 CLOSE_S = 2.0
-# A process without descriptors can take no worker's connection for a while.
+# The delay after an accept that failed, for example without free file descriptors.
 ACCEPT_AGAIN_S = 1.0
 
 log = logging.getLogger("elkapi.control.telemetry")
 
 
 class Exports(Protocol):
-    """Where calls go; `otlp.Exporter`."""
+    """The interface of `otlp.Exporter`."""
 
     def export(self, calls: list[CallFacts]) -> int:
-        """The number of spans that were lost."""
+        """Export calls; returns the number of spans lost."""
 
     def close(self, wait_s: float) -> None:
-        """Send what is left, within `wait_s`."""
+        """Send the rest, within `wait_s`."""
 
 
 class Telemetry:
-    """A listening socket, a thread for each worker's connection, and one that exports."""
+    """A listening socket, a thread per worker connection, and one that exports."""
 
     def __init__(self, listening: socket.socket, exporter: Exports, lost: Any) -> None:
         self._listening = listening
@@ -54,22 +54,22 @@ class Telemetry:
         threading.Thread(target=self._accept, name="telemetry-accept", daemon=True).start()
 
     def tell(self, calls: list[CallFacts]) -> None:
-        """Have calls of this process exported too; while that hangs they are lost and counted. Returns at once."""
+        """Export calls of this process too; with a full queue they are dropped and counted. Returns at once."""
         try:
             self._batches.put_nowait(calls)
         except queue.Full:
             self._lost.inc(len(calls))
 
     def close(self) -> None:
-        """Export what is here as far as that goes within CLOSE_S."""
+        """Read for READ_S and export what is here, within CLOSE_S."""
         deadline_s = time.monotonic() + READ_S
         for reader in tuple(self._readers):
             reader.join(max(0.0, deadline_s - time.monotonic()))
         for worker in tuple(self._readers.values()):
-            # It goes on without this process, and keeps what it has for the next one.
+            # The worker continues without this process and keeps its calls for the next one.
             with contextlib.suppress(OSError):
                 worker.shutdown(socket.SHUT_RDWR)
-        # What a reader is at, and what the kernel has of its worker, comes before the end of it all.
+        # Readers finish their current batch and what the kernel has buffered before the end marker.
         deadline_s = time.monotonic() + CLOSE_S
         for reader in tuple(self._readers):
             reader.join(max(0.0, deadline_s - time.monotonic()))
@@ -79,7 +79,7 @@ class Telemetry:
         self._exporter.close(CLOSE_S)
 
     def _accept(self) -> None:
-        while self._listening.fileno() >= 0:  # Else it was closed: this process ends.
+        while self._listening.fileno() >= 0:  # Closed when this process ends.
             try:
                 worker, _ = self._listening.accept()
             except OSError as error:
@@ -91,7 +91,7 @@ class Telemetry:
             reader.start()
 
     def _read(self, worker: socket.socket) -> None:
-        """Batches of one worker until it closes or says something that is none."""
+        """Read batches of one worker until it closes or sends an invalid frame."""
         try:
             self._batches_of(worker)
         finally:
@@ -107,7 +107,7 @@ class Telemetry:
                 try:
                     calls = calls_in(_exactly(stream, size))
                 except msgspec.DecodeError as error:
-                    # A worker of another version, during an upgrade.
+                    # A worker of another version during an upgrade.
                     log.warning("telemetry_frame_unreadable", extra={"error": str(error)})
                     return
                 self._batches.put(calls)
@@ -117,7 +117,7 @@ class Telemetry:
             try:
                 lost = self._exporter.export(calls)
             except Exception as error:
-                # A call that cannot be told must not end the telling of all others.
+                # A failed batch must not end the export of all others.
                 log.error("telemetry_export_failed", exc_info=error)
                 lost = len(calls)
             if lost:
@@ -133,7 +133,7 @@ def _exactly(stream: Any, size: int) -> bytes:
 
 @contextlib.contextmanager
 def telemetry_running(settings: Settings, listening: socket.socket) -> Iterator[Telemetry]:
-    """Telemetry runs while the block does; the SDK is imported here and nowhere before."""
+    """Run telemetry during the block; the SDK is not imported before."""
     from elkapi.control.otlp import Exporter
     from elkapi.observe import metrics
 

@@ -1,4 +1,4 @@
-"""Word lists: finds thousands of words and phrases in one pass over a text, in time independent of their number; pure."""
+"""Word lists: finds thousands of words and phrases in one pass over a text, whatever their number; pure."""
 
 from __future__ import annotations
 

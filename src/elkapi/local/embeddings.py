@@ -1,6 +1,6 @@
-"""What an embeddings request means: its fields, its limits, its tokens, and the bytes of its answer.
+"""Embeddings requests: fields, limits, tokens, and the bytes of the answer.
 
-Pure but for the tokenizers; it leaves queueing to `lanes` and HTTP to `server`. Errors are those of `elkapi.errors`.
+Pure except for the tokenizers; `lanes` queues and `server` does HTTP. Errors are those of `elkapi.errors`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Input = str | list[str | int | list[int]]
 class EmbeddingsRequest(msgspec.Struct):
     """The fields we use; unknown ones are ignored, as the dialect's servers do.
 
-    `truncate` has NVIDIA's and Cohere's words too: which end of a text is cut. `output_dimension` and `output_dtype`
-    are Voyage's and Mistral's, read since their clients take the bytes of a vector for what they asked for.
+    `truncate` also accepts NVIDIA's and Cohere's values, which select the end that is cut. `output_dimension` and
+    `output_dtype` are Voyage's and Mistral's; their clients decode the vector's bytes as what they requested.
     """
 
     model: str
@@ -89,7 +89,7 @@ def pick(engines: dict[str, Engine], model: str) -> Engine:
 
 
 def read_texts(value: Input) -> list[str]:
-    """The texts of an `input`: text as it is, token ids decoded. Raises BadRequest for an empty or mixed one."""
+    """The texts of an `input`, token ids decoded. Raises BadRequest for an empty or mixed one."""
     if isinstance(value, str):
         return _not_empty([value], [None])
     if not value:
@@ -133,7 +133,7 @@ def _name(index: int | None) -> str:
 
 
 def read_tokens(engine: Engine, request: EmbeddingsRequest) -> list[list[int]]:
-    """Token ids of each text, fit for the model; slow for large inputs. Raises BadRequest."""
+    """Token ids of each text, within the model's window; slow for large inputs. Raises BadRequest."""
     row = engine.row
     for name in ("dimensions", "output_dimension"):
         if (asked := getattr(request, name)) is not None and asked != row.dimensions:
@@ -181,7 +181,7 @@ def _count_by_vocabulary(value: Input, name: str) -> list[int]:
             f"The vocabulary {name!r} does not exist; use {', '.join(vocabulary.NAMES)}.", param="vocabulary"
         )
     if isinstance(value, list) and value and not isinstance(value[0], str):
-        # Ids are counted, not read: whichever vocabulary they are of, the upstream bills their number.
+        # Token ids are counted without decoding: the upstream bills their number, whatever the vocabulary.
         if all(type(one) is int for one in value):
             return [len(value)]
         if all(type(one) is list for one in value):
@@ -190,8 +190,8 @@ def _count_by_vocabulary(value: Input, name: str) -> list[int]:
 
 
 def write_embeddings(model: str, vectors: Vectors, tokens: int, encoding_format: str | None) -> bytes:
-    """The answer's JSON. Floats are written so that they read back as the same float32, bit for bit."""
-    # Little-endian is the dialect's order for base64, whatever this machine's own is.
+    """The answer's JSON. Floats round-trip to the same float32, bit for bit."""
+    # base64 is little-endian in the dialect, on any machine.
     rows = vectors.astype("<f4", copy=False)
     out = bytearray(b'{"object":"list","data":[')
     for index, row in enumerate(rows):
@@ -206,12 +206,12 @@ def write_embeddings(model: str, vectors: Vectors, tokens: int, encoding_format:
 
 
 def write_count(tokens: list[int]) -> bytes:
-    """The count's answer: `{"tokens": [...]}`, one number a text."""
+    """The count's answer: `{"tokens": [...]}`, one number per text."""
     return _json.encode({"tokens": tokens})
 
 
 def write_models(engines: dict[str, Engine]) -> bytes:
-    """The list of models, in the OpenAI shape with `dimensions`, `context_length` and `license` beside it."""
+    """The list of models in OpenAI's format, with `dimensions`, `context_length` and `license` added."""
     data = [
         {
             "id": engine.row.id,

@@ -1,8 +1,8 @@
-"""One loaded model: text to tokens and token batches to vectors. It leaves queueing and threads to `batcher`, `lanes`.
+"""One loaded model: text to tokens and token batches to vectors. `batcher` and `lanes` do queueing and threads.
 
-Under load every call runs on the calling thread alone: parallelism comes from several callers, which beats splitting
-each matrix product whenever the cores are shared with anything else (measured 84 against 63 GFLOP/s). A batch that is
-alone may run wide instead, on all threads: one short text then takes 3.8 ms where one thread takes 6.7.
+Under load every call runs on the calling thread only: parallelism comes from several callers, which is faster than
+splitting each matrix product if the cores are shared (84 against 63 GFLOP/s measured). A single batch may run wide
+instead, on all threads: one short text then takes 3.8 ms instead of 6.7.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# The tokenizers package would otherwise consider asking a hub, or starting threads of its own beside the lanes.
+# Keep the tokenizers package from contacting a hub and from starting threads besides the lanes.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -26,17 +26,17 @@ from elkapi.local.safetensors import TensorFile
 
 Vectors = NDArray[np.float32]
 ONNX_ERRORS_ONLY = 3
-# A text of more characters is too long whatever it says: tokenizing takes up to a kilobyte of memory a character.
+# Longer texts are refused before tokenizing, which takes up to 1 KB of memory per character.
 CHARACTERS_PER_TOKEN_MAX = 256
 
 
 class Engine:
-    """A model ready to run. Its methods are safe to call from several threads at once."""
+    """A model ready to run. Its methods are thread-safe."""
 
     def __init__(self, files: ModelFiles, threads: int = 1) -> None:
-        """Checks both files against the row's hashes and builds the sessions; raises ModelUnusable, WeightsRefused.
+        """Check both files against the row's hashes and build the sessions; raises ModelUnusable, WeightsRefused.
 
-        `threads` is how many a wide batch may use; with 1 there is one session only.
+        `threads` is how many threads a wide batch may use; with 1 there is only one session.
         """
         self.row: ModelRow = files.row
         self._tokenizer = _load_tokenizer(files.tokenizer, files.row.tokenizer_sha256)
@@ -49,7 +49,7 @@ class Engine:
 
     @property
     def characters_max(self) -> int:
-        """No text of more characters need be tokenized to know that it is beyond the window."""
+        """Any text of more characters exceeds the window."""
         return self.row.window * CHARACTERS_PER_TOKEN_MAX
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -57,7 +57,7 @@ class Engine:
         return list(self.tokens(texts))
 
     def tokens(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """The same one by one, holding what the tokenizer makes of a few texts at a time and never of all."""
+        """Like `tokenize`, one by one: holds the tokenizer's output for only a few texts at a time."""
         if len(texts) == 1:
             yield self._tokenizer.encode(texts[0]).ids
             return
@@ -72,9 +72,9 @@ class Engine:
         yield from (encoding.ids for encoding in self._tokenizer.encode_batch_fast(group))
 
     def truncate(self, ids: list[int], *, start: bool = False) -> list[int]:
-        """At most `row.window` ids, still framed by the special tokens, as sentence-transformers cuts.
+        """At most `row.window` ids, still framed by the special tokens, as sentence-transformers truncates.
 
-        `start`: what is cut is the text's beginning, not its end.
+        `start`: cut the text's start, not its end.
         """
         kept = self.row.window - 1
         if len(ids) <= self.row.window:
@@ -101,7 +101,7 @@ def _load_tokenizer(path: Path, pinned_sha256: str) -> Tokenizer:
         raise ModelUnusable(f"cannot read {path}: {error}") from None
     check_hash(path, content, pinned_sha256)
     tokenizer = Tokenizer.from_buffer(content)
-    # The shipped file cuts at 128 tokens and pads everything to 128; the model's window is the row's.
+    # The shipped file truncates and pads to 128 tokens; the model's window is the row's.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -110,11 +110,11 @@ def _load_tokenizer(path: Path, pinned_sha256: str) -> Tokenizer:
 def _session(graph: Graph, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin between two texts would take the cores from the gateway beside them.
+    # Threads that spin between texts would take CPU time from the gateway.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.inter_op_num_threads = 1
     options.log_severity_level = ONNX_ERRORS_ONLY
-    # The graph is fused by hand where that pays; the optimizer would fuse the rest into slower operators.
+    # The graph is fused by hand where that is faster; the optimizer would fuse the rest into slower operators.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     large = graph.large_arrays()
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in large.values()]
@@ -122,14 +122,14 @@ def _session(graph: Graph, threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(graph.message, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        # ONNX Runtime raises classes of its own for every kind of broken graph; all mean the same here.
+        # ONNX Runtime has an exception class for every kind of broken graph; all mean the same here.
         raise ModelUnusable(f"ONNX Runtime refuses the graph: {error}") from error
 
 
 def load_engines(
     models_dir: str | Path | None = None, threads: int = 1
 ) -> tuple[dict[str, Engine], list[ModelUnusable]]:
-    """Every usable model by id and why the others were left out; raises ModelUnusable for an unreadable row file."""
+    """Every usable model by id, and the errors of the others; raises ModelUnusable for an unreadable row file."""
     engines: dict[str, Engine] = {}
     refused: list[ModelUnusable] = []
     for row, folder in read_rows(models_dir):
@@ -143,7 +143,7 @@ def load_engines(
 def embed_texts(texts: Sequence[str], model: str = "", models_dir: str | Path | None = None) -> list[list[float]]:
     """Vectors of texts in this process, for `elkapi embed`; shape [len(texts)][dimensions].
 
-    Raises ModelUnusable when the model cannot be loaded and ValueError for a text that is empty or too long.
+    Raises ModelUnusable if the model cannot be loaded and ValueError for a text that is empty or too long.
     """
     rows = {row.id: (row, folder) for row, folder in read_rows(models_dir)}
     wanted = model or next(iter(rows))

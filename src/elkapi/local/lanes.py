@@ -1,4 +1,4 @@
-"""Threads that run one model's batches and wake the requests waiting for them; the choice of batches is `batcher`'s."""
+"""Threads that run one model's batches and wake the waiting requests; `batcher` chooses the batches."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class InferenceFailed(Exception):
 
 
 class Model(Protocol):
-    """What a lane needs of an engine: token sequences in, vectors of shape [len(batch), dimensions] out.
+    """A lane's interface to an engine: token sequences in, vectors of shape [len(batch), dimensions] out.
 
-    `wide` says that nothing else runs or waits, so the batch may use every thread.
+    `wide`: nothing else runs or waits, so the batch may use every thread.
     """
 
     def embed(self, batch: Sequence[Sequence[int]], wide: bool) -> Vectors: ...
 
 
 class _Waiter(Ticket):
-    """A ticket with the place its vectors go to and the loop's future that is waiting."""
+    """A ticket with its array of vectors and the future that is waited for."""
 
     __slots__ = ("future", "vectors")
 
@@ -42,7 +42,7 @@ class _Waiter(Ticket):
 
 
 class Lanes:
-    """`lanes` threads over one queue, to be used from one event loop."""
+    """`lanes` threads over one queue, used from one event loop."""
 
     def __init__(self, model: Model, dimensions: int, limits: Limits, lanes: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self._model = model
@@ -57,7 +57,7 @@ class Lanes:
             thread.start()
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> Vectors:
-        """Vectors in the order of `texts`; raises QueueFull and InferenceFailed. Cancelling it leaves the queue."""
+        """Vectors in the order of `texts`; raises QueueFull and InferenceFailed. If cancelled, leaves the queue."""
         waiter = _Waiter(texts, self._dimensions, asyncio.get_running_loop().create_future())
         with self._changed:
             self._batcher.add(waiter, self._clock.monotonic_s())
@@ -70,11 +70,11 @@ class Lanes:
             raise
 
     def queued(self) -> tuple[int, int]:
-        """Texts and tokens waiting now."""
+        """(texts, tokens) that are waiting."""
         return self._batcher.items_queued, self._batcher.tokens_queued
 
     def close(self) -> None:
-        """Ends the threads after the batches they are running; what still waits is never answered."""
+        """End the threads after their current batches; waiting requests are never answered."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -82,7 +82,7 @@ class Lanes:
             thread.join()
 
     def _next(self) -> tuple[Batch, bool] | None:
-        """The next batch and whether it is alone: nothing else is running and nothing is left waiting."""
+        """The next batch and whether it is alone: nothing else runs or waits."""
         with self._changed:
             while not self._closing:
                 now_s = self._clock.monotonic_s()
@@ -99,7 +99,7 @@ class Lanes:
             try:
                 vectors = self._model.embed([item.ids for item in batch.items], alone)
             except Exception:
-                # Whatever the model raised, only the requests in this batch fail, and the lane goes on.
+                # Any fault fails only the requests of this batch; the lane continues.
                 log.exception("a batch of %d texts failed", len(batch.items))
                 with self._changed:
                     self._running -= 1

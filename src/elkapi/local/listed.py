@@ -1,4 +1,4 @@
-"""Asks the model process which models it serves: for what the workers list, and for what the console shows."""
+"""Queries the model process for the models it serves, for the workers' lists and the console."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _listing = msgspec.json.Decoder(_Listing)
 
 
 async def listed_models(send: Send, socket_path: str) -> tuple[LocalModel, ...] | None:
-    """What the process behind this socket serves, or None when it gives no answer that can be read."""
+    """The models of the process behind this socket, or None without a valid answer."""
     origin = Origin.parse(f"unix://{socket_path}")
     headers = [(b"accept", b"application/json")]
     request = UpstreamRequest(origin, b"GET", b"/v1/models", headers, deadlines=DEADLINES)

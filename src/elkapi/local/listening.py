@@ -1,6 +1,6 @@
-"""The unix sockets of processes beside the workers: made, and asked whether anybody accepts.
+"""Creates the unix sockets of the processes besides the workers, and checks whether they accept connections.
 
-Light, since the supervisor makes the one of a role started on demand, and looks at them all.
+Few imports, since the supervisor creates the socket of a role started on demand and checks all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def listen(path: str) -> socket.socket:
-    """A bound unix socket, for this user only; a socket left by a dead process is replaced. Raises OSError."""
+    """A bound unix socket for this user only; replaces one left by a dead process. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         Path(path).unlink()
     listener = socket.socket(socket.AF_UNIX)
@@ -31,7 +31,7 @@ def answers(path: str) -> bool:
     """Whether a role's unix socket accepts connections."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
-            # A role that listens and does not accept must not make who looks wait in its queue.
+            # A role that listens but does not accept must not block the check in its backlog.
             probe.setblocking(False)
             probe.connect(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""What can be served locally, as data: declarative rows, where their files lie and whether they are the right bytes.
+"""The local embedding models as data: rows, the location of their files and their hashes.
 
-It owns rows, lookup and hashes, and leaves reading tensors to `safetensors` and running them to `engine`.
-Files are found through package metadata; the weight packages' own code is never imported.
+`safetensors` reads the tensors and `engine` runs them. Files are found through package metadata; the weight packages'
+own code is never imported.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class ModelUnusable(Exception):
 
 
 class WeightsRefused(ModelUnusable):
-    """A file is not the one the row pins; the message names both hashes."""
+    """A file's hash differs from the row's; the message has both hashes."""
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a copy of the files lies: inside the distribution named by `package`, or else in the row's own folder."""
+    """The location of the files: in the distribution `package` if set, else in the row's own folder."""
 
     weights: str
     tokenizer: str
@@ -38,7 +38,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One embedding model. `window` counts tokens with the special ones; `created` is unix seconds."""
+    """One embedding model. `window` is in tokens, including special ones; `created` is in Unix seconds."""
 
     id: ModelId
     kind: Literal["bert-mean"]
@@ -55,7 +55,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
-    """A row with its files found on this machine, not yet checked."""
+    """A row with its files on this machine, not yet verified."""
 
     row: ModelRow
     weights: Path
@@ -93,7 +93,7 @@ BUNDLED = (
 
 ROW_FILE = "model.json"
 
-# What to do about missing files, for who reads a ModelUnusable.
+# Advice about missing files, to add to a ModelUnusable.
 INSTALL_HINT = "`elkapi models install` fetches the bundled ones"
 
 _row_decoder = msgspec.json.Decoder(ModelRow)
@@ -102,7 +102,7 @@ _row_decoder = msgspec.json.Decoder(ModelRow)
 def read_rows(models_dir: str | Path | None) -> tuple[tuple[ModelRow, Path | None], ...]:
     """The bundled rows and those of `models_dir/<id>/model.json`, each with its folder (None for a bundled row).
 
-    A folder's row replaces a bundled one of the same id. Raises ModelUnusable naming the file that cannot be read.
+    A folder's row replaces a bundled one of the same id. Raises ModelUnusable naming an unreadable file.
     """
     rows: dict[str, tuple[ModelRow, Path | None]] = {row.id: (row, None) for row in BUNDLED}
     if models_dir:
@@ -126,7 +126,7 @@ def _read_row(file: Path) -> ModelRow:
 
 
 def locate(row: ModelRow, folder: Path | None = None) -> ModelFiles:
-    """The first source whose files exist here; raises ModelUnusable listing what was looked for."""
+    """The files of the first source that exists; raises ModelUnusable listing the places tried."""
     tried = []
     for source in row.sources:
         base = _base(source, folder)
@@ -145,7 +145,7 @@ def _base(source: Source, folder: Path | None) -> Path | None:
 
 
 def distribution_path(package: str) -> Path | None:
-    """The folder in which an installed distribution's files lie, or None."""
+    """The folder of an installed distribution's files, or None."""
     try:
         return Path(str(metadata.distribution(package).locate_file("")))
     except metadata.PackageNotFoundError:
@@ -153,20 +153,20 @@ def distribution_path(package: str) -> Path | None:
 
 
 def _inside(base: Path, relative: str) -> Path | None:
-    """The joined path, or None when the row tries to point outside its package or folder."""
+    """The joined path, or None if it points outside its package or folder."""
     path = base / relative
     return None if Path(relative).is_absolute() or ".." in Path(relative).parts else path
 
 
 def check_hash(path: Path, content: bytes | memoryview, pinned: str) -> None:
-    """Raises WeightsRefused, naming both hashes, unless sha256(content) is `pinned`."""
+    """Raise WeightsRefused with both hashes unless sha256(content) is `pinned`."""
     found = hashlib.sha256(content).hexdigest()
     if found != pinned:
         raise WeightsRefused(f"{path} has sha256 {found}, but the model row pins {pinned}; the file is not used")
 
 
 def check_file(path: Path, pinned: str) -> None:
-    """Raises WeightsRefused unless the file is the pinned one, ModelUnusable when it cannot be read."""
+    """Raise WeightsRefused unless the file's sha256 is `pinned`, ModelUnusable if it cannot be read."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             with memoryview(content) as view:

@@ -1,7 +1,7 @@
-"""Writes the few ONNX messages a graph needs, in protocol-buffer wire format; it knows no model and no operator.
+"""Writes the few ONNX messages of a graph in protocol-buffer wire format; independent of models and operators.
 
-Writing them takes these few functions; the `onnx` package would add 40 MB of memory and half a second to every
-start of the model process. Field numbers are those of the published `onnx.proto`.
+The `onnx` package would add 40 MB of memory and half a second to every start of the model process. Field numbers are
+those of the published `onnx.proto`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def constant(name: str, array: NDArray[Any]) -> bytes:
 
 
 def placeholder(name: str, array: NDArray[Any]) -> bytes:
-    """A tensor whose bytes the session is handed separately, so they are never copied through the message."""
+    """A tensor whose bytes are passed to the session separately, so they are not copied into the message."""
     entries = (("location", "memory"), ("offset", "0"), ("length", str(array.nbytes)))
     where = b"".join(_block(13, _block(1, key) + _block(2, value)) for key, value in entries)
     return _block(5, _tensor_head(name, array) + where + _number(14, _EXTERNAL))

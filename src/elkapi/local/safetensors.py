@@ -1,4 +1,4 @@
-"""Reads float32 tensors out of a memory-mapped safetensors file; it knows the format and nothing about models."""
+"""Reads float32 tensors from a memory-mapped safetensors file; independent of models."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class _Entry(msgspec.Struct):
 
 
 class TensorFile:
-    """A checked file; `tensors` are read-only views into the mapping, float32, by name."""
+    """A verified file; `tensors` are read-only float32 views into the mapping, by name."""
 
     def __init__(self, path: Path, pinned_sha256: str) -> None:
-        """Raises WeightsRefused on another hash and ModelUnusable on a file that is not safetensors."""
+        """Raises WeightsRefused for another hash and ModelUnusable for a file that is not safetensors."""
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -39,9 +39,9 @@ class TensorFile:
         self.tensors: Tensors = _views(path, self._map)
 
     def forget_pages(self) -> None:
-        """Gives the mapped pages back; whatever is still needed is read again from the page cache.
+        """Release the mapped pages; later accesses read them again from the page cache.
 
-        The encoder's weights are read once, when the session packs its own copy, and 40 MB need not stay resident.
+        The encoder's weights are read once, when the session packs its own copy, so 40 MB need not stay resident.
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

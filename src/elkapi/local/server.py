@@ -1,8 +1,8 @@
-"""The model process: HTTP/1.1 on a unix socket in the OpenAI dialect, for the gateway and nobody else.
+"""The model process: HTTP/1.1 on a unix socket in the OpenAI dialect, for the gateway only.
 
-It owns the process (socket, threads, drain) and the way of a request, and leaves meaning to `embeddings`, queueing
-to `lanes` and inference to `engine`. Routes: `POST /v1/embeddings`, `GET /v1/models`, `GET /healthz` and the
-private `POST /v1/tokenize/count`.
+It owns the process (socket, threads, drain) and the HTTP handling; `embeddings` validates, `lanes` queues and `engine`
+runs the model. Routes: `POST /v1/embeddings`, `GET /v1/models`, `GET /healthz` and the private
+`POST /v1/tokenize/count`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from elkapi.observe.process import run_loop, usable_cores
 log = logging.getLogger("elkapi.local")
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
-# Bodies being received, parsed and tokenized at once; who comes past it is told to come back.
+# Bodies being received, parsed and tokenized at once; further calls are refused with a retry time.
 BODY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024
-# Smaller work than this is done where it stands: a thread hop costs more (about 70 us) than it takes.
+# Smaller work runs on the event loop: switching threads takes longer (about 70 us).
 INLINE_BODY_BYTES_MAX = 2048
 INLINE_VECTORS_MAX = 8
 TEXT_THREADS = 2
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 class ModelApp:
-    """The ASGI callable over loaded engines; `close` ends its threads."""
+    """The ASGI application over loaded engines; `close` ends its threads."""
 
     def __init__(self, engines: dict[str, Engine], lanes: int, limits: Limits | None = None) -> None:
         self._engines = engines
@@ -73,7 +73,7 @@ class ModelApp:
         }
 
     def close(self) -> None:
-        """Ends the threads; requests still waiting are not answered."""
+        """End the threads; waiting requests are not answered."""
         for lanes in self._lanes.values():
             lanes.close()
         self._text_pool.shutdown(cancel_futures=True)
@@ -105,7 +105,7 @@ class ModelApp:
         except (GatewayError, Gone):
             raise
         except Exception:
-            # Whatever broke, it ends this attempt alone: the caller gets a clean 500 and the log the traceback.
+            # Any fault ends only this attempt: the caller gets a clean 500, the log the traceback.
             log.exception("%s %s failed", scope["method"], scope["path"])
             raise GatewayError("The local model process failed on this request.") from None
 
@@ -124,7 +124,7 @@ class ModelApp:
     async def _count(self, receive: Receive) -> bytes:
         async with self._bodies.received(receive) as body:
             request = embeddings.read_count(body)
-            # A vocabulary's first use loads it, so a count by vocabulary never runs on the loop.
+            # The first use of a vocabulary loads it, so a count by vocabulary never runs on the event loop.
             inline = len(body) <= INLINE_BODY_BYTES_MAX and request.vocabulary is None
             work = partial(embeddings.count_tokens, self._engines, request)
             tokens = work() if inline else await asyncio.get_running_loop().run_in_executor(self._text_pool, work)
@@ -134,7 +134,7 @@ class ModelApp:
         return self._models
 
     async def _health(self, receive: Receive) -> bytes:
-        """Up, with the texts and tokens waiting: what tells an operator that this process is the narrow place."""
+        """The status with the waiting texts and tokens, which show whether this process is the bottleneck."""
         queued = [lanes.queued() for lanes in self._lanes.values()]
         return embeddings.write_health(sum(texts for texts, _ in queued), sum(tokens for _, tokens in queued))
 
@@ -145,14 +145,14 @@ class ModelApp:
 
 
 def lane_count(threads: int) -> int:
-    """Threads that run the model: as asked, or one for every core this process may use."""
+    """The number of threads that run the model: `threads`, or one per usable core if 0."""
     return threads or usable_cores()
 
 
 def run(socket_path: str, threads: int = 0, models_dir: str = "") -> int:
-    """The process's whole life; answers its exit code: 0 after a drain, 78 when no model can be used.
+    """Run the process; returns its exit code: 0 after a drain, 78 if no model can be used.
 
-    A model that cannot be used is logged and left out, and the others are served.
+    An unusable model is logged and left out; the others are served.
     """
     started_s = time.monotonic()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

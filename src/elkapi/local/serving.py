@@ -1,4 +1,4 @@
-"""What every model process shares: its unix socket served by uvicorn, a request's body, and a caller who may leave."""
+"""Shared by the model processes: uvicorn on a unix socket, bounded request bodies, and callers who leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elkapi.translate.decode import told
 
 DRAIN_S = 30
 EXIT_NO_MODEL = 78
-# The gateway's pool alone decides when a connection is over.
+# Only the gateway's pool closes idle connections.
 KEEP_ALIVE_S = 3600
 
 Scope = MutableMapping[str, Any]
@@ -29,19 +29,19 @@ T = TypeVar("T")
 
 
 class Overloaded(Unavailable):
-    """There is no room for another call now. Of this status the relay knows that the model is well and how long to
-    wait, and says so to the caller with a 503; a bare 503 would be a model that is broken.
+    """No capacity for another call. The relay turns this status into a 503 with a retry time for the caller; a plain
+    503 would mean that the model is broken.
     """
 
     status, code = 529, "model_overloaded"
 
 
 class Gone(Exception):
-    """The client left before its answer."""
+    """The client left before the answer."""
 
 
 def find_handler(routes: Mapping[str, tuple[str, T]], scope: Scope) -> T:
-    """Who answers this path and method; raises NotFound and MethodNotAllowed."""
+    """The handler of this path and method; raises NotFound and MethodNotAllowed."""
     try:
         method, handler = routes[scope["path"]]
     except KeyError:
@@ -52,7 +52,7 @@ def find_handler(routes: Mapping[str, tuple[str, T]], scope: Scope) -> T:
 
 
 class Bodies:
-    """The bodies that a process holds: each at most `bytes_max`, all at once at most `in_flight_bytes_max`."""
+    """Limits the bodies in memory: each to `bytes_max`, all together to `in_flight_bytes_max`."""
 
     def __init__(self, bytes_max: int, in_flight_bytes_max: int) -> None:
         self.bytes_max = bytes_max
@@ -61,7 +61,7 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def received(self, receive: Receive) -> AsyncIterator[bytes]:
-        """A whole body, counted from its first byte to the end of the block. Raises Gone, BodyTooLarge, Overloaded."""
+        """A whole body, counted until the end of the block. Raises Gone, BodyTooLarge, Overloaded."""
         parts = bytearray()
         try:
             while True:
@@ -83,7 +83,7 @@ class Bodies:
 
 
 async def unless_gone(work: Awaitable[T], receive: Receive) -> T:
-    """The work's result; when the client leaves first, the work is cancelled and Gone raised."""
+    """The result of `work`; if the client leaves first, `work` is cancelled and Gone raised."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(receive())
     try:
@@ -100,14 +100,14 @@ async def unless_gone(work: Awaitable[T], receive: Receive) -> T:
 
 
 async def send_whole(send: Send, status: int, body: bytes, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-    """A whole answer of JSON, with `more` headers."""
+    """Send a whole JSON answer with `more` headers."""
     lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, but it says when it listens, and a signal it drained for is not raised again at the end."""
+    """uvicorn's server, but it calls `on_ready` when it listens, and does not raise a signal again after the drain."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -133,9 +133,9 @@ async def serve(
     drain_s: int = DRAIN_S,
     on_server: Callable[[Server], None] = lambda _: None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what is under way for at most `drain_s` seconds.
+    """Serve until SIGTERM or SIGINT, then finish running calls for at most `drain_s` seconds.
 
-    `on_server` is handed the server before it starts: setting its `should_exit` ends it like a signal.
+    `on_server` receives the server before it starts: setting its `should_exit` ends it like a signal.
     """
     config = uvicorn.Config(
         app,
@@ -160,12 +160,12 @@ _MISSING = re.compile(r"missing required field `([A-Za-z_]+)`")
 
 
 def unfit(error: msgspec.ValidationError, type_: Any) -> BadRequest:
-    """The refusal of a body that is not of `type_`, naming the member."""
+    """The error for a body that is not a valid `type_`, naming the field."""
     found = _PATH.search(str(error)) or _MISSING.search(str(error))
     return BadRequest(told(error, type_), param=found.group(1) if found else None)
 
 
 def write_error(error: GatewayError) -> bytes:
-    """The OpenAI shape of an error."""
+    """An error in OpenAI's format."""
     members = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     return msgspec.json.encode({"error": members})

@@ -1,6 +1,6 @@
-"""The byte-pair vocabularies of OpenAI's models: token ids back to text, and exact counts of text.
+"""The byte-pair vocabularies of OpenAI's models: decodes token ids and counts the tokens of text exactly.
 
-Decoding uses a table of our own from the vocabulary's file: the package's decoder reads past its memory on an
+Decoding uses our own table, built from the vocabulary's file, because the package's decoder reads out of bounds for an
 unknown id. Counting uses the package's compiled encoder, loaded on first use (32 MB for cl100k, 67 MB for o200k).
 """
 
@@ -76,14 +76,14 @@ class Decoder:
         self._special = published.special
         self._ends = array("I", [0])
         table = bytearray()
-        # The published file lists one base64 token and its rank a line, in the order of the ranks, without gaps.
+        # Each line of the published file has a base64 token and its rank, in the order of ranks, without gaps.
         for line in content.splitlines():
             table += base64.b64decode(line[: line.index(b" ")])
             self._ends.append(len(table))
         self._table = bytes(table)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids, broken UTF-8 replaced as tiktoken does; raises UnknownToken."""
+        """The text of the ids, invalid UTF-8 replaced as in tiktoken; raises UnknownToken."""
         ends, table, size = self._ends, self._table, len(self._ends) - 1
         parts = []
         for place, token in enumerate(ids):
@@ -112,7 +112,7 @@ def _decoder(name: str) -> Decoder:
 
 
 def decode(ids: Sequence[int], name: str = "cl100k_base") -> str:
-    """The text of token ids; raises UnknownToken, VocabularyUnusable and KeyError for another vocabulary's name."""
+    """The text of token ids; raises UnknownToken, VocabularyUnusable, and KeyError for an unknown vocabulary."""
     with _loading:
         decoder = _decoder(name)
     return decoder.decode(ids)
@@ -120,7 +120,7 @@ def decode(ids: Sequence[int], name: str = "cl100k_base") -> str:
 
 @cache
 def _bindings() -> ModuleType:
-    """The package's compiled part alone: importing the package itself costs another 60 MB and is not needed."""
+    """The package's compiled module only: importing the package costs another 60 MB and is not needed."""
     files = metadata.distribution(PACKAGE).files or []
     for file in files:
         if file.name.startswith("_bindings.") and file.suffix in {".so", ".pyd", ".dylib"}:
@@ -138,7 +138,7 @@ def _encoder(name: str) -> Any:
 
 
 def count(text: str, name: str) -> int:
-    """Exact number of tokens, special-looking text counted as plain text; raises VocabularyUnusable, KeyError."""
+    """The exact number of tokens; special tokens count as plain text. Raises VocabularyUnusable, KeyError."""
     if name not in NAMES:
         raise KeyError(name)
     with _loading:

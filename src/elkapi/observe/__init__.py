@@ -1,1 +1,1 @@
-"""What operators see from outside: structured logs, metrics, process facts. Nothing here may slow a call down."""
+"""Structured logs, metrics and process facts for operators. Nothing here may slow a call down."""

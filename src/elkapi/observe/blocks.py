@@ -1,4 +1,4 @@
-"""Takes a mapped file's disk blocks when it is made: a page that has none to go to kills the process that writes it."""
+"""Reserves a mapped file's disk blocks at creation: writing to a page without a block kills the process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def reserve(file: int, size_bytes: int) -> None:
-    """The file in its full size, with its blocks. Raises OSError where the disk has no room for them."""
+    """Extend the file to its full size, with its blocks. Raises OSError if the disk is full."""
     at_bytes = os.fstat(file).st_size
     if at_bytes >= size_bytes:
         return

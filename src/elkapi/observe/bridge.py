@@ -1,4 +1,4 @@
-"""Leads what `logging` is told here, by us and by libraries, into the JSON log of `observe.log`."""
+"""Routes Python's `logging`, ours and that of libraries, into the JSON log of `observe.log`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from elkapi.observe.log import Log
 from elkapi.settings import Settings
 
-# Attributes every LogRecord has; what else is found on one was given as `extra` and is a field of ours.
+# The standard attributes of a LogRecord; any other was passed as `extra` and becomes a field.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# Libraries write sentences where we write an event's name; theirs become the `message` of this event.
+# Libraries log sentences, not event names; they become the `message` of this event.
 LIBRARY_EVENT = "library"
 TEXT_CHARS_MAX = 8_000
 _JSON_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
 
 
 class IntoLog(logging.Handler):
-    """A record of a logger below `elkapi` is an event with its extras as fields; any other is a library's message."""
+    """Writes a record of a logger below `elkapi` as an event with its extras as fields, any other as LIBRARY_EVENT."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class IntoLog(logging.Handler):
         if not record.name.startswith("elkapi"):
             fields["message"], event = event[:TEXT_CHARS_MAX], LIBRARY_EVENT
         if record.exc_info and record.exc_info[1] is not None:
-            # The end of a long trace names the cause.
+            # The end of a long trace has the cause.
             fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))[-TEXT_CHARS_MAX:]
         self._log.write(event, _level(record.levelno), **fields)
 
 
 def _sentence(record: logging.LogRecord) -> str:
-    """What was said; without its values where they do not fit, which is no fault of whoever called what says it."""
+    """The message; unformatted if its arguments do not fit, since that must not fail the logging caller."""
     try:
         return record.getMessage()
     except Exception:
@@ -55,14 +55,14 @@ def _level(number: int) -> str:
 
 @contextlib.contextmanager
 def json_log(role: str, settings: Settings) -> Iterator[Log]:
-    """Everything logged while the block runs becomes JSON lines: ours of the set level, libraries' from warning on."""
+    """Log as JSON lines while the block runs: our records from the configured level, libraries' from warning."""
     log = Log(role, file=settings.log_file, level=settings.log_level)
     handler = IntoLog(log)
     root, ours = logging.getLogger(), logging.getLogger("elkapi")
     before = root.handlers[:], root.level, ours.level
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    ours.setLevel(logging.DEBUG)  # `Log` itself drops what is below the set level.
+    ours.setLevel(logging.DEBUG)  # `Log` drops what is below the configured level.
     try:
         yield log
     finally:

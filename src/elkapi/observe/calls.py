@@ -1,4 +1,4 @@
-"""A finished call as a worker tells it to the control process for telemetry, and the frames it travels in."""
+"""Finished calls as workers send them to the control process for telemetry, and their frames."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import msgspec
 from elkapi.observe.trace import Trace
 from elkapi.types import Channel, RequestRecord, Usage
 
-# Of the unix socket in the data directory.
+# The name of the unix socket in the data directory.
 SOCKET = "telemetry"
 LENGTH = struct.Struct(">I")
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 
 
 class AttemptFacts(msgspec.Struct, frozen=True, array_like=True):
-    """One try at an upstream; `error` is the operator's to see."""
+    """One try at an upstream; `error` is for the operator only."""
 
     channel: str
     outcome: str
@@ -29,11 +29,11 @@ class AttemptFacts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CallFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """One call; times in Unix nanoseconds. What is told of its content is None unless the operator wants it.
+    """One call; times in Unix nanoseconds. Its content is None unless the operator enabled that.
 
-    `wire` is the caller's. `body` is the request as it came, `answer` a whole reply in the caller's wire (also read for
-    its finish reason), `said` the parts of a streamed one as (kind, text, name). `first_s` is the time to the first
-    content of a stream. `is_task`: it is a task's end, from its submit on.
+    `wire` is the caller's. `body` is the request as received, `answer` a whole reply in the caller's wire (also read
+    for its finish reason), `said` the parts of a streamed one as (kind, text, name). `first_s` is the time to the first
+    content of a stream. `is_task`: the span of a task, from its submit to its end.
     """
 
     trace_id: bytes
@@ -83,7 +83,7 @@ def facts_of(
     with_errors: bool,
     **more: Any,
 ) -> CallFacts:
-    """What a record says, and `more`. An upstream's error may quote what it was asked, hence `with_errors`."""
+    """The facts of a record, and `more`. `with_errors`: include upstreams' errors, which may quote the request."""
     last = record.attempts[-1] if record.attempts else None
     channel_id = record.channel_id
     if channel_id is None and last is not None:
@@ -131,11 +131,11 @@ _decoder = msgspec.msgpack.Decoder(list[CallFacts])
 
 
 def frame_of(calls: list[CallFacts]) -> bytes:
-    """Calls as one frame: its length in four bytes, then the calls."""
+    """Encode calls as one frame: a four-byte length, then the calls."""
     body = _encoder.encode(calls)
     return LENGTH.pack(len(body)) + body
 
 
 def calls_in(body: bytes) -> list[CallFacts]:
-    """The calls of a frame without its length. Raises msgspec.DecodeError."""
+    """Decode a frame without its length. Raises msgspec.DecodeError."""
     return _decoder.decode(body)

@@ -1,7 +1,7 @@
 """Structured JSON logs off the hot path: callers append to a bounded queue, one thread encodes and writes in batches.
 
-A full queue drops lines and counts them (`dropped`), as a full disk does: neither may slow a call. Secrets are not
-logged: the fields are chosen by name at each call site, and no site passes headers, bodies or keys.
+With a full queue or disk, lines are dropped and counted (`dropped`): neither may slow a call. Secrets are not logged:
+each call site names its fields, and none passes headers, bodies or keys.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from elkapi.settings import LOG_LEVELS
 
 QUEUE_LINES_MAX = 50_000
 FLUSH_EVERY_S = 0.1
-# The interpreter is the calls' again after so many lines, for as long as this.
+# After so many lines the thread releases the GIL to the calls for this long.
 LINES_AT_ONCE = 100
 BETWEEN_S = 0.001
-# What is queued at the end is written, but for a file or pipe that takes nothing for this long.
+# How long `close` waits for queued lines to be written.
 CLOSE_WAIT_S = 5.0
-# What every line begins with, by name and as a tuple of the values.
+# The first fields of every line: their names, and the tuple of their values.
 HEAD = ("time_ns", "level", "role", "pid", "event")
 Head = tuple[int, str, str, int, str]
 LineOf = Callable[[Head, Any], msgspec.Struct]
@@ -41,14 +41,14 @@ _encoder = msgspec.json.Encoder()
 def _standard_error() -> FileIO:
     """Standard error without Python's buffer.
 
-    That does not say how much of a line a full disk took, and its lock would keep a process whose reader has stopped
-    from its end.
+    The buffer does not report how much of a line a full disk accepted, and its lock would keep a process from exiting
+    while the reader of its pipe is stopped.
     """
     return FileIO(sys.stderr.fileno(), "w", closefd=False)
 
 
 class Log:
-    """A JSON-lines log. `file` empty means standard error; `level`, one of LOG_LEVELS, is the least told."""
+    """A JSON-lines log. An empty `file` means standard error; `level`, one of LOG_LEVELS, is the lowest written."""
 
     def __init__(self, role: str, *, file: str = "", level: str = "info", clock: Clock = SYSTEM_CLOCK) -> None:
         self.dropped = 0
@@ -66,28 +66,28 @@ class Log:
         self._thread.start()
 
     def write(self, event: str, level: str = "info", /, **fields: object) -> None:
-        """Queue one line; returns at once. A field that has the name of what every line begins with is left out."""
+        """Queue one line; returns at once. Fields named like one of HEAD are omitted."""
         self.write_later(event, level, None, fields)
 
     def write_later(self, event: str, level: str, line_of: LineOf | None, value: object) -> None:
-        """As `write`, with the line made on the log's own thread, of its first fields and `value`: for every call's."""
+        """Like `write`, but `line_of` builds the line from HEAD and `value` on the log's thread. For every call."""
         if _RANK[level] < self._least:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
             return
         self._lines.append((self._clock.now_ns(), level, event, line_of, value))
-        # The first line after the thread's last look wakes it; it looks again at all that came before the next.
+        # Only the first line after the thread's last flush wakes it; the next flush takes all lines since.
         if not self._some.is_set():
             self._some.set()
 
     def close(self) -> None:
-        """Write what is queued and stop the thread; blocks for CLOSE_WAIT_S at most."""
+        """Write queued lines and stop the thread; blocks for CLOSE_WAIT_S at most."""
         self._stop.set()
         self._some.set()
         self._thread.join(CLOSE_WAIT_S)
         if self._thread.is_alive():
-            return  # Nobody reads the pipe: one more write would wait for that too.
+            return  # Nobody reads the pipe: another write would block too.
         self._flush()
         self._out.close()
 
@@ -105,7 +105,7 @@ class Log:
             batch = [self._lines.popleft() for _ in range(min(len(self._lines), LINES_AT_ONCE))]
             if lost := self._put(b"".join([self._line(*row) for row in batch])):
                 self.dropped += lost
-                self._some.set()  # The rest is for the next turn.
+                self._some.set()  # The next flush takes the rest.
                 return
             if self._lines:
                 self._stop.wait(BETWEEN_S)
@@ -116,7 +116,7 @@ class Log:
         return out
 
     def _follow(self) -> None:
-        """Go on in a file of the name that was given, where a rotation renamed the one that is open."""
+        """Reopen the file by its name if a rotation renamed the open one."""
         with contextlib.suppress(OSError):
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(Path(self._file).stat(), self._as_opened):
@@ -126,7 +126,7 @@ class Log:
             renamed.close()
 
     def _put(self, text: bytes) -> int:
-        """How many of the lines are lost. One that a full disk took in part is ended before the next one begins."""
+        """Write lines; returns how many are lost. A line cut by a full disk is terminated before the next one."""
         written, text = 0, b"\n" + text if self._cut else text
         try:
             while written < len(text):
@@ -148,5 +148,5 @@ class Log:
             begun = dict(zip(HEAD, head, strict=True))
             return _encoder.encode(begun | value | begun) + b"\n"
         except Exception as error:
-            # One line that cannot be written must not end the thread, and with it every later line.
+            # A line that cannot be encoded must not end the thread.
             return _encoder.encode(dict(zip((*HEAD, "unwritable"), (*head, ascii(error)), strict=True))) + b"\n"

@@ -1,8 +1,8 @@
-"""prometheus-client's files of values, with their disk blocks; importing this module puts them in the library's place.
+"""Replaces prometheus-client's value files by ones with reserved disk blocks; importing this patches the library.
 
-The library makes its files sparse, so a value that needs a new page of a full disk would end its process by a signal,
-and names them by the pid, which is the same in every container: here by a number that the process claims.
-It has no public way to do otherwise; tests/unit/observe/test_metrics.py watches over this one.
+The library creates sparse files, so a value on a new page of a full disk would kill the process, and names them by
+pid, which is the same in every container; here it is a number that the process claims. There is no public API for
+this; tests/unit/observe/test_metrics.py guards the patch.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 from elkapi.observe.blocks import reserve
 from elkapi.observe.numbers import claim
 
-# What a value takes beside its key at most: its number, its time, the key's length and the padding.
+# The most bytes of a value besides its key: number, time, key length and padding.
 VALUE_BYTES_MAX = 32
 
 
 class ReservedDict(MmapedDict):
-    """Raises OSError where the disk has no room for a new value, and is as it was then."""
+    """Raises OSError, and stays unchanged, if the disk has no room for a new value."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         if not read_mode:
@@ -31,7 +31,7 @@ class ReservedDict(MmapedDict):
 
     @staticmethod
     def _make(filename: str) -> None:
-        # It gets its name with its full size: whoever adds up all files, at any moment, cannot read an empty one.
+        # Rename it when it has its full size, so that a concurrent reader of all files never finds an empty one.
         path, unready = Path(filename), Path(f"{filename}.unready")
         if path.exists():
             return

@@ -1,4 +1,4 @@
-"""Prometheus metrics without a lock on the hot path: calls bump plain numbers, a timer folds them into the registry.
+"""Prometheus metrics without a lock on the hot path: calls count in plain numbers, a timer folds them in the registry.
 
 Each process writes to prometheus-client's multi-process files in the data directory, so any worker can answer
 `/metrics` for all of them.
@@ -25,7 +25,7 @@ log = logging.getLogger("elkapi.metrics")
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 FOLD_EVERY_S = 1.0
-# What anybody may read: nothing here names a channel or counts money or its measure. A new metric is the operator's.
+# Metrics that anybody may read: none names a channel, or counts money or usage. New metrics are for the operator only.
 PUBLIC = frozenset(
     {
         "elkapi_requests",
@@ -38,7 +38,7 @@ PUBLIC = frozenset(
 
 
 def prepare(folder: Path, *, fresh: bool = False) -> None:
-    """Name the shared folder before prometheus_client is imported; the supervisor empties it at start."""
+    """Set the shared folder before prometheus_client is imported; the supervisor empties it at start (`fresh`)."""
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def prepare(folder: Path, *, fresh: bool = False) -> None:
 
 
 class Durations:
-    """Counts by bucket and their sum, kept as plain numbers until they are folded."""
+    """Counts by bucket and their sum, as plain numbers until they are folded."""
 
     __slots__ = ("counts", "total_s")
 
@@ -59,8 +59,8 @@ class Durations:
         self.total_s += seconds
 
     def pour_into(self, histogram: Any) -> None:
-        # `observe` once a call would hold the loop for tens of milliseconds a second, so whole counts go in at once.
-        # The library has no public way to do that; tests/unit/observe/test_metrics.py watches over this one.
+        # `observe` per call would block the loop for tens of milliseconds per second, so counts are added in bulk.
+        # The library has no public API for that; tests/unit/observe/test_metrics.py guards this access.
         for bucket, count in zip(histogram._buckets, self.counts, strict=True):
             if count:
                 bucket.inc(count)
@@ -68,14 +68,14 @@ class Durations:
 
 
 def _gauge(registry: Any, name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum") -> Any:
-    """A value of each living process, of which the page tells the sum or the highest."""
+    """A gauge per live process, of which the page shows the sum or the maximum."""
     from prometheus_client import Gauge
 
     return Gauge(name, text, registry=registry, multiprocess_mode=mode)
 
 
 class CallCounts:
-    """What finished calls and ended tasks come to, as plain numbers until they are folded; one of a process."""
+    """Totals of finished calls and ended tasks, as plain numbers until they are folded; one per process."""
 
     def __init__(self, registry: Any) -> None:
         from prometheus_client import Counter
@@ -168,7 +168,7 @@ class Metrics(CallCounts):
 
     @staticmethod
     def page(*, for_operator: bool) -> bytes:
-        """The text format over all processes: everything, or what is `PUBLIC`."""
+        """The text format over all processes: everything, or only `PUBLIC` metrics."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -179,9 +179,9 @@ class Metrics(CallCounts):
 
 
 class MetricsPages:
-    """`Metrics.page` for whoever asks, made once for all who ask within FOLD_EVERY_S.
+    """Caches `Metrics.page` for FOLD_EVERY_S; the numbers do not change faster.
 
-    No number changes faster. A page takes milliseconds of a thread that name look-ups wait for too; anybody may ask.
+    A page takes milliseconds of a thread that DNS lookups need too, and anybody may request one.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -194,12 +194,12 @@ class MetricsPages:
         if making is None or (making.done() and (now_s - begun_s >= FOLD_EVERY_S or making.exception())):
             making = asyncio.get_running_loop().create_task(asyncio.to_thread(Metrics.page, for_operator=for_operator))
             self._pages[for_operator] = now_s, making
-        # Who leaves does not take the page from the others.
+        # A caller who leaves must not cancel the page for the others.
         return await asyncio.shield(making)
 
 
 def telemetry_lost() -> Any:
-    """The counter of spans that the collector did not take. `prepare` must have been called."""
+    """The counter of spans that the collector did not accept. Call `prepare` first."""
     from prometheus_client import CollectorRegistry, Counter
 
     from elkapi.observe import metric_files  # noqa: F401 - before the first value is made
@@ -209,7 +209,7 @@ def telemetry_lost() -> Any:
 
 
 class TaskMetrics(CallCounts):
-    """What a poller of tasks counts. `prepare` must have been called before the first instance is made."""
+    """The metrics of a task poller. `prepare` must have been called before the first instance is made."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter
@@ -226,7 +226,7 @@ class TaskMetrics(CallCounts):
         self._late = _gauge(registry, "elkapi_task_poll_late_seconds", "Delay of the last poll.", mode="livemax")
 
     def fold(self, events: Mapping[str, int], open_tasks: int, late_s: float) -> None:
-        """`events` since the last time; called about once a second."""
+        """Move the plain numbers and the `events` since the last call into the registry; called about once a second."""
         with _while_the_disk_has_room():
             self.fold_calls()
             for kind, count in events.items():
@@ -237,7 +237,7 @@ class TaskMetrics(CallCounts):
 
 @contextlib.contextmanager
 def _while_the_disk_has_room() -> Iterator[None]:
-    """What finds no room in the files is not counted; what was counted before stays."""
+    """If the disk is full, new counts are lost; earlier ones stay."""
     try:
         yield
     except OSError as error:
@@ -245,7 +245,7 @@ def _while_the_disk_has_room() -> Iterator[None]:
 
 
 class _PublicPart:
-    """A collector's families as far as anybody may read them."""
+    """A collector that yields only the PUBLIC families of another."""
 
     def __init__(self, whole: Any) -> None:
         self._whole = whole

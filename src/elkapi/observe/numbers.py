@@ -1,6 +1,6 @@
-"""Numbers by which processes that share a folder name their files of figures; what is in those is `metrics`'.
+"""Process numbers that name the metrics files of processes that share a folder.
 
-A pid would not do: that of a container's only process is 1, and containers of one installation share the folder.
+A pid is not unique: in every container it is 1, and the containers of an installation share the folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def claim(folder: Path) -> int:
-    """A number for this process's files. It is nobody else's as long as the process lives, which its lock tells."""
+    """A number for this process's files, locked for as long as the process lives."""
     number = 0
     while _taken(folder, number) is None:
         number += 1
@@ -20,8 +20,8 @@ def claim(folder: Path) -> int:
 
 
 def forget_ended(folder: Path) -> None:
-    """Drop the gauges of processes that ended; their counters stay, since what was counted happened."""
-    with contextlib.suppress(OSError):  # No descriptor may be left to look with; whoever ends next has it done.
+    """Remove the gauges of ended processes; their counters stay in the totals."""
+    with contextlib.suppress(OSError):  # No file descriptor may be left; the next call does it.
         for path in folder.glob("process-*.lock"):
             with contextlib.suppress(OSError):
                 if (lock := _taken(folder, int(path.stem.removeprefix("process-")))) is not None:
@@ -29,7 +29,7 @@ def forget_ended(folder: Path) -> None:
 
 
 def _taken(folder: Path, number: int) -> int | None:
-    """The lock of a number, without the gauges of who had it before; None while a living process holds it."""
+    """Lock a number and remove its previous owner's gauges; returns the descriptor, None if a live process holds it."""
     lock = os.open(folder / f"process-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""What every process of ours does for itself: it ends with its supervisor, has a name in `ps`, runs its loop.
+"""What each of our processes does for itself: ends with its supervisor, sets its name in `ps`, runs its loop.
 
-Starting processes is left to `supervisor`.
+`supervisor` starts processes.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     import asyncio
 
 PARENT_VARIABLE = "ELKAPI_PARENT_PID"
-# Of a process's descriptors: for upstreams of calls under way, for files, and to tell further clients that it is full.
-# Where none is left, libuv takes a connection only to close it.
+# File descriptors reserved for upstreams of running calls, for files, and for refusing further clients with an answer.
+# With none left, libuv accepts a connection only to close it.
 DESCRIPTORS_KEPT = 64
 PARENT_POLL_S = 1.0
-TITLE_BYTES_MAX = 15  # The kernel cuts a longer thread name.
+TITLE_BYTES_MAX = 15  # The kernel truncates longer thread names.
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 
 def die_with_parent() -> None:
-    """Kill this process as soon as its supervisor is gone. Call it first thing in a child.
+    """Kill this process as soon as its supervisor is gone. Call it first in a child.
 
-    The supervisor's pid is taken from the environment (PARENT_VARIABLE, which is removed so that no grandchild mistakes
-    it for its own); where there is none, nobody supervises this process and nothing happens.
+    The supervisor's pid comes from the environment (PARENT_VARIABLE, which is removed so that no grandchild uses it);
+    without it, this process is not supervised and nothing happens.
 
-    Without a supervisor nobody could drain in order, and a survivor would keep its socket or port from the next
-    start, so it is a kill; what it held is resolved by recovery, as after any crash.
+    It is a kill because nobody could coordinate a drain, and a survivor would block its socket or port for the next
+    start; recovery resolves its holds, as after any crash.
 
     Linux sends the signal when the *thread* that started the child ends, so a supervisor starts children from a thread
-    that lives as long as itself. The kernel's promise covers only deaths after the call, and elsewhere there is none,
-    so a change of parent is looked for as well: at once on Linux, every PARENT_POLL_S seconds by a thread elsewhere.
+    that lives as long as itself. The kernel covers only deaths after the call, and other systems have no such signal,
+    so a change of parent is checked as well: once on Linux, every PARENT_POLL_S seconds by a thread elsewhere.
     """
     from_environment = os.environ.pop(PARENT_VARIABLE, "")
     if not from_environment.isdecimal():
@@ -63,7 +63,7 @@ def _watch(parent_pid: int, sleep: Callable[[float], None] = time.sleep) -> None
 
 
 def set_title(role: str) -> None:
-    """Show this process as `elk-<role>` in `ps -c`, `top` and the kernel's messages; does nothing off Linux."""
+    """Show this process as `elk-<role>` in `ps -c`, `top` and kernel messages; does nothing except on Linux."""
     if sys.platform == "linux":
         name = f"elk-{role}".encode("ascii", "replace")[:TITLE_BYTES_MAX]
         _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name))
@@ -78,20 +78,20 @@ def _prctl(option: int, argument: int | ctypes.Array[ctypes.c_char]) -> None:
 
 
 def allow_files() -> None:
-    """Let this process have as many files open as the system allows it; what is usual spares programs with `select`."""
+    """Raise the limit of open files to the maximum; the low default exists only for programs that use `select`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # "Unlimited" is more than some kernels give.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def descriptors_for_clients() -> int:
-    """What the number of a client's connection is below; the kernel gives each the lowest one that is free."""
+    """The exclusive maximum of a client connection's descriptor; the kernel assigns the lowest free number."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft - DESCRIPTORS_KEPT
 
 
 def has_descriptor_left() -> bool:
-    """Whether this process can take one more client's connection."""
+    """Whether this process can accept another client connection."""
     try:
         os.close(descriptor := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -100,7 +100,7 @@ def has_descriptor_left() -> bool:
 
 
 def stop_signal() -> asyncio.Event:
-    """An event of the running loop that SIGTERM and SIGINT set, in the place of ending the process."""
+    """An event of the running loop that SIGTERM and SIGINT set instead of ending the process."""
     import asyncio
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -110,7 +110,7 @@ def stop_signal() -> asyncio.Event:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run the process's one coroutine, on the quicker loop where there is one."""
+    """Run the process's main coroutine, on uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -122,12 +122,12 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, which may be fewer than the machine has."""
+    """The number of cores that this process may use, possibly fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM, in bytes; 0 where /proc does not say."""
+    """The resident memory of this process in bytes; 0 without /proc."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - a kernel file, read on every scrape
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

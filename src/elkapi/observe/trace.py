@@ -1,7 +1,6 @@
-"""W3C trace context: the trace that a call belongs to, from the caller's `traceparent` or its own id; it does no I/O.
+"""W3C trace context: a call's trace, from the caller's `traceparent` or the request id; no I/O.
 
-A call's ids are derived from its request id, so that nothing has to be carried along for them: whoever has the call and
-its header can tell its span.
+A call's span id is derived from its request id, so no state is needed: the call and its header determine the span.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import re
 import msgspec
 
 HEADER = b"traceparent"
-# Version 00, and later ones as far as they are alike; "ff" is no version, and ids of zeros are none.
+# Version 00, and compatible later ones; "ff" and ids of zeros are invalid.
 _PARENT = re.compile(rb"\A(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?\Z")
 _WHOLE = 1 << 64
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """A span's place: 16 bytes of trace, 8 of the span, 8 of its parent's (empty without one)."""
+    """A span's ids: 16 bytes of trace, 8 of the span, 8 of its parent (empty without one)."""
 
     trace_id: bytes
     span_id: bytes
@@ -26,7 +25,7 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 def trace_of(call_id: bytes, traceparent: bytes | None) -> Trace:
-    """The span of a call; without a usable header its request id is the trace's id."""
+    """The span of a call; without a valid header the request id is the trace id."""
     span_id = hashlib.blake2b(call_id, digest_size=8).digest()
     if traceparent is not None and (found := _PARENT.match(traceparent.strip())) is not None:
         return Trace(bytes.fromhex(found[1].decode()), span_id, bytes.fromhex(found[2].decode()))
@@ -34,18 +33,18 @@ def trace_of(call_id: bytes, traceparent: bytes | None) -> Trace:
 
 
 def is_sampled(trace_id: bytes, ratio: float) -> bool:
-    """Whether a trace is among the share that is kept: the same answer in every process, whoever the caller is.
+    """Whether a trace is sampled: the same result in every process.
 
-    The caller's own sampling flag decides nothing: it is not theirs to say what the operator sees.
+    The caller's sampling flag is ignored: the operator decides what is recorded.
     """
     if ratio >= 1:
         return True
-    # The id is hashed, since one of ours begins with the time.
+    # Hash the id, since our own ids start with the time.
     return int.from_bytes(hashlib.blake2b(trace_id, digest_size=8).digest(), "big") < int(ratio * _WHOLE)
 
 
 def onward(trace: Trace, sampled: bool) -> bytes:
-    """The `traceparent` of what a call leads to."""
+    """The `traceparent` of a call's upstream requests."""
     return b"00-%b-%b-%b" % (
         trace.trace_id.hex().encode(),
         trace.span_id.hex().encode(),

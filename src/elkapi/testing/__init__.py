@@ -1,1 +1,1 @@
-"""What tests and chaos runs need of the package itself; no room depends on it but for its crash points."""
+"""Support for tests and chaos runs; other packages use only its crash points."""

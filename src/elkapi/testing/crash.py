@@ -1,8 +1,8 @@
-"""Named points at which a process kills itself when a test asks for it; what must hold afterwards is left to tests.
+"""Named points at which a process kills itself if a test requests it.
 
 `ELKAPI_CRASH_AT=ledger.before_commit:3` sends SIGKILL to the process that reaches the point for the third time;
-`ELKAPI_CRASH_AT=@FILE` lets the first process that starts after FILE was written take its order, once. Unset, a point
-is one comparison with None, so the points may stay in production code: what is tested is what runs.
+`ELKAPI_CRASH_AT=@FILE` lets only the first process that starts after FILE was written take its order. Unset, a point is
+one comparison with None, so the points stay in production code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CrashPointError(ValueError):
 
 
 def _taken(path: Path) -> str | None:
-    """The order in a file, for this process alone: renaming it is what only one process can do."""
+    """The order in a file, for this process only: just one process succeeds in renaming it."""
     mine = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.rename(mine)
@@ -72,7 +72,7 @@ _armed, _left = _parse(os.environ.get(VARIABLE))
 
 
 def point(name: str) -> None:
-    """Die here if this is the armed point and its count is reached."""
+    """Kill this process if this is the armed point and its count is reached."""
     if _armed is not None:
         _reach(name)
 

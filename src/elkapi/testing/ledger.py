@@ -1,4 +1,4 @@
-"""Factories for ledger tests, and a reference ledger: plain arithmetic that the real one is compared with."""
+"""Factories for ledger tests, and a reference ledger to compare the real one with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement,
 
 
 def funded_account(database: Database, nano: int, kind: str = "customer") -> int:
-    """A new account with `nano` on it (0 leaves it empty); its id."""
+    """Create an account with a balance of `nano` nano-USD; returns its id."""
     with database.write() as connection:
         account = create_account(connection, f"{kind}:{os.urandom(6).hex()}", kind)
         if nano:
@@ -25,12 +25,12 @@ def funded_account(database: Database, nano: int, kind: str = "customer") -> int
 
 
 def an_order(*accounts: int, nano: int, claim: IdempotencyClaim | None = None, model: str = "m") -> HoldOrder:
-    """A hold for a fresh request id."""
+    """A hold with a new request id."""
     return HoldOrder(new_id(), 1, accounts, nano, model, price_id=7, claim=claim)
 
 
 def a_record(order: HoldOrder, charge_nano: int, **fields: Any) -> RequestRecord:
-    """The usage row of that order's call, answered well unless `fields` say otherwise."""
+    """The record of the order's call, successful unless `fields` say otherwise."""
     record = RequestRecord(
         id=order.request_id,
         key_id=order.key_id,
@@ -59,7 +59,7 @@ def a_settlement(
 
 
 def unpaid(order: HoldOrder) -> Settlement:
-    """The end of a call that failed: nothing is charged, and its idempotency key is free again."""
+    """The settlement of a failed call: nothing is charged, and its idempotency key is released."""
     return a_settlement(order, 0, forget=True)
 
 
@@ -69,7 +69,7 @@ def quick_settings(data_dir: str, **fields: Any) -> Settings:
 
 
 class ReferenceLedger:
-    """What the ledger must do, as arithmetic: one dict of balances, one of open holds, nothing durable, no batches."""
+    """A model of the ledger: one dict of balances, one of open holds; not durable, no batches."""
 
     def __init__(self, posted: dict[int, int]) -> None:
         self.posted = dict(posted)
@@ -84,7 +84,7 @@ class ReferenceLedger:
         return self.posted[account] - sum(nano for nano, accounts in self.held.values() if account in accounts)
 
     def hold(self, order: HoldOrder) -> bool:
-        """True when it is (or already was) held."""
+        """Whether the order is held, now or already before."""
         if order.request_id in self.held:
             return True
         if order.request_id in self.resolved or any(self.available(a) < order.nano for a in order.accounts):
@@ -93,9 +93,9 @@ class ReferenceLedger:
         return True
 
     def settle(self, request_id: bytes, charge: int, *, waived: bool = False) -> None:
-        """Charge up to the hold; what exceeds it, or comes after the hold is gone, is the operator's loss.
+        """Charge up to the hold; any excess, and a charge after the hold is gone, is the operator's loss.
 
-        Waived, all of it is, also what had been charged before.
+        `waived`: all of it is a loss, including an earlier charge.
         """
         if request_id in self.rows:
             if waived:
@@ -120,6 +120,6 @@ class ReferenceLedger:
         self.rows[request_id] = (0, lost + taken)
 
     def give_back(self, request_id: bytes) -> None:
-        """A void or an expiry."""
+        """Void or expire a hold."""
         if self.held.pop(request_id, None) is not None:
             self.resolved.add(request_id)
