@@ -1,7 +1,7 @@
 """The engines `bench/embeddings.py` compares, each run as a child process of the interpreter that has it installed.
 
-It owns how each engine is called at its best and leaves choosing, timing order and reporting to the parent. A child
-reads one JSON command a line on stdin and answers one JSON line. Only the standard library is imported at the top.
+It calls each engine in its fastest way; the parent chooses settings, orders the runs and reports. A child reads one JSON
+command per line on stdin and answers one JSON line. Only the standard library is imported at the top.
 
     embedding_engines.py st MODEL_DIR | ct2 MODEL_DIR WORK_DIR | http URL MODEL [KEY] | llama GGUF PORT
     embedding_engines.py gguf MODEL_DIR FILE        (writes the q8_0 model llama.cpp is run with)
@@ -26,7 +26,7 @@ WINDOW = 256
 
 
 class SentenceTransformers:
-    """In process; it sorts by length itself. Setting: batch size."""
+    """In process; sorts by length itself. Setting: batch size."""
 
     settings = (16, 32, 64)
 
@@ -91,7 +91,7 @@ class CTranslate2:
 class Http:
     """Any server of the OpenAI dialect. Setting: parallel connections, each sending its next array when answered.
 
-    `url` is http://host:port/v1 or unix:/path/of.sock. Vectors come as base64, as the official SDKs ask by default.
+    `url` is http://host:port/v1 or unix:/path/of.sock. Vectors are in base64, the default of the official SDKs.
     """
 
     settings = (1, 2, 4)
@@ -102,7 +102,7 @@ class Http:
         self.idle: list[tuple[float, http.client.HTTPConnection]] = []
 
     def _connection(self) -> http.client.HTTPConnection:
-        """An idle one, unless the server may have closed it by now (some do after 5 s), or a new one."""
+        """An idle connection, unless the server may have closed it (some do after 5 s), or a new one."""
         while self.idle:
             since, connection = self.idle.pop()
             if time.monotonic() - since < 2:
@@ -142,7 +142,7 @@ class Http:
 
 
 def run_scenario(engine: Any, arrays: list[list[str]], seconds: float, setting: Any) -> dict[str, Any]:
-    """Arrays over and over for about `seconds`; answers texts a second."""
+    """Embed arrays repeatedly for about `seconds`; returns texts per second."""
     parallel = setting if isinstance(engine, Http) else 1
     deadline = time.perf_counter() + seconds
     started = time.perf_counter()
@@ -160,7 +160,7 @@ def run_scenario(engine: Any, arrays: list[list[str]], seconds: float, setting: 
 
 
 def run_single(engine: Any, texts: list[str], seconds: float, setting: Any) -> dict[str, Any]:
-    """One text a call, one call at a time; answers the median in milliseconds."""
+    """One text per call, one call at a time; returns the median in milliseconds."""
     times = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(times) < 10:
@@ -171,7 +171,7 @@ def run_single(engine: Any, texts: list[str], seconds: float, setting: Any) -> d
 
 
 def serve_llama(gguf: str, port: str) -> None:
-    """llama.cpp's own server, until stdin closes: 16 slots of one window each."""
+    """Run llama.cpp's server until stdin closes: 16 slots of one window each."""
     import xllamacpp
 
     slots = 16
@@ -190,7 +190,7 @@ def serve_llama(gguf: str, port: str) -> None:
 
 
 def write_gguf(model_dir: str, file: str) -> None:
-    """The same weights for llama.cpp: matrices as q8_0 (its fastest close to exact), the rest float32."""
+    """Write the same weights for llama.cpp: matrices as q8_0 (its fastest nearly exact type), the rest float32."""
     import gguf
     import numpy as np
     from safetensors.numpy import load_file

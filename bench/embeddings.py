@@ -35,7 +35,7 @@ MODEL = "all-MiniLM-L6-v2"
 ENGINES = Path(__file__).with_name("embedding_engines.py")
 SCENARIOS = ("short", "mix", "long", "single")
 SEED = 20_261_122
-# Multiply-adds count twice: six layers of 4 h*h + 2 h*4h matrices, and attention over the sequence.
+# A multiply-add counts as two: six layers of 4 h*h + 2 h*4h matrices, and attention over the sequence.
 FLOP_PER_TOKEN = 2 * 6 * (4 * 384 * 384 + 2 * 384 * 1536)
 FLOP_PER_TOKEN_PAIR = 2 * 6 * 2 * 384
 GOALS = (
@@ -62,7 +62,7 @@ LABELS = {
 
 
 class Child:
-    """One engine's process and what it was measured at."""
+    """One engine's process and its best settings."""
 
     def __init__(self, python: str, *args: str) -> None:
         self.process = subprocess.Popen(
@@ -79,7 +79,7 @@ class Child:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout
-        # Libraries print notices of their own on stdout; ours are the lines that are JSON objects.
+        # Libraries print notices on stdout; our answers are the lines that are JSON objects.
         for line in self.process.stdout:
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
@@ -93,7 +93,7 @@ class Child:
         return self._answer()
 
     def rss_mb(self) -> float:
-        """Of the engine itself: its servers when it has some, else the process that runs it."""
+        """Resident memory of the engine: of its servers if it has some, else of its process."""
         return sum(_rss_mb(pid) for pid in self.servers or [self.process.pid])
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ def _rss_mb(pid: int) -> float:
 
 
 def make_texts(tokenizer: Any) -> dict[str, list[list[str]]]:
-    """Arrays of texts cut from the GPL at seeded places; long ones fill the window without passing it."""
+    """Arrays of texts cut from the GPL at seeded places; long ones fill the window without exceeding it."""
     words = Path("/usr/share/common-licenses/GPL-3").read_text("utf-8").split()
     draw = random.Random(SEED)
 
@@ -145,7 +145,7 @@ def flop_per_text(texts: list[str], tokenizer: Any) -> float:
 
 
 def sgemm_gflops(size: int = 1536, tries: int = 5) -> float:
-    """The machine's single-precision matrix product, best of a few, all cores, with numpy's OpenBLAS."""
+    """GFLOP/s of a single-precision matrix product on all cores, best of a few, with numpy's OpenBLAS."""
     import numpy as np
 
     left = np.random.default_rng(1).random((size, size), np.float32)
@@ -158,7 +158,7 @@ def sgemm_gflops(size: int = 1536, tries: int = 5) -> float:
 
 
 def start_engines(flags: argparse.Namespace, model_dir: Path, work: Path, stack: contextlib.ExitStack) -> Any:
-    """The engines that are there, by name, and why each other one is not."""
+    """The available engines by name, and why the others were skipped."""
     engines: dict[str, Child] = {}
     skipped: dict[str, str] = {}
 
@@ -238,7 +238,7 @@ def _wait_for_port(port: int, server: subprocess.Popen[Any]) -> None:
 
 
 def calibrate(name: str, child: Child, texts: dict[str, list[list[str]]], seconds: float) -> None:
-    """Chooses each scenario's best setting of the engine; one text is always sent alone."""
+    """Choose the engine's best setting for each scenario; single texts are always sent alone."""
     settings = child.hello["settings"]
     for scenario in SCENARIOS[:3]:
         rates = {
@@ -251,7 +251,7 @@ def calibrate(name: str, child: Child, texts: dict[str, list[list[str]]], second
 
 
 def measure(engines: dict[str, Child], texts: dict[str, Any], rounds: int, seconds: float) -> dict[str, Any]:
-    """`{scenario: {engine: [one figure a round]}}` and the machine's sgemm beside each round."""
+    """`{scenario: {engine: [one figure per round]}}`, and the machine's sgemm for each round."""
     figures: dict[str, Any] = {scenario: {name: [] for name in engines} for scenario in SCENARIOS}
     figures["sgemm_gflops"] = []
     for turn in range(rounds):
@@ -269,7 +269,7 @@ def measure(engines: dict[str, Child], texts: dict[str, Any], rounds: int, secon
 
 
 def differences(engines: dict[str, Child], texts: list[str]) -> dict[str, float]:
-    """The largest element by which each engine's vectors differ from sentence-transformers'."""
+    """The largest absolute difference of each engine's vectors from sentence-transformers'."""
     import numpy as np
 
     vectors = {
@@ -307,7 +307,7 @@ def _cell(values: list[float]) -> str:
 
 
 def goals(result: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """Each goal with what was found, for the engines that ran."""
+    """Each goal with its result, for the engines that ran."""
     figures, out = result["figures"], []
     if "ours" not in figures["short"]:
         return []

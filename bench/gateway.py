@@ -32,7 +32,7 @@ PROMPT = (
     "Summarise in two sentences why the quick brown fox jumps over the lazy dog, and what the dog thinks of it. " * 2
 )
 RESULTS, DOCS = servers.BENCH / "results", servers.ROOT / "docs"
-# What is asked -> how the tables call it.
+# Scenario -> its name in the tables.
 SCENARIOS = {
     "large": "embedding, 20 KB",
     "small": "embedding, 0.3 KB",
@@ -42,7 +42,7 @@ SCENARIOS = {
     "burst": "100-event stream, at once",
     "paced": "100-event stream, one every 10 ms",
 }
-# Not at full speed, where a server's latency is its CPU once more: 32 connections that rest between their calls.
+# Below full load, where latency is not just CPU time: 32 connections that pause between calls.
 STEADY_CONNECTIONS, STEADY_PAUSE_MS = 32, 30
 STREAMS = frozenset({"burst", "paced", "crowd"})
 CROWD_STREAMS, LATE_MS = 512, 250
@@ -79,7 +79,7 @@ def _load(server: servers.Server, kind: str) -> measure.Load:
 def run_rounds(
     targets: dict[str, servers.Server], kinds: list[str], connections: list[int], rounds: int, secs: int
 ) -> dict[tuple[str, str, int], list[Figures]]:
-    """Every (server, scenario, connections) once a round, in turn; odd rounds run the whole list backwards."""
+    """Run every (server, scenario, connections) once per round; odd rounds run the list backwards."""
     plan = [(name, kind, c) for kind, c in cells(kinds, connections) for name in targets]
     taken: dict[tuple[str, str, int], list[Figures]] = {cell: [] for cell in plan}
     for kind in kinds:
@@ -94,7 +94,7 @@ def run_rounds(
 
 
 def summarise(taken: dict[tuple[str, str, int], list[Figures]], kinds: list[str], connections: list[int]) -> list[Any]:
-    """One row for each scenario: the spread of every figure, what each server adds, and the ratio of their CPU."""
+    """One row per scenario: the spread of every figure, what each server adds, and the ratio of their CPU."""
     rows = []
     for kind, c in cells(kinds, connections):
         direct = taken["direct", kind, c]
@@ -117,7 +117,7 @@ def summarise(taken: dict[tuple[str, str, int], list[Figures]], kinds: list[str]
 
 
 def cells(kinds: list[str], connections: list[int]) -> list[tuple[str, int]]:
-    """Every (scenario, connections); a few paced streams cost less CPU than the kernel's clock can tell."""
+    """Every (scenario, connections); a few paced streams use less CPU than the kernel's clock resolves."""
     found = []
     for kind in kinds:
         if kind.startswith("steady"):
@@ -128,7 +128,7 @@ def cells(kinds: list[str], connections: list[int]) -> list[tuple[str, int]]:
 
 
 def ledger_cost(gateway: servers.Server, rounds: int, secs: int) -> measure.Spread:
-    """CPU us a call that money costs: a priced model less a zero-priced one, alternating."""
+    """CPU us per call of the ledger: a priced model minus a zero-priced one, alternating."""
     taken = run_rounds({"gateway": gateway}, ["small", "small-free"], [KEY_CONNECTIONS], rounds, secs)
     priced = taken["gateway", "small", KEY_CONNECTIONS]
     free = taken["gateway", "small-free", KEY_CONNECTIONS]
@@ -136,7 +136,7 @@ def ledger_cost(gateway: servers.Server, rounds: int, secs: int) -> measure.Spre
 
 
 def keys_cost(directory: Path, upstream: servers.Server, options: argparse.Namespace) -> dict[str, Any]:
-    """The same calls on a gateway with 100 keys and on one with `--keys`, alternating."""
+    """Run the same calls on a gateway with 100 keys and on one with `--keys`, alternating."""
     started: dict[str, servers.Server] = {}
     try:
         for name, count in (("few", 100), ("many", options.keys)):
@@ -161,7 +161,7 @@ def keys_cost(directory: Path, upstream: servers.Server, options: argparse.Names
 
 
 def crowd(targets: dict[str, servers.Server], secs: int) -> dict[str, Any]:
-    """Many paced streams at once through each server: how many were lost, and how late their events came."""
+    """Run many paced streams at once through each server: the streams lost, and the lag of their events."""
     result: dict[str, Any] = {"streams": CROWD_STREAMS, "late_ms": LATE_MS}
     for name, server in targets.items():
         run = measure.run_load(_load(server, "crowd"), CROWD_STREAMS, secs, [server.process.pid])
@@ -170,10 +170,10 @@ def crowd(targets: dict[str, servers.Server], secs: int) -> dict[str, Any]:
 
 
 def profile(gateway: servers.Server) -> dict[str, list[tuple[str, float]]]:
-    """Where the busiest process spends its time under load, from py-spy's samples; {} where py-spy is not installed.
+    """Where the busiest process spends its time under load, from py-spy's samples; {} if py-spy is not installed.
 
-    Only threads that hold the interpreter lock are counted: py-spy takes a thread that waits in a queue for a busy one.
-    `rooms`: each sample counts for the innermost frame of ours on its stack; `functions`: for the innermost frame.
+    Only threads that hold the GIL are counted: py-spy reports a thread that waits in a queue as busy. `rooms`: each
+    sample counts for our innermost frame on its stack; `functions`: for the innermost frame.
     """
     spy = Path(sys.executable).parent / "py-spy"
     if not spy.exists():
@@ -206,11 +206,11 @@ def shares(folded: str) -> dict[str, list[tuple[str, float]]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine of the measurement."""
     told = dict(line.split("\t", 1) for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if "\t" in line)
     about = {name: value.strip(" \t:") for name, value in told.items()}
     cpu = about.get("model name", platform.machine())
-    if "cpu family" in about:  # clouds cut the name short, and the ratio differs between a maker's generations
+    if "cpu family" in about:  # clouds shorten the name, and the ratio differs between CPU generations
         cpu = f"{cpu}, family {about['cpu family']} model {about.get('model', '?')}"
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=servers.ROOT, capture_output=True, text=True)
     return {
@@ -257,7 +257,7 @@ def measure_all(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(result: dict[str, Any], last_path: Path) -> None:
-    """Print each row's CPU ratio beside the committed one of the last run."""
+    """Print each row's CPU ratio next to the committed one of the last run."""
     rows = json.loads(last_path.read_text("utf-8"))["rows"] if last_path.exists() else []
     last = {(row["scenario"], row["connections"]): row.get("cpu_ratio") for row in rows}
     for row in result["rows"]:

@@ -76,7 +76,7 @@ def record_of(request_id: bytes) -> RequestRecord:
 
 
 class Calls:
-    """One way of making calls, and the waits they saw."""
+    """One kind of calls, and the times they waited."""
 
     def __init__(self, ledger: Ledger | None, account: int) -> None:
         self.ledger = ledger
@@ -102,7 +102,7 @@ class Calls:
 
 
 def cpu_s(other_pid: int | None) -> float:
-    """CPU seconds of this process and, through a remote ledger, of the process that writes."""
+    """CPU seconds of this process and, with a remote ledger, of the writing process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     total = used.ru_utime + used.ru_stime
     if other_pid is not None:
@@ -114,7 +114,7 @@ def cpu_s(other_pid: int | None) -> float:
 async def run(
     call: Callable[[], Awaitable[None]], calls: int, concurrency: int, pid: int | None
 ) -> tuple[float, float]:
-    """(CPU microseconds a call, calls a second)."""
+    """(CPU microseconds per call, calls per second)."""
     left = calls
 
     async def caller() -> None:

@@ -1,7 +1,7 @@
-"""Measures one server from outside: CPU and memory of its process tree, and what wrk or bench/streams.py saw.
+"""Measures one server from outside: CPU and memory of its process tree, and the results of wrk or bench/streams.py.
 
-The figure to compare across machines and days is a ratio of `cpu_us` (user and system CPU of the whole process tree per
-request) to that of nginx measured in the same hour; absolute figures belong to the machine they were taken on.
+To compare machines and days, use the ratio of `cpu_us` (user and system CPU of the whole process tree per request) to
+that of nginx measured in the same hour; absolute figures are specific to the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-# wrk runs this script: one request over and over, or (with keys) the same body under a different key each time.
+# The script for wrk: one request repeatedly, or (with keys) the same body with a different key each time.
 LUA = """wrk.method = "POST"
 wrk.body = {body}
 {headers}
@@ -48,7 +48,7 @@ class Process(NamedTuple):
 
 
 def _stat(pid: int) -> tuple[str, list[str]] | None:
-    """(command name, the fields after it) of /proc/PID/stat; None once the process is gone."""
+    """(command name, the fields after it) of /proc/PID/stat; None if the process is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
@@ -58,7 +58,7 @@ def _stat(pid: int) -> tuple[str, list[str]] | None:
 
 
 def tree(pids: Iterable[int]) -> list[Process]:
-    """The given processes and all their descendants, each with its CPU time so far and its resident memory."""
+    """The given processes and all their descendants, each with its CPU time and resident memory."""
     running = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     stats = {pid: stat for pid in running if (stat := _stat(pid))}
     children: dict[int, list[int]] = {}
@@ -84,9 +84,9 @@ def by_role(processes: Iterable[Process], value: str) -> dict[str, float]:
 
 
 class Load(NamedTuple):
-    """What is sent, and from which core. `stream`: bench/streams.py plays it instead of wrk; `timed` reads its lags.
+    """The load to send, and the core to send it from. `stream`: use bench/streams.py, not wrk; `timed`: measure lags.
 
-    `pause_ms`: each connection rests that long, on average, between an answer and its next call.
+    `pause_ms`: the average pause of each connection between an answer and its next call.
     """
 
     url: str
@@ -101,10 +101,10 @@ class Load(NamedTuple):
 
 
 def run_load(load: Load, connections: int, duration_s: int, pids: Iterable[int]) -> dict[str, float]:
-    """One run against `load.url` while `pids` and their children are watched.
+    """One run against `load.url`, measuring `pids` and their children.
 
-    Returns requests (or whole streams), rps, errors, p50_ms, p99_ms, cpu_us (a request, whole tree) and cpu_us_ROLE for
-    each process name. Of a stream the percentiles are those of each event's lag where it is timed, else of its first.
+    Returns requests (or whole streams), rps, errors, p50_ms, p99_ms, cpu_us (per request, whole tree) and cpu_us_ROLE
+    for each process name. A stream's percentiles are of each event's lag if timed, else of its first event.
     """
     pids = list(pids)
     before = tree(pids)
@@ -130,7 +130,7 @@ def _run_wrk(load: Load, connections: int, duration_s: int) -> dict[str, float]:
     headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in load.headers.items())
     keys = "{" + ",".join(json.dumps(key) for key in load.keys) + "}"
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        # By chance: connections that all rest alike would all call at once.
+        # Random, since connections with equal pauses would all call at once.
         delay = f"delay = function() return math.random(0, {2 * load.pause_ms}) end" if load.pause_ms else ""
         script.write(LUA.format(body=json.dumps(load.body.decode()), headers=headers, keys=keys, delay=delay))
         script.flush()

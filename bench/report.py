@@ -1,4 +1,4 @@
-"""Turns the figures of bench/gateway.py into a table in docs/performance.md and a picture beside it."""
+"""Writes the figures of bench/gateway.py as a table in docs/performance.md and a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADING = "# Performance\n\nWhat the gateway costs, measured on this project's o
 
 
 def table(result: dict[str, Any]) -> str:
-    """The block for docs/performance.md: what was run, then one row for each reply size and concurrency."""
+    """The block for docs/performance.md: the setup, then one row per reply size and concurrency."""
     machine = result["machine"]
     lines = [
         "## A relayed call beside nginx",
@@ -68,7 +68,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _times(row: dict[str, Any]) -> str:
-    """How many times nginx's the gateway's added p99 is; nothing where a run was within the noise of going direct."""
+    """The ratio of the gateway's added p99 to nginx's; empty if a run was within the noise of a direct call."""
     least_ms = min(row["nginx"]["added_p99_ms"][0], row["gateway"]["added_p99_ms"][0])
     return f" ({row['added_p99_ratio']:.1f}x)" if least_ms >= P99_MS_MIN else ""
 
@@ -92,7 +92,7 @@ def _range(figures: list[float]) -> str:
 
 
 def write_block(path: Path, block: str, mark: str = "gateway bench") -> None:
-    """Put `block` between the markers of one of WRITERS in `path`; the rest of the file is other people's and stays."""
+    """Put `block` between the markers of one of WRITERS in `path`; the rest of the file stays."""
     begin, end = f"<!-- {mark}: begin (written by {WRITERS[mark]}) -->", f"<!-- {mark}: end -->"
     text = path.read_text("utf-8") if path.exists() else HEADING
     if begin not in text:
@@ -102,7 +102,7 @@ def write_block(path: Path, block: str, mark: str = "gateway bench") -> None:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Two panels: CPU per request, and p99 added at each number of connections; nginx beside the gateway."""
+    """Two panels: CPU per request, and added p99 at each number of connections, of nginx and the gateway."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -118,7 +118,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for offset, (name, colour) in enumerate([("nginx", "#7f8c8d"), ("gateway", "#1f6feb")]):
             figures = [row[name][field] for row in result["rows"]]
             medians = [f[0] for f in figures]
-            # A median can lie below a noisy round's own low by rounding; error bars cannot be negative.
+            # Rounding can put a median below its low; error bars cannot be negative.
             errors = [[max(f[0] - f[1], 0) for f in figures], [max(f[2] - f[0], 0) for f in figures]]
             places = [index + (offset - 0.5) * 0.38 for index in range(len(labels))]
             panel.bar(places, medians, width=0.36, color=colour, label=name, yerr=errors, capsize=3)

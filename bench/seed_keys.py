@@ -1,7 +1,7 @@
-"""Fill an installation's key table to N rows, each key with an account of its own: `seed_keys.py N OUT.json`.
+"""Fill an installation's key table to N rows, each key with its own account: `seed_keys.py N OUT.json`.
 
-Inserted in bulk, since N is a million: the balances are written straight into the accounts, with no transfer behind
-them, so `elkapi ledger check` would rightly complain. A bench's database is thrown away; never do this to another.
+The rows are inserted in bulk, since N is a million, and balances are written without transfers, so `elkapi ledger check`
+would fail. Use it only for a bench's database.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from elkapi.storage import apikey, schema
 from elkapi.storage.installation import open_installation
 
 BATCH_ROWS = 20_000
-# As many as the small table has, so that the two runs differ in the size of the table alone.
+# As many as the small table has, so that the two runs differ only in the size of the table.
 USED_KEYS_MAX = 100
 BALANCE_NANO = 10**15
 

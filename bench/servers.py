@@ -1,6 +1,6 @@
-"""Starts and stops what a bench runs: the C upstream, nginx as the floor, and a gateway with a priced model.
+"""Starts and stops the servers of a bench: the C upstream, nginx as the baseline, and a gateway with a priced model.
 
-Each one listens on a free loopback port, is pinned to a core, writes to a file of its own and is stopped by its pid.
+Each listens on a free loopback port, is pinned to a core, logs to its own file and is stopped by its pid.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ELKAPI = Path(sys.executable).parent / "elkapi"
 START_S = 90.0
 SERVER_CORE, DRIVER_CORE = 0, 1
 
-# The model's name chooses the upstream's reply; the free twin is priced zero, so it needs no hold.
+# The model's name selects the upstream's reply; the free variant is priced zero, so it needs no hold.
 MODELS = {
     "large": "mock-embed",
     "small": "mock-small",
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 
 def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until `url` answers anything at all (readyz: 200); raises RuntimeError with the end of the log otherwise."""
+    """Wait until `url` answers (readyz: 200); raises RuntimeError with the end of the log otherwise."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
@@ -101,7 +101,7 @@ def start_upstream(directory: Path) -> Server:
 
 
 def start_nginx(directory: Path, upstream: Server) -> Server:
-    """The floor, on the measured core."""
+    """The baseline, on the measured core."""
     binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if binary is None:
         raise RuntimeError("nginx is not installed: apt-get install nginx-light")

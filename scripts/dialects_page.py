@@ -22,7 +22,7 @@ HEADINGS = {
 
 
 def tables() -> str:
-    """A section for each dialect that an upstream speaks."""
+    """One section per upstream dialect."""
     sections = []
     for name, heading in HEADINGS.items():
         losses = UPSTREAM_DIALECTS[name].losses
@@ -40,7 +40,7 @@ def _cell(text: str) -> str:
 
 
 def page_with(tables_text: str, page: str) -> str:
-    """The page with its tables replaced: everything from its first section on. Raises ValueError when it has none."""
+    """The page with everything from its first section on replaced. Raises ValueError if it has no section."""
     head, mark, _ = page.partition("\n## ")
     if not mark:
         raise ValueError("the page has no place for the tables")

@@ -12,7 +12,7 @@ from elkapi.catalog.media import MEANING, VIDEO_MAPS, VideoMap
 
 PAGE = Path(__file__).parents[1] / "docs" / "videos.md"
 MARK = "\n## What each provider accepts\n"
-# Fields as callers know them -> those of the maps that serve them; `size` also serves a shape and its lines.
+# Callers' fields -> the maps' fields that serve them; `size` also serves an aspect ratio and a resolution.
 ROWS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
     "negative_prompt": ("negative_prompt",),
@@ -33,7 +33,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 
 def table() -> str:
-    """A row a field, a column a provider."""
+    """One row per field, one column per provider."""
     names = list(VIDEO_MAPS)
     head = f"| field | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}\n"
     rows = (
@@ -52,7 +52,7 @@ def _cell(fields: tuple[str, ...], plan: VideoMap) -> str:
 
 
 def page_with(table_text: str, page: str) -> str:
-    """The page with its table replaced: everything from its last section on. Raises ValueError when it has none."""
+    """The page with everything from its last section on replaced. Raises ValueError if it has no such section."""
     head, mark, _ = page.partition(MARK)
     if not mark:
         raise ValueError("the page has no place for the table")

@@ -35,7 +35,7 @@ class LimitFields(ChannelLimits, frozen=True, omit_defaults=True, forbid_unknown
 
 
 class ChannelFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The writable fields of a channel. A new one requires family, base_url and models; an edit replaces those given."""
+    """The writable fields of a channel. A new one requires family, base_url and models; an edit changes those given."""
 
     name: str | UnsetType = UNSET
     family: str | UnsetType = UNSET

@@ -65,8 +65,8 @@ def restore(file: Path, force: bool, secret_key_file: Path | None, as_json: bool
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Whoever bounds the time of a command, or stops the machine, ends it as Ctrl-C does: nothing of a copy is left. A
-    signal that is ignored, as `nohup` has it, stays so."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that no partial copy is left. Ignored signals, as under `nohup`, stay
+    ignored."""
     ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
     before = [signal.signal(one, signal.default_int_handler) for one in ends]
     try:

@@ -33,7 +33,7 @@ COLUMNS = ("id", "name", "family", "base_url", "state", "groups", "models", "pri
 KEY_COLUMNS = ("id", "hint", "state", "reason", "disabled_by", "changed_at")
 KEY_FILE_BYTES_MAX = 4 * 1024 * 1024
 
-# field -> what it is when nothing is set
+# Field -> its empty value.
 EMPTY: dict[str, Any] = {
     "model_map": {},
     "aliases": {},
@@ -93,7 +93,7 @@ _FIELD_OPTIONS = (
 
 
 def _key_options(command: F) -> F:
-    """Command lines are visible to every user of a machine: a file or stdin is the better way in."""
+    """Options for keys. A file or stdin is safer, since command lines are visible to every user of a machine."""
     command = click.option("--key-file", type=click.File("rb"), help="one key per line; `-` reads standard input")(
         command
     )
@@ -292,7 +292,7 @@ def remove_key(key_id: int, as_json: bool) -> None:
 
 
 def _fields(given: dict[str, Any], clear: tuple[str, ...]) -> ChannelFields:
-    """The options as the admin function takes them; options not given are absent."""
+    """The options as ChannelFields; options that are not given are absent."""
     from elkapi.admin.channels import ChannelFields
     from elkapi.admin.context import read_input
 
@@ -338,7 +338,7 @@ def _secrets(keys: tuple[str, ...], key_file: Any) -> list[str]:
         if len(pasted) > KEY_FILE_BYTES_MAX:
             raise click.UsageError("the key file is larger than 4 MiB")
         text = pasted.decode("utf-8", "replace")
-        # A service account's key is a whole JSON file.
+        # A service account's key is a JSON file of several lines.
         lines += [text] if text.lstrip().startswith("{") else text.splitlines()
     return [line.strip() for line in lines if line.strip()]
 
@@ -355,7 +355,7 @@ def _print(view: ChannelView, as_json: bool) -> None:
 
 
 def _warn(view: ChannelView) -> None:
-    """Says so where a family does not guard what the provider at that address takes."""
+    """Warn if another family would guard against further models that the provider at this URL accepts."""
     from elkapi.catalog.upstreams import guarding_family
 
     if (name := guarding_family(view.family, view.base_url)) is not None:

@@ -1,4 +1,4 @@
-"""`elkapi embed`: one vector, from the running model process when there is one, else computed here."""
+"""`elkapi embed`: one vector, from the running model process if there is one, else computed here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def embed(text: str, model: str, as_json: bool) -> None:
 
 
 def _from_process(settings: Settings, text: str, model: str) -> tuple[str, list[float]] | None:
-    """The running process's answer, or None when there is none. Raises ClickException with what it objects to."""
+    """The running process's answer, or None without one. Raises ClickException with its error."""
     connection = _UnixConnection(settings.socket_path("models"))
     try:
         name = model or str(_ask(connection, "GET", "/v1/models", None)["data"][0]["id"])

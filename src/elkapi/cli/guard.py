@@ -1,4 +1,4 @@
-"""`elkapi guard`: guardrails, which the policies of groups and keys name with `--guard`."""
+"""`elkapi guard`: guardrails, which groups and keys refer to with `--guard`."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def deposit(which: str, amount: str, note: str, as_json: bool) -> None:
         _print(keys.deposit(admin, which, amount, note), as_json)
 
 
-# An amount may begin with a minus, which would be an option.
+# An amount may start with a minus sign, which click would read as an option.
 @key.command(context_settings={"ignore_unknown_options": True})
 @click.argument("which")
 @click.argument("amount", metavar="USD")

@@ -1,4 +1,4 @@
-"""`elkapi ledger`: the books, checked and mended."""
+"""`elkapi ledger`: check and repair the ledger."""
 
 from __future__ import annotations
 

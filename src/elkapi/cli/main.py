@@ -1,4 +1,4 @@
-"""The group of all verbs and the one place where errors become a line and an exit status."""
+"""The group of all verbs, and the conversion of errors to one line and an exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elkapi import __version__
 from elkapi.errors import GatewayError, to_operator
 from elkapi.settings import SettingsError
 
-# verb -> (module below elkapi.cli, attribute, one line of help)
+# Verb -> (module below elkapi.cli, attribute, one line of help).
 VERBS = {
     "serve": ("serve", "serve", "start the gateway"),
     "sandbox": ("sandbox", "sandbox", "start a stand-in for the providers, for testing"),
@@ -51,7 +51,7 @@ FAILURE, MISUSE = 1, 2
 
 
 class _Verbs(click.Group):
-    """Loads a verb's module only when it is called: `elkapi serve` must not carry a database driver along."""
+    """Loads a verb's module only when it is called: `elkapi serve` must not import a database driver."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -81,24 +81,24 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and end the process with its exit status."""
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A sign that this terminal has not must not break off a table.
+        # A character that the terminal cannot encode must not abort a table.
         sys.stdout.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _open_standard_streams() -> None:
-    """Where whoever started us closed one, nothing is read and what is said goes nowhere; else the next file or socket
-    that is opened would be taken for it, by us and by every process below."""
+    """Open closed standard streams on /dev/null; otherwise the next opened file or socket would take their number, here
+    and in child processes."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            # The lowest number that is free, which is this one.
+            # The kernel assigns the lowest free number, which is this stream's.
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(nowhere, True)
             setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
 
 
 def run(arguments: list[str]) -> int:
-    """As `main`, but the exit status is returned. Errors are written to stderr as one line."""
+    """Like `main`, but returns the exit status. Errors are written to stderr as one line."""
     try:
         result: Any = cli.main(arguments, prog_name="elkapi", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
     except GatewayError as error:
         return _complain(to_operator(error), FAILURE)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain about it while it ends.
+        # The reader of our output closed the pipe; keep the interpreter from reporting that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:
@@ -125,8 +125,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _known_or_internal(error: Exception) -> int:
-    """Errors of rooms that are not always loaded are known by name. Anything else is a bug: its kind and place are
-    told, never its text, which could quote a secret.
+    """Report an error. Classes of modules that are not always loaded are matched by name. Anything else is a bug: its
+    class and location are printed, but not its message, which could contain a secret.
     """
     kind = type(error).__name__
     if kind in {"InvalidInput", "DatabaseUrlError"}:
@@ -136,7 +136,7 @@ def _known_or_internal(error: Exception) -> int:
     if isinstance(error, OSError) and error.strerror:
         return _complain(f"{error.strerror}: {error.filename}" if error.filename else error.strerror, FAILURE)
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
-        # Python reads what it cannot decode as signs that no UTF-8 text has.
+        # Python decodes invalid bytes of arguments to surrogates, which UTF-8 cannot encode.
         return _complain("a word that was given is no text in the encoding of this terminal", MISUSE)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return _complain(f"internal error: {kind} in {Path(place.filename).name} line {place.lineno}", FAILURE)

@@ -1,4 +1,4 @@
-"""`elkapi migrate`: the schema forward, whole or in halves for a rolling upgrade."""
+"""`elkapi migrate`: upgrades the schema, completely or in halves for a rolling upgrade."""
 
 from __future__ import annotations
 

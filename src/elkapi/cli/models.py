@@ -42,7 +42,7 @@ def list_models(as_json: bool) -> None:
 
 
 def _found(where: Callable[..., Path], *arguments: object) -> dict[str, str]:
-    """Whether a model's files are here, and where or why not."""
+    """Whether a model's files are installed, and where or why not."""
     from elkapi.local.models import ModelUnusable
 
     try:

@@ -1,4 +1,4 @@
-"""How options read numbers: as digits and nothing else, of which click itself reads more than a person means."""
+"""Number options that accept plain digits only, unlike click's own types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from elkapi.settings import NUMBER_MAX, decimal_number, whole_number
 
 
 class Whole(click.IntRange):
-    """A whole number of at least `min` and at most `max`, where they are given."""
+    """An integer from `min` to `max`, if given."""
 
     name = "number"
 
     def _describe_range(self) -> str:
-        # A help would say `[x<=None]` of a number without bounds, and nineteen digits of any id.
+        # Otherwise help would show `[x<=None]` for unbounded numbers, and nineteen digits for ids.
         return "" if self.max in (None, NUMBER_MAX) else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -27,7 +27,7 @@ class Whole(click.IntRange):
 
 
 class Number(click.types.FloatParamType):
-    """A number, with places or without."""
+    """A decimal number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -37,12 +37,12 @@ class Number(click.types.FloatParamType):
 
 
 def read_whole(text: str, option: str) -> int:
-    """A whole number among the words of an option; raises BadParameter."""
+    """Parse an integer in the value of an option; raises BadParameter."""
     return int(_read(text, option, whole_number))
 
 
 def read_number(text: str, option: str) -> float:
-    """As `read_whole`, with places or without."""
+    """Like `read_whole`, for decimal numbers."""
     return _read(text, option, decimal_number)
 
 

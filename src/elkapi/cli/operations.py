@@ -1,4 +1,4 @@
-"""`elkapi operations`: every served route, straight from the catalog."""
+"""`elkapi operations`: every served route, from the catalog."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def operations(as_json: bool) -> None:
     for operation in CATALOG.operations:
         row = {name: getattr(operation, name) for name in FIELDS}
         rows.append(row)
-        # One route serves several rows of the contract: the streamed twin, the same list in another dialect.
+        # One route serves several rows of the contract: the streaming variant, the same list in another dialect.
         rows += [{**row, "id": id_, "family": id_.partition(".")[0], "kind": kind} for id_, kind in operation.also]
     print_rows(rows, FIELDS, as_json, none="no operations")

@@ -1,4 +1,4 @@
-"""How verbs print: JSON for scripts, aligned columns for people; and the options and the opening they share."""
+"""Output of verbs, JSON for scripts and aligned columns for people, and their shared options."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ATTEMPT_COLUMNS = (
     "duration_ms",
     "upstream_request_id",
 )
-# Delete, the controls that a terminal takes for ESC and a letter, line ends, and what turns a line's direction.
+# DEL, the C1 controls (equivalent to ESC and a letter), line separators, and bidirectional controls.
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 def with_options(rows: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
-    """A decorator that gives a command all of these options, in this order."""
+    """A decorator that adds these options to a command, in this order."""
 
     def decorated(command: F) -> F:
         for option in reversed(rows):
@@ -48,15 +48,15 @@ def with_options(rows: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
 
 
 def json_option(command: F) -> F:
-    """`--json`, for a command that prints the same for scripts."""
+    """Add the option `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="print JSON for scripts")(command)
 
 
 def opened() -> Admin:
-    """The installation that the settings name, opened for the person at the keyboard.
+    """Open the configured installation for the current user.
 
-    Where there was none it is made, which is said: a command that was given another directory than the gateway, or
-    another user's, would make keys there that the gateway does not know.
+    If there was none it is created, and a note is printed: a command with another data directory than the gateway, or
+    run by another user, would create keys that the gateway does not know.
     """
     from elkapi.admin.context import Admin
 
@@ -68,7 +68,7 @@ def opened() -> Admin:
 
 
 def actor() -> str:
-    """What audit rows say about who it was."""
+    """The actor in audit rows."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):
@@ -76,13 +76,13 @@ def actor() -> str:
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON; structs and bytes are written by msgspec, which leaves controls above ASCII as they are."""
+    """Print indented JSON, with control characters above ASCII escaped, which msgspec does not do."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     click.echo(_CONTROLS.sub(lambda hit: f"\\u{ord(hit[0]):04x}", text))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, none: str) -> None:
-    """Aligned columns; `none` is printed when there is no row."""
+    """Print aligned columns, or `none` without rows."""
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         click.echo(none, err=True)
@@ -94,7 +94,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, no
 
 
 def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool, *, none: str) -> None:
-    """All of the rows for scripts, these columns of them for people."""
+    """Print the complete rows as JSON, or these columns as a table."""
     if as_json:
         print_json(rows)
     else:
@@ -102,7 +102,7 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_
 
 
 def print_attempts(attempts: Iterable[Mapping[str, object]], *, none: str) -> None:
-    """A call's attempts, and below them in full what each upstream that failed said, or why it was not reached."""
+    """Print a call's attempts, then the full error of each that failed."""
     shown = list(attempts)
     print_table(ATTEMPT_COLUMNS, [[attempt.get(name) for name in ATTEMPT_COLUMNS] for attempt in shown], none=none)
     for attempt in shown:
@@ -111,13 +111,13 @@ def print_attempts(attempts: Iterable[Mapping[str, object]], *, none: str) -> No
 
 
 def print_more(command: str, options: Mapping[str, object]) -> None:
-    """That a listing ended before its end, and the command that goes on; an option without a value is left out."""
+    """Print the command that continues a listing; options that are None are omitted."""
     given = "".join(f" {name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
     click.echo(f"there are more: {command}{given}", err=True)
 
 
 def print_facts(facts: dict[str, object]) -> None:
-    """One fact a line."""
+    """Print one fact per line."""
     width = max(map(len, facts))
     for name, value in facts.items():
         click.echo(f"{name.ljust(width)}  {_cell(value, None)}")
@@ -138,12 +138,12 @@ def _cell(value: object, width_max: int | None = CELL_WIDTH_MAX) -> str:
 
 
 def readable(text: str) -> str:
-    """What others wrote, without what could move the cursor of whoever reads it."""
+    """Foreign text without control characters, which could move the terminal's cursor."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _width(text: str) -> int:
-    """How many columns of a terminal it takes: signs of East Asia and pictures two, a mark on another sign none."""
+    """The width in terminal columns: wide East Asian characters and emoji take two, combining marks none."""
     if text.isascii():
         return len(text)
     return sum(
@@ -163,7 +163,7 @@ def when(ns: int | None) -> str | None:
 
 
 def parse_expiry(text: str) -> int:
-    """`30d`, `12h` or an ISO date or time (UTC unless it says otherwise) -> unix nanoseconds; raises UsageError."""
+    """`30d`, `12h` or an ISO date or time (UTC by default) -> Unix nanoseconds; raises UsageError."""
     try:
         if text[-1:] in _UNITS and text.isascii() and text[:-1].isdecimal() and len(text) < 8:
             at = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
@@ -189,7 +189,7 @@ def words(text: str | None) -> list[str] | None:
 
 
 def chosen(text: str, kinds: Any, option: str) -> list[str]:
-    """As `words`, of the texts of a Literal; raises UsageError with those that there are."""
+    """Like `words`, for the values of a Literal; raises UsageError with the valid values."""
     known, found = get_args(kinds), words(text) or []
     for word in found:
         if word not in known:
@@ -198,8 +198,8 @@ def chosen(text: str, kinds: Any, option: str) -> list[str]:
 
 
 def pairs(given: Sequence[str], option: str, separator: str = "=") -> dict[str, str]:
-    """`("a=b", ...)` -> {"a": "b"}; raises UsageError, also for a name that is given twice, of which one value would be
-    dropped. The message never repeats the value."""
+    """`("a=b", ...)` -> {"a": "b"}; raises UsageError, also for a duplicate name. The message never contains the
+    value."""
     result: dict[str, str] = {}
     for text in given:
         name, found, value = text.partition(separator)

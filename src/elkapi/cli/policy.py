@@ -1,4 +1,4 @@
-"""The options that lay down a policy, shared by `elkapi key` and `elkapi group`."""
+"""The policy options, shared by `elkapi key` and `elkapi group`."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _OPTIONS = (
 
 
 def policy_options(command: F) -> F:
-    """The options as keyword arguments; `take_policy` takes them out again."""
+    """Add the policy options as keyword arguments; `take_policy` extracts them."""
     return with_options(_OPTIONS)(command)
 
 
 def clear_option(command: F) -> F:
-    """`--clear FIELD`, for a policy that exists."""
+    """Add `--clear FIELD`, for an existing policy."""
     names = click.Choice(sorted(Policy.__struct_fields__))
     return click.option("--clear", multiple=True, type=names, help="remove a rule; a key then follows its group")(
         command
@@ -62,7 +62,7 @@ def clear_option(command: F) -> F:
 
 
 def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The policy's options out of `given`, as `admin.policies.PolicyFields` takes them; empty when none was given."""
+    """Remove the policy's options from `given`; returns the values for `admin.policies.PolicyFields`, empty if none."""
     taken = {name: given.pop(name) for name in Policy.__struct_fields__ if name in given}
     values = {name: value for name, value in taken.items() if value is not None and value != ()}
     if "aliases" in values:
@@ -84,11 +84,11 @@ def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str,
 
 
 def shown_policy(policy: Policy) -> dict[str, Any]:
-    """The rules that say something, for a listing."""
+    """The rules that are set, for a listing."""
     shown: dict[str, Any] = msgspec.to_builtins(policy)
     return shown
 
 
 def readable_policy(policy: Policy) -> str:
-    """The same in one line."""
+    """`shown_policy` in one line."""
     return ", ".join(f"{name}={msgspec.json.encode(value).decode()}" for name, value in shown_policy(policy).items())

@@ -27,7 +27,7 @@ COLUMNS = (
     "per_image_usd",
     "source",
 )
-# How a variant's rates are written, beside the classes' own names.
+# Names of a variant's rates on the command line, besides those of the classes.
 _VARIANT_RATES = {
     "per-second": "video_second",
     "per-image": "image",
@@ -88,7 +88,7 @@ def set_(
         print_json(_shown(row))
     else:
         click.echo(f"{row.price.model}: version {row.price.version} is in force")
-    # It is a whole new price: who raises that of the input may not mean to give the rest away.
+    # A new version replaces the whole price; warn about rates that it drops.
     if before and (gone := [name for name in _named(before[0]) if name not in _named(row)]):
         which, hint = before[0].price.version, f"see elkapi price history {shlex.quote(row.price.model)}"
         click.echo(f"note: version {which} also had {', '.join(gone)}, which this one lacks; {hint}", err=True)
@@ -148,7 +148,7 @@ def withdraw(model: str, as_json: bool) -> None:
 
 
 def _named(row: PriceRow) -> list[str]:
-    """What a record has a price for, and whether it has tiers and variants."""
+    """The names of what a record prices, including `tiers` and `variants` if it has any."""
     if row.withdrawn:
         return []
     shown = _shown(row)
@@ -165,7 +165,7 @@ def _classes(texts: Iterable[str], option: str) -> dict[str, str]:
 
 
 def _once(pairs: list[tuple[str, str]], option: str) -> dict[str, str]:
-    """Of two prices for one thing the wrong one might count, so there is no last word."""
+    """The pairs as a dict; raises BadParameter for a duplicate name, since the wrong price might win."""
     named = dict(pairs)
     if len(named) != len(pairs):
         names = [name for name, _ in pairs]
@@ -203,7 +203,7 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _lines(row: dict[str, Any]) -> list[list[Any]]:
-    """A record's line of the table, and one for each of its variants."""
+    """A record's line of the table, and one per variant."""
     if row.get("withdrawn"):
         return [[row["model"], row["version"], "withdrawn", *[""] * (len(COLUMNS) - 4), row["source"]]]
     lines = [[row[name] for name in COLUMNS]]
@@ -252,7 +252,7 @@ def _shown(row: PriceRow) -> dict[str, Any]:
 
 
 def _shown_rates(rates: Rates, record: Rates | None = None) -> dict[str, str]:
-    """Every rate that is set, in dollars; `record` is what the rates of a tier or a variant stand in for."""
+    """Every rate that is set, in dollars; `record` has the base rates of a tier or variant."""
     from elkapi.admin.prices import RATE_NAMES
 
     found = {name: _set(rates, field, record) for name, field in RATE_NAMES.items()}
@@ -265,7 +265,7 @@ def _variant_rates(rates: Rates, record: Rates) -> dict[str, str]:
 
 
 def _set(rates: Rates, field: str, record: Rates | None) -> int | None:
-    """A rate, or None where nobody set one; a rate of 0 that somebody did set is one."""
+    """A rate, or None if it is not set; 0 may be set explicitly."""
     from elkapi.types import Rates
 
     nano: int | None = getattr(rates, field)

@@ -1,4 +1,4 @@
-"""`elkapi request`: past calls with every attempt and what became of their money."""
+"""`elkapi request`: past calls with every attempt and ledger entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`elkapi route`: where a call would go, and what would follow from each failure; nothing is asked or changed."""
+"""`elkapi route`: where a call would go, and the consequence of each failure; a dry run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`elkapi sandbox`: every upstream's own protocol without an account."""
+"""`elkapi sandbox`: a stand-in for every provider, without an account."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import click
 @click.pass_context
 def sandbox(ctx: click.Context) -> int:
     """Start a stand-in for the providers on 127.0.0.1:8100. `elkapi sandbox --help` lists its options."""
-    # The sandbox stands apart and has a command line of its own.
+    # The sandbox is independent and has its own command line.
     from elkapi.sandbox.__main__ import main
 
     try:
         return main(ctx.args)
-    except SystemExit as ended:  # argparse ends the process itself after --help and after misuse.
+    except SystemExit as ended:  # argparse exits after --help and misuse.
         sys.stdout.flush()
         return ended.code if isinstance(ended.code, int) else 2

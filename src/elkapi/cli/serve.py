@@ -1,4 +1,4 @@
-"""`elkapi serve`: the composition root does the work; here are only its flags."""
+"""`elkapi serve`: the flags of the composition root."""
 
 from __future__ import annotations
 

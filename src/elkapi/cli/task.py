@@ -1,4 +1,4 @@
-"""`elkapi task`: videos and other work under way, whoever's it is; asked about now, or ended and given back."""
+"""`elkapi task`: tasks of all keys: list, show, poll now, or end with a refund."""
 
 from __future__ import annotations
 

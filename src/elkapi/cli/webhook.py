@@ -1,4 +1,4 @@
-"""`elkapi webhook`: what was told to callers' addresses about their tasks, and the secrets that sign it."""
+"""`elkapi webhook`: webhook events about tasks, and the secrets that sign them."""
 
 from __future__ import annotations
 
