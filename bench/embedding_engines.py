@@ -1,7 +1,7 @@
 """The engines `bench/embeddings.py` compares, each run as a child process of the interpreter that has it installed.
 
-It calls each engine in its fastest way; the parent chooses settings, orders the runs and reports. A child reads one JSON
-command per line on stdin and answers one JSON line. Only the standard library is imported at the top.
+It calls each engine in its fastest way; the parent chooses settings, orders the runs and reports. A child reads one
+JSON command per line on stdin and answers one JSON line. Only the standard library is imported at the top.
 
     embedding_engines.py st MODEL_DIR | ct2 MODEL_DIR WORK_DIR | http URL MODEL [KEY] | llama GGUF PORT
     embedding_engines.py gguf MODEL_DIR FILE        (writes the q8_0 model llama.cpp is run with)

@@ -1,7 +1,7 @@
 """Fill an installation's key table to N rows, each key with its own account: `seed_keys.py N OUT.json`.
 
-The rows are inserted in bulk, since N is a million, and balances are written without transfers, so `elkapi ledger check`
-would fail. Use it only for a bench's database.
+The rows are inserted in bulk, since N is a million, and balances are written without transfers, so `elkapi ledger
+check` would fail. Use it only for a bench's database.
 """
 
 from __future__ import annotations
