@@ -1,4 +1,4 @@
-"""The sandbox: every upstream's own protocol without an account, with faults, a bill and a record; it stands apart.
+"""The sandbox: simulates every upstream's protocol without an account, with faults, a bill and a record; independent.
 
 `run` serves it; `elkapi.sandbox.app.create` is the bare ASGI application; `elkapi.sandbox.server.running` is for tests.
 """
@@ -22,7 +22,7 @@ def run(
     options: Options | None = None,
     allow_remote: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; see `elkapi.sandbox.server.run`. The server is imported only now."""
+    """Serve until SIGINT or SIGTERM; see `elkapi.sandbox.server.run`. The server is imported on the call."""
     from elkapi.sandbox import server
 
     server.run(host, port, unix_path, options=options, allow_remote=allow_remote)

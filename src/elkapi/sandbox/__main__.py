@@ -1,4 +1,4 @@
-"""`python -m elkapi.sandbox`: reads the command line of a sandbox; the server does the rest."""
+"""`python -m elkapi.sandbox`: the command line of the sandbox."""
 
 from __future__ import annotations
 

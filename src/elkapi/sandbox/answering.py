@@ -1,4 +1,4 @@
-"""Which answer a request gets: unknown route, key, fault or the provider's handler; pure, sending it is `deliver`'s."""
+"""Chooses a request's answer: unknown route, key, fault or the provider's handler; pure. `deliver` sends it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HTML_BODY = (
 
 
 def answer_to(found: Match, request: Request, keys: frozenset[str] | None, started_s: float) -> Answer:
-    """The whole answer with the provider's headers. With `keys` None any key of the right shape is taken."""
+    """The answer with the provider's headers. With `keys` None any key of the right format is accepted."""
     try:
         answer = _handled(found, request, keys)
     except Problem as problem:
@@ -33,7 +33,7 @@ def answer_to(found: Match, request: Request, keys: frozenset[str] | None, start
 
 
 def fault_refused(faults: Faults, *, has_wire: bool) -> None:
-    """Raise Problem for faults that cannot be done here, so that none is silently left out."""
+    """Raise Problem for faults that cannot be simulated here, so that none is silently ignored."""
     if faults.early_close:
         raise Problem(
             400, "early-close works in the header or as a standing fault only: the body that holds it was read."
@@ -44,7 +44,7 @@ def fault_refused(faults: Faults, *, has_wire: bool) -> None:
 
 
 def early_answer(found: Match, request: Request, took_s: float, *, has_wire: bool) -> Answer:
-    """The answer given before the body was read: the asked status, or 413."""
+    """The answer before the body is read: the requested status, or 413."""
     status = request.faults.status or 413
     problem = Problem(status, "The sandbox was asked to answer before it read the body.", code=request.faults.code)
     if not has_wire:
@@ -89,7 +89,7 @@ def _no_route(found: Match, request: Request) -> Problem:
 
 
 def _secrets(found: Match, request: Request) -> str:
-    """An error text as careless providers write them: the key, the host and the account of whoever called."""
+    """An error message as careless providers write it: with the caller's key, host and account."""
     return (
         f"Request to {request.header('host')} with authorization {request.header('authorization')}, key "
         f"{found.provider.key(request)}, was denied for {found.provider.name} organization "
@@ -101,7 +101,7 @@ def _secrets(found: Match, request: Request) -> str:
 def _with_fault_headers(answer: Answer, faults: Faults) -> Answer:
     headers: list[tuple[bytes, bytes]] = []
     if faults.retry_after_ms is not None:
-        # Whole seconds are what HTTP allows; the finer header is the one provider SDKs look at first.
+        # HTTP allows only whole seconds; provider SDKs read the finer header first.
         headers.append((b"retry-after", b"%d" % -(-faults.retry_after_ms // 1000)))
         if faults.retry_after_ms % 1000:
             headers.append((b"retry-after-ms", b"%d" % faults.retry_after_ms))

@@ -1,7 +1,7 @@
-"""The sandbox as one ASGI callable: read, match, apply faults, deliver, bill and record; providers only answer.
+"""The sandbox as an ASGI application: reads, matches, applies faults, delivers, bills and records; providers answer.
 
-The way of a request: `record.open` (head received) -> `routes.match` -> header and standing faults -> the body, bounded
--> faults written in the body -> `answering.answer_to` (pure) -> `deliver` (sends, and settles with `bill`).
+A request goes through: `record.open` (head received) -> `routes.match` -> header and standing faults -> the body,
+bounded -> faults written in the body -> `answering.answer_to` (pure) -> `deliver` (sends, and settles with `bill`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Sandbox:
         self.stand(options.fault)
 
     def stand(self, directive: str) -> None:
-        """Set the standing fault, "" for none. Raises FaultError, and keeps the old one, when it is not valid."""
+        """Set the standing fault, "" for none. Raises FaultError, and keeps the old one, if it is not valid."""
         read_directive(directive)
         self.standing = directive
         self.tries = Tries()
@@ -119,8 +119,8 @@ class Sandbox:
             return
 
         def faults_for(whole: bytes) -> Faults:
-            # A header is more deliberate than a text, and both are more deliberate than what stands for everyone.
-            # A retry repeats its body, while request ids may be new for every try: the body marks the tries.
+            # Precedence: a header over a directive in the body over the standing fault.
+            # A retry repeats its body but may have a new request id, so the body identifies the tries.
             texts = [(text, whole) for text in directives_in(whole)]
             directives = [(self.standing, b""), *texts, (header, whole)]
             return resolve([pair for pair in directives if pair[0] not in early], self.tries)
@@ -136,7 +136,7 @@ class Sandbox:
         received.outcome = await deliver.deliver(answer, request.faults, client, settle, self.options.hang_limit_s)
 
     async def _begun(self, found: Match, request: Request, answer: Answer, started_s: float) -> Answer:
-        """Follow the tasks that a handler has begun; one whose callback address does not consent never was."""
+        """Follow the tasks that a handler started; one whose callback URL does not consent is not created."""
         begun, self.store.begun = self.store.begun, []
         for task in begun:
             task.provider, task.upstream_id = found.provider.name, request.upstream_request_id
@@ -170,7 +170,7 @@ class Sandbox:
         client: Client,
         started_s: float,
     ) -> tuple[Request, Answer]:
-        """The request with its faults, and its answer; a refused body or directive is an answer too."""
+        """The request with its faults, and its answer; a refused body or directive gets an error answer."""
         try:
             if isinstance(body, Problem):
                 raise body
@@ -185,7 +185,7 @@ class Sandbox:
             return request, found.provider.dress(request, answer, time.perf_counter() - started_s)
 
     async def _body(self, receive: Receive, received: Received) -> bytes | Problem | None:
-        """The whole body; a Problem when it is too large; None when the client left before it was complete."""
+        """The whole body; a Problem if it is too large; None if the client left before it was complete."""
         pieces: list[bytes] = []
         size_bytes = 0
         more = True
@@ -216,7 +216,7 @@ def _closes_early(directive: str) -> bool:
     try:
         return bool(read_directive(directive).get("early_close"))
     except FaultError:
-        return False  # It is answered as an error once the body was read.
+        return False  # Answered as an error once the body is read.
 
 
 def _target(scope: Scope) -> str:
@@ -226,5 +226,5 @@ def _target(scope: Scope) -> str:
 
 
 def create(options: Options | None = None) -> Sandbox:
-    """A sandbox to be run by an ASGI server; wire faults work only under `elkapi.sandbox.server`."""
+    """A sandbox for any ASGI server; wire faults work only under `elkapi.sandbox.server`."""
     return Sandbox(options or Options())

@@ -1,4 +1,4 @@
-"""The provider's own bill: one line a billed call, kept in memory (bounded) and, when asked, appended to a file."""
+"""The provider's bill: one line per billed call, in memory (bounded) and optionally appended to a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """What `GET /_sandbox/bill` answers. The totals count every line since the last reset, also lines dropped since."""
+    """The answer of `GET /_sandbox/bill`. The totals count every line since the last reset, even dropped ones."""
 
     lines_total: int
     lines_dropped: int
@@ -61,7 +61,7 @@ class Bill:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the lines and totals. `seq` goes on, and the file keeps what it has: it is the record of the run."""
+        """Drop the lines and totals. `seq` continues and the file is kept, as the record of the run."""
         with self._lock:
             self._lines.clear()
             self._count = 0
@@ -69,7 +69,7 @@ class Bill:
             self._cost_nano_usd = 0
 
     def append(self, provider: str, charge: Charge, outcome: Outcome, client_id: str | None, upstream_id: str) -> None:
-        """Write one line. Raises OSError when the file cannot take it; then nothing was counted."""
+        """Write one line. Raises OSError if the file cannot be written; then nothing is counted."""
         with self._lock:
             line = Line(
                 self._seq + 1, self._now(), provider, client_id, upstream_id,

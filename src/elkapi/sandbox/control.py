@@ -1,7 +1,7 @@
 """The control routes under `/_sandbox`: read and reset the bill and the recorded requests, set the standing fault.
 
-They are neither recorded nor billed nor faulted. They answer only under a loopback Host, so that a web page which
-points a name of its own at this machine cannot read the recorded keys.
+They are neither recorded, billed nor faulted. They require a loopback Host, so that a web page that points its own
+domain at this machine (DNS rebinding) cannot read the recorded keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PREFIX = "/_sandbox"
 
 
 def is_control(path: str) -> bool:
-    """Whether a path belongs to the control routes."""
+    """Whether a path is a control route."""
     return path == PREFIX or path.startswith(PREFIX + "/")
 
 
@@ -91,7 +91,7 @@ def _fault(sandbox: Sandbox, method: str, body: bytes) -> tuple[int, object]:
 
 
 async def _short_body(receive: Receive) -> bytes | None:
-    """The body of a control request, cut behind the longest directive; None when the client has left."""
+    """The body of a control request, cut after the longest directive; None if the client left."""
     body = b""
     more = True
     while more:
@@ -104,7 +104,7 @@ async def _short_body(receive: Receive) -> bytes | None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine; a Unix socket's clients send whatever they like, mostly `localhost`."""
+    """Whether a Host header is a loopback name; clients of a Unix socket may send anything, mostly `localhost`."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     if name.lower() in ("localhost", "testserver", ""):
         return True

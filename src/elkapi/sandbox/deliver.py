@@ -1,6 +1,6 @@
-"""Delivery: sends one given answer down the connection with the faults asked for, and tells how it ended.
+"""Sends an answer with the requested faults and returns how it ended.
 
-The bill line of a complete answer is written before its last byte leaves: whoever has the answer finds the line.
+The bill line of a complete answer is written before its last byte is sent, so whoever has the answer finds the line.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PIECE_BYTES = 64
 HANG_LIMIT_S = 600.0
 LINGER_S = 5.0
 
-# A client that left is noticed at the latest after so many frames, even when sending never has to wait.
+# A client that left is noticed after at most this many frames, even if sending never blocks.
 FRAMES_BETWEEN_LOOKS = 64
 
 Settle = Callable[[Outcome, Charge | None], None]
 
 
 class Client:
-    """The other end of one request: sending to it, waiting while it is there, and dropping it."""
+    """The client of one request: send to it, wait while it is connected, and drop it."""
 
     def __init__(self, receive: Receive, send: Send, wire: Wire | None) -> None:
         self.send = send
@@ -40,16 +40,16 @@ class Client:
             message = await self._receive()
 
     async def gone_within(self, seconds: float) -> bool:
-        """Wait at most `seconds`; True as soon as the client has left, False when it is still there after them."""
+        """Wait at most `seconds`; True as soon as the client leaves, False if it is still connected."""
         if self._watch is None:
             self._watch = asyncio.ensure_future(self._until_gone())
         done, _ = await asyncio.wait({self._watch}, timeout=seconds)
         return bool(done)
 
     async def drop(self, *, reset: bool = False) -> None:
-        """Close the connection and wait until the server has noticed, so that it sends nothing of its own."""
+        """Close the connection and wait until the server notices, so that it sends nothing itself."""
         if self.wire is None:
-            return  # Returning with the answer unfinished makes an ASGI server close the connection itself.
+            return  # An ASGI server closes the connection if the application returns without finishing the answer.
         if reset:
             self.wire.abort()
         else:
@@ -57,7 +57,7 @@ class Client:
         await self.gone_within(LINGER_S)
 
     async def finish(self) -> None:
-        """Stop watching; to be called once the answer has ended, however it did."""
+        """Stop watching; call it once the answer has ended in any way."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -65,7 +65,7 @@ class Client:
 
 
 def portion(pieces: tuple[bytes, ...], extent: Extent | None) -> tuple[list[bytes], bool]:
-    """The pieces up to an extent, and whether it was reached before the end of the body."""
+    """The pieces up to an extent, and whether that is before the end of the body."""
     if extent is None:
         return list(pieces), False
     if not extent.is_bytes:
@@ -81,7 +81,7 @@ def portion(pieces: tuple[bytes, ...], extent: Extent | None) -> tuple[list[byte
 
 
 def sliced(answer: Answer, faults: Faults) -> tuple[bytes, ...]:
-    """The pieces to send: a stream's own, or a plain body in slices of `PIECE_BYTES` when a fault counts pieces."""
+    """The pieces to send: a stream's own, or a plain body in slices of `PIECE_BYTES` if a fault counts pieces."""
     counts_pieces = faults.cut_after or faults.stall_after or faults.reset_after or faults.slow_drip_s
     if not counts_pieces or len(answer.pieces) != 1:
         return answer.pieces
@@ -106,7 +106,7 @@ def framed(answer: Answer, faults: Faults) -> Headers:
 async def deliver(
     answer: Answer, faults: Faults, client: Client, settle: Settle, hang_limit_s: float = HANG_LIMIT_S
 ) -> Outcome:
-    """Send `answer` under `faults`, calling `settle` exactly once unless not a byte was sent on purpose."""
+    """Send `answer` with `faults`; calls `settle` exactly once, unless a fault sends no byte at all."""
     try:
         if faults.delay_s and await client.gone_within(faults.delay_s):
             return _aborted(settle, answer.charge if answer.stream is None else answer.stream.charge_at(0))
@@ -132,7 +132,7 @@ def _aborted(settle: Settle, charge: Charge | None) -> Outcome:
 
 
 async def _body(answer: Answer, faults: Faults, client: Client, settle: Settle, hang_limit_s: float) -> Outcome:
-    """The body after the headers have left: whole, or up to where a fault stops it."""
+    """Send the body after the headers: complete, or up to where a fault stops it."""
     pieces, stopped = portion(sliced(answer, faults), stop_extent(faults))
     last = None if stopped else (pieces.pop() if pieces else b"")
     for piece in pieces:
@@ -153,7 +153,7 @@ async def _body(answer: Answer, faults: Faults, client: Client, settle: Settle, 
 async def _stopped(
     charge: Charge | None, faults: Faults, client: Client, settle: Settle, hang_limit_s: float
 ) -> Outcome:
-    """The end of a body that a fault stopped: at once, or after a stall."""
+    """End a body that a fault stopped: at once, or after a stall."""
     stalls = faults.hang_after_headers or faults.stall_after is not None
     outcome: Outcome = "aborted" if stalls and await client.gone_within(hang_limit_s) else "cut"
     settle(outcome, charge)
@@ -190,7 +190,7 @@ async def _stream(
 async def _last_frame(
     stream: Stream, frame: Frame, produced: int, faults: Faults, client: Client, settle: Settle
 ) -> Outcome:
-    """The end of a stream that no fault stopped; a provider that failed before it said anything bills nothing."""
+    """End a stream that no fault stopped; a provider that failed before any output bills nothing."""
     failed = frame.mark == "error"
     outcome: Outcome = "cut" if failed else "complete"
     settle(outcome, stream.charge_at(produced) if produced or not failed else None)
@@ -201,7 +201,7 @@ async def _last_frame(
 
 
 def _afterwards(faults: Faults, wire: Wire) -> None:
-    """What happens to a connection whose answer was complete: bytes nobody asked for, or an unannounced end."""
+    """Apply faults after a complete answer: unsolicited bytes, or an unannounced close."""
     loop = asyncio.get_running_loop()
     if faults.extra_answer:
         wire.write(raw.extra_answer())
@@ -213,7 +213,7 @@ def _afterwards(faults: Faults, wire: Wire) -> None:
 
 
 async def _raw_answer(answer: Answer, faults: Faults, client: Client, wire: Wire, settle: Settle) -> Outcome:
-    """An answer no ASGI server would send: not HTTP at all, ended by the close alone, or broken inside a chunk."""
+    """Send an answer that no ASGI server would: not HTTP, ended only by the close, or broken inside a chunk."""
     headers = tuple(pair for pair in framed(answer, faults) if pair[0] not in (b"content-length", b"transfer-encoding"))
     body = b"".join(answer.pieces)
     outcome: Outcome = "complete" if faults.until_close and not faults.garbage else "cut"
@@ -231,13 +231,13 @@ async def _raw_answer(answer: Answer, faults: Faults, client: Client, wire: Wire
 
 
 async def answer_early(answer: Answer, client: Client, *, expects_continue: bool) -> Outcome:
-    """Answer with the body unread, then discard it for at most `LINGER_S`: a close at once could lose the answer."""
+    """Answer with the body unread, then discard it for at most `LINGER_S`: an immediate close could lose the answer."""
     assert client.wire is not None
     headers = (*framed(answer, Faults()), (b"connection", b"close"))
     try:
         client.wire.write(raw.head(answer.status, headers) + b"".join(answer.pieces))
         client.wire.write_eof()
-        # A client that waits for "100 Continue" sends no body, and reading would make the server write that line.
+        # A client that waits for "100 Continue" sends no body, and reading would make the server send that line.
         if not expects_continue:
             await client.gone_within(LINGER_S)
         await client.drop()

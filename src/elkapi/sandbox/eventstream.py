@@ -1,4 +1,4 @@
-"""AWS event streams: one message as bytes, with both checksums; which messages there are is the provider's.
+"""AWS event streams: encodes one message, with both checksums.
 
 The framing (`application/vnd.amazon.eventstream`): total length, length of the headers, CRC32 of those two; headers;
 payload; CRC32 of all before it. Numbers are big-endian 32 bit.
@@ -18,7 +18,7 @@ _FRAME_BYTES = 16
 
 
 def frame(headers: dict[str, str], payload: bytes) -> bytes:
-    """One message. Header values are strings, the only type that Bedrock sends."""
+    """One message. Header values are strings, the only type that Bedrock uses."""
     block = b"".join(_header(name, value) for name, value in headers.items())
     prelude = struct.pack(">II", _FRAME_BYTES + len(block) + len(payload), len(block))
     message = prelude + struct.pack(">I", zlib.crc32(prelude)) + block + payload
@@ -26,13 +26,13 @@ def frame(headers: dict[str, str], payload: bytes) -> bytes:
 
 
 def event(name: str, body: object) -> bytes:
-    """A message that carries `body` as JSON under an event's name."""
+    """A message with `body` as JSON and an event's name."""
     headers = {":event-type": name, ":content-type": "application/json", ":message-type": "event"}
     return frame(headers, msgspec.json.encode(body))
 
 
 def exception(name: str, message: str) -> bytes:
-    """The message with which a stream fails after its headers have left; nothing follows it."""
+    """The message that ends a stream that fails after its headers."""
     headers = {":exception-type": name, ":content-type": "application/json", ":message-type": "exception"}
     return frame(headers, msgspec.json.encode({"message": message}))
 

@@ -1,4 +1,4 @@
-"""The fault grammar: what a test may ask for, how it is written, which of it applies now; obeying it is for others.
+"""The fault grammar: the faults a test may request, their syntax, and which of them apply to a try.
 
 A directive is a comma-separated list such as `status=429, retry-after=2`. It arrives in the header `x-sandbox-fault`,
 inside any text of the body as `[sandbox: ...]`, or as a standing fault set through the control routes.
@@ -34,18 +34,18 @@ _EXTENT = re.compile(r"([0-9]{1,9})(b)?")
 
 
 class FaultError(ValueError):
-    """A directive names a fault that does not exist or gives it a value it cannot take."""
+    """A directive has an unknown fault or an invalid value."""
 
 
 class Extent(msgspec.Struct, frozen=True):
-    """How far into a body: a count of pieces, or of bytes when `is_bytes`."""
+    """A position in a body: a count of pieces, or of bytes if `is_bytes`."""
 
     count: int
     is_bytes: bool
 
 
 class Faults(msgspec.Struct, frozen=True):
-    """Everything that shall go wrong with one answer; the default is an answer without fault."""
+    """The faults of one answer; the default has none."""
 
     status: int | None = None
     code: str | None = None
@@ -98,20 +98,20 @@ class Faults(msgspec.Struct, frozen=True):
     marker: str | None = None
 
     def shown_tokens(self, true_tokens: int) -> int | None:
-        """The count to show as usage: the true one, a wrong one, or None when usage shall be left out."""
+        """The count to report as usage: the true one, a wrong one, or None to omit usage."""
         if self.no_usage:
             return None
         return true_tokens if self.usage_tokens is None else self.usage_tokens
 
     def wire_names(self) -> tuple[str, ...]:
-        """The asked faults that need the connection itself, not only ASGI."""
+        """The requested faults that need access to the connection, not only ASGI."""
         return tuple(rule.name for rule in RULES if rule.wire and getattr(self, rule.field) != rule.absent)
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One row of the grammar: the written name, the field it fills, how a value is read.
+    """One row of the grammar: the name, the field it sets, and the parser of its value.
 
-    `wire`: it needs the connection itself; `stream`: it does something to streams only; `task`: to tasks only.
+    `wire`: needs access to the connection; `stream`: affects only streams; `task`: only tasks.
     """
 
     name: str
@@ -246,7 +246,7 @@ _BY_NAME = {rule.name: rule for rule in RULES}
 
 
 def read_directive(text: str) -> dict[str, Any]:
-    """The fields one directive sets. Raises FaultError, naming the fault, for anything the grammar does not have."""
+    """The fields that a directive sets. Raises FaultError naming the invalid fault."""
     fields: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -261,7 +261,7 @@ def read_directive(text: str) -> dict[str, Any]:
 
 
 def directives_in(body: bytes) -> list[str]:
-    """The directives written as `[sandbox: ...]` anywhere in a body, in order; bytes beyond ASCII are escaped."""
+    """The directives `[sandbox: ...]` anywhere in a body, in order; non-ASCII bytes are escaped."""
     if b"[sandbox:" not in body:
         return []
     found = _IN_TEXT.findall(body)
@@ -271,13 +271,13 @@ def directives_in(body: bytes) -> list[str]:
 
 
 class Tries:
-    """Counts tries per marker for `times=N`; keeps the last `TRIES_KEPT_MAX` markers, so a flood cannot grow it."""
+    """Counts tries per marker for `times=N`; keeps only the last `TRIES_KEPT_MAX` markers."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[bytes, int] = OrderedDict()
 
     def applies(self, directive: str, fields: dict[str, Any], marked_by: bytes) -> bool:
-        """Whether a directive still applies to this try; every call with `times` counts as one try."""
+        """Whether a directive still applies to this try; every call with `times` counts one try."""
         limit = fields.get("times")
         if limit is None:
             return True
@@ -292,9 +292,9 @@ class Tries:
 
 
 def resolve(directives: Iterable[tuple[str, bytes]], tries: Tries) -> Faults:
-    """The faults of one request: directives in rising precedence, each with the bytes that mark a try of it.
+    """The faults of one request: directives in ascending precedence, each with the bytes that identify its tries.
 
-    A directive is dropped once its `times` are used up. Raises FaultError for one that the grammar does not have.
+    A directive is dropped once its `times` are used up. Raises FaultError for an invalid one.
     """
     merged: dict[str, Any] = {}
     for directive, marked_by in directives:

@@ -1,6 +1,6 @@
-"""What happens to tasks without anyone asking: those that succeed are billed, and their callback addresses are told.
+"""Follows tasks in the background: bills those that succeed, and calls their callback URLs.
 
-Only addresses on this machine are called: a sandbox must be no way into anybody's network.
+Only URLs on this machine are called, so that a sandbox gives no access to a network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TICK_S = 0.001
 
 
 class Follower:
-    """Follows tasks from their submit on. Used by the server's own thread."""
+    """Follows tasks from their submit on. Used by the server's thread only."""
 
     def __init__(self, bill: Bill, now: Callable[[], float]) -> None:
         self._bill = bill
@@ -37,7 +37,7 @@ class Follower:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def challenged(self, task: Task) -> None:
-        """Ask the callback address for its consent, where the provider does. Raises the callback's Problem."""
+        """Verify the callback URL if the provider does so. Raises the callback's Problem."""
         callback = task.callback
         if callback is None or callback.challenge is None:
             return
@@ -46,7 +46,7 @@ class Follower:
             raise callback.unanswered or Problem(400, "The callback address does not answer.")
 
     def follow(self, task: Task) -> None:
-        """Bill a task when it succeeds, and tell its callback address of every change."""
+        """Bill a task when it succeeds, and call its callback URL at every change."""
         self._count += 1
         heapq.heappush(self._open, (task.ends_s, self._count, task))
         self._ring(task.ends_s)
@@ -56,7 +56,7 @@ class Follower:
             call.add_done_callback(self._calls.discard)
 
     def settle(self) -> None:
-        """Bill what has succeeded by now: whoever sees a task succeeded finds its line."""
+        """Bill the tasks that have succeeded by now, so that whoever sees one succeeded finds its line."""
         now_s = self._now()
         while self._open and self._open[0][0] <= now_s:
             _, _, task = heapq.heappop(self._open)
@@ -64,7 +64,7 @@ class Follower:
                 self._bill.append(task.provider, task.charge, "complete", task.client_id, task.upstream_id)
 
     def _ring(self, moment_s: float) -> None:
-        """Settle at a moment. The loop's clock and the one of tasks may differ a little: then it rings again."""
+        """Settle at a given time; repeats if the loop's clock is slightly ahead of the tasks' clock."""
         left_s = moment_s - self._now()
         if left_s > 0:
             asyncio.get_running_loop().call_later(max(left_s, TICK_S), self._ring, moment_s)
@@ -72,7 +72,7 @@ class Follower:
             self.settle()
 
     async def _tell(self, task: Task, callback: Callback) -> None:
-        """Post each change once it is there; `callback-reversed` posts the last before the others."""
+        """Post each change when it happens; `callback-reversed` posts the last one first."""
         moments = [task.starts_s, task.ends_s]
         if task.faults.callback_reversed:
             await self._until(task.ends_s)

@@ -1,4 +1,4 @@
-"""The values that travel inside the sandbox: what was received, what is answered, what it costs."""
+"""The sandbox's data types: requests, answers and charges."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Mark = Literal["setup", "content", "usage", "terminal", "error", "stop"]
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One event of a stream as bytes; what the marks mean is written in `stream`. `output_tokens`: what it adds."""
+    """One event of a stream as bytes; `stream` defines the marks. `output_tokens`: the tokens it adds."""
 
     data: bytes
     mark: Mark
@@ -60,10 +60,10 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One received request, body read in full. `params` are the decoded `{name}` segments of the route's path.
+    """One received request with its whole body. `params` are the decoded `{name}` segments of the route's path.
 
-    `raw_target` is path and query as they came, percent-encoding untouched: signatures cover those bytes. `store` is
-    what this sandbox remembers, `now_s` the Unix time of its own clock.
+    `raw_target` is the path and query as received, still percent-encoded: signatures cover those bytes. `store` is the
+    sandbox's state, `now_s` the Unix time of its clock.
     """
 
     method: str
@@ -79,21 +79,21 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def id_suffix(self) -> str:
-        """What the ids of all that this request makes end with: the random digits of its own id."""
+        """The suffix of all ids that this request creates: the random digits of its own id."""
         return self.upstream_request_id.rpartition("_")[2]
 
     def query(self, name: str) -> str | None:
-        """The first value of a query parameter, decoded; None when it was not sent."""
+        """The first value of a query parameter, decoded; None if absent."""
         values = parse_qs(self.raw_target.partition("?")[2], keep_blank_values=True).get(name)
         return values[0] if values else None
 
     def header(self, name: str) -> str | None:
-        """The first value of a header, decoded as Latin-1 as HTTP has it; None when it was not sent."""
+        """The first value of a header, decoded as Latin-1; None if absent."""
         return first_header(self.headers, name.encode("ascii"))
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is sent back. A stream is one piece an event, a plain body is one piece. No charge: nothing is billed.
+    """An answer. A stream has one piece per event, a plain body one piece. Without a charge nothing is billed.
 
     With `stream` set (see `stream.stream_answer`) the frames are sent and priced, and `charge` is only shown.
     """
@@ -107,7 +107,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Problem(Exception):
-    """Raised by a handler that refuses a request; each provider renders it in its own error shape."""
+    """Raised by a handler that refuses a request; each provider renders it in its own error format."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None, kind: str | None = None

@@ -1,4 +1,4 @@
-"""Multipart forms (RFC 7578), read whole: names, file names, media types and bytes of the parts."""
+"""Parses whole multipart forms (RFC 7578): names, file names, media types and bytes of the parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def parts_of(content_type: str, body: bytes) -> list[Part]:
-    """The parts in order. Raises Problem for what is no multipart form."""
+    """The parts in order. Raises Problem if the body is not a multipart form."""
     try:
         return _parts(content_type, body)
     except (LookupError, ValueError):
-        # What `email` makes of headers that are none, such as a boundary in signs that no boundary has.
+        # `email` raises these for invalid headers, such as a boundary with invalid characters.
         raise Problem(400, "The multipart body cannot be read.") from None
 
 

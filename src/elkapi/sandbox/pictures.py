@@ -1,4 +1,4 @@
-"""Small real pictures: a PNG of one colour that depends on a seed, a WebP, a JPEG; each provider shows them itself."""
+"""Small valid images: a PNG of one colour that depends on a seed, a WebP, a JPEG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The providers the sandbox speaks for: each is one file that declares its routes; everything else is shared."""
+"""The simulated providers: each is one file that declares its routes; everything else is shared."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ VIDEO_MODELS: tuple[str, ...] = (
     *("I2V-01-Director", "I2V-01-live", "I2V-01", "S2V-01", "pika-1.5", "pika-2.0"),
 )
 
-# What a gateway may list for its test keys: the names each provider lists itself, and one for reranking.
+# The models a gateway may list for test keys: those that each provider lists, and one for reranking.
 SERVED_MODELS: tuple[str, ...] = (
     *EMBEDDING_MODELS,
     *TEXT_MODELS,

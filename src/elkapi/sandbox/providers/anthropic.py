@@ -54,7 +54,7 @@ def answered(request: Request, asked: Asked, model: Model) -> Answer:
 
 
 def stream_error(faults: Faults) -> bytes:
-    """The event that ends a stream which failed; its type is the fault's `code`, or `overloaded_error`."""
+    """The event that ends a failed stream; its type is the fault's `code`, or `overloaded_error`."""
     error = {"type": faults.code or "overloaded_error", "message": "The sandbox was asked to fail inside the stream."}
     return Event({"type": "error", "error": error}, "error").sse
 
@@ -91,7 +91,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """The headers Anthropic sends: request id, organisation, rate limits; an error's body names the request too."""
+    """Add Anthropic's headers: request id, organisation, rate limits; an error's body has the request id too."""
     pairs = {"request-id": request.upstream_request_id, "anthropic-organization-id": OWN_ACCOUNT}
     if answer.charge is not None or answer.status == 429:
         for name, limit in (("requests", RATE_LIMIT_REQUESTS), ("tokens", RATE_LIMIT_TOKENS)):
@@ -108,7 +108,7 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
 
 
 def _versioned(handler: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
-    """A handler that, like every one of Anthropic's, wants to know the version."""
+    """A handler that requires the version header, like all of Anthropic's."""
 
     def checked(request: Request) -> Answer:
         if not request.header("anthropic-version"):

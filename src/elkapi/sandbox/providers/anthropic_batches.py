@@ -1,4 +1,4 @@
-"""Anthropic's message batches: kept on a shelf, processed by the sandbox's clock, billed once when seen to have ended.
+"""Anthropic's message batches: stored, processed by the sandbox's clock, billed once when first seen ended.
 
 Every request of a batch is done after the time its script takes (half a second unless `[[takes: ...]]` says otherwise);
 the batch ends with its last one. A cancelled batch keeps what was done and ends `CANCELING_S` after the cancel.
@@ -23,7 +23,7 @@ CANCELING_S = 0.2
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One request of a batch, answered ahead: its result, when it is there, and what it costs."""
+    """One request of a batch, answered in advance: its result, when it is available, and its charge."""
 
     custom_id: str
     result: dict[str, Any]
@@ -42,7 +42,7 @@ class Batch(msgspec.Struct):
     billed: bool = False
 
     def ended_s(self) -> float:
-        """When it ends or ended."""
+        """The time at which the batch ends or ended."""
         last = max(item.done_s for item in self.items)
         return last if self.cancelled_s is None else min(last, self.cancelled_s + CANCELING_S)
 
@@ -97,7 +97,7 @@ def list_all(request: Request) -> Answer:
 
 
 def results(request: Request) -> Answer:
-    """`GET /v1/messages/batches/{id}/results`: JSON lines, in no promised order."""
+    """`GET /v1/messages/batches/{id}/results`: JSON lines, in no guaranteed order."""
     batch = _found(request)
     if request.now_s < batch.ended_s():
         raise Problem(404, f"Message Batch {batch.id} has no available results.")
@@ -144,7 +144,7 @@ def _found(request: Request) -> Batch:
 
 
 def key_of(request: Request) -> str:
-    """Whose a batch or a file is: the key of its caller."""
+    """The owner of a batch or file: the caller's key."""
     return request.header("x-api-key") or request.header("authorization") or ""
 
 
@@ -153,7 +153,7 @@ def _answer(request: Request, batch: Batch) -> Answer:
 
 
 def _charge_once(batch: Batch, now_s: float) -> Charge | None:
-    """What the batch costs, with the first call that sees its end; one line, under its first model."""
+    """The batch's charge, for the first call that sees its end; one line, under its first model."""
     if batch.billed or now_s < batch.ended_s():
         return None
     batch.billed = True
@@ -169,7 +169,7 @@ def _charge_once(batch: Batch, now_s: float) -> Charge | None:
 
 def _shown(batch: Batch, request: Request) -> dict[str, Any]:
     ended = request.now_s >= batch.ended_s()
-    # Anthropic names its own host here, and its SDK follows the address with the caller's key.
+    # Anthropic returns a URL on its own host, and its SDK follows it with the caller's key.
     origin = f"http://{request.header('host') or 'localhost'}{request.path.partition('/v1/')[0]}"
     counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
     for item in batch.items:

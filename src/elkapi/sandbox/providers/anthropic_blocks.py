@@ -1,4 +1,4 @@
-"""The blocks of Anthropic's Messages body, read into turns, and the rules of its tool loop; `read` does the rest."""
+"""Reads the blocks of Anthropic's Messages body into turns and checks the rules of its tool loop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from elkapi.sandbox.sealing import is_sealed
 from elkapi.sandbox.talk import IMAGE_TOKENS, Call, Result, Tool, Turn, words
 
 CACHE_MARKS_MAX = 4
-# What the seals of thoughts are for.
+# The purposes of the seals on thinking blocks.
 THINKING, REDACTED = "anthropic thinking", "anthropic redacted thinking"
-# Anthropic's own tools that run at the provider: a script never calls them.
+# Anthropic's tools that run at the provider: a script never calls them.
 SERVER_TOOLS = ("web_search", "web_fetch", "code_execution", "tool_search_tool", "mcp_toolset", "advisor")
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -28,9 +28,9 @@ _OTHER_BLOCKS = {
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """Some input tokens in prompt order. `ttl` is "5m" or "1h" where a cache breakpoint stands at their end.
+    """A run of input tokens in prompt order. `ttl` is "5m" or "1h" if it ends at a cache breakpoint.
 
-    `answered`: an assistant message follows, so an earlier call has sent this already.
+    `answered`: an assistant message follows, so an earlier call has sent it already.
     """
 
     tokens: int
@@ -39,12 +39,12 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 def fail(path: str, message: str) -> Problem:
-    """A 400 that names the field, as Anthropic's validation does."""
+    """A 400 that names the field, like Anthropic's validation."""
     return Problem(400, f"{path}: {message}", param=path)
 
 
 class Reader:
-    """Walks a body in prompt order (tools, system, messages) and notes its segments on the way."""
+    """Reads a body in prompt order (tools, system, messages) and collects its segments."""
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
@@ -106,9 +106,9 @@ class Reader:
         return "\n".join(texts)
 
     def messages(self, value: object, *, must_think: bool) -> tuple[tuple[Turn, ...], list[str]]:
-        """The turns, neighbours of one role merged, and the texts of system messages that stand at their end.
+        """The turns, adjacent ones of one role merged, and the texts of system messages at the end.
 
-        Those for one turn are gone once the user has spoken again; `changes` are what they say of the tools.
+        Those for one turn are dropped after the next user message; `changes` collects their changes of the tools.
         """
         turns: list[Turn] = []
         later: list[tuple[int, list[str]]] = []
@@ -147,7 +147,7 @@ class Reader:
         return tuple(turns), [text for place, texts in later if place in (-1, spoken) for text in texts]
 
     def _instruction(self, message: dict[str, Any], path: str) -> tuple[bool, list[str]]:
-        """(whether it is for one turn, its texts) of a later system message, which may be settings alone."""
+        """(whether it is for one turn, its texts) of a later system message, which may contain only settings."""
         clear_at, config = message.get("clear_at"), message.get("output_config")
         if clear_at not in (None, "never", "next_user_message"):
             raise fail(f"{path}.clear_at", "Input should be 'next_user_message' or 'never'")
@@ -164,7 +164,7 @@ class Reader:
         return clear_at == "next_user_message", texts
 
     def changed(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-        """The tools that are offered after the changes that the messages made. Raises Problem for an unknown one."""
+        """The tools after the changes made by messages. Raises Problem for an unknown one."""
         known = {tool.name: tool for tool in tools}
         offered = dict(known)
         for where, block in self.changes:
@@ -233,7 +233,7 @@ def _blocks(content: object, path: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _check_uses(blocks: list[tuple[str, dict[str, Any]]], following: list[Any] | None) -> dict[str, str]:
-    """The tool names by id of an assistant message; each needs its result in the very next message."""
+    """The tool names by id of an assistant message; each requires a result in the next message."""
     names: dict[str, str] = {}
     for path, block in blocks:
         if block.get("type") == "tool_use":
@@ -272,7 +272,7 @@ def _check_results(blocks: list[tuple[str, dict[str, Any]]], before: list[tuple[
 
 
 def _check_thinks(merged: list[tuple[str, list[tuple[str, dict[str, Any]]]]]) -> None:
-    """With `thinking` enabled, the assistant message whose tools are being answered begins with its thinking."""
+    """With `thinking` enabled, the assistant message whose tools are being answered must start with thinking."""
     if len(merged) < 2 or not any(block.get("type") == "tool_result" for _, block in merged[-1][1]):
         return
     path, first = merged[-2][1][0]
@@ -286,7 +286,7 @@ def _check_thinks(merged: list[tuple[str, list[tuple[str, dict[str, Any]]]]]) ->
 
 
 def _source(value: object, path: str, types: tuple[str, ...]) -> str:
-    """What a script calls an image or file: its media type, address or id."""
+    """The name of an image or file for scripts: its media type, URL or id."""
     source = object_of(value, path)
     kind = source.get("type")
     if kind == "url" and isinstance(source.get("url"), str):
@@ -303,7 +303,7 @@ def _source(value: object, path: str, types: tuple[str, ...]) -> str:
 
 
 def _check_seal(block: dict[str, Any], path: str) -> None:
-    """A thinking block that comes back must be the one that was given out."""
+    """A returned thinking block must be one that was issued here."""
     if block["type"] == "redacted_thinking":
         if not is_sealed(REDACTED, "", block.get("data")):
             raise Problem(400, f"{path}: Invalid `data` in `redacted_thinking` block")
@@ -323,7 +323,7 @@ def _document(block: dict[str, Any], path: str) -> str:
 
 
 def _joined(content: object, path: str) -> str:
-    """The text of a tool result or search result; images among it are named."""
+    """The text of a tool result or search result, with the names of images."""
     if content is None or isinstance(content, str):
         return content or ""
     texts = []

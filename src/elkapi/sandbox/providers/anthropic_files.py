@@ -1,4 +1,4 @@
-"""Anthropic's files: kept on a shelf for their uploader; messages may name them, and they can be downloaded again."""
+"""Anthropic's files: stored for their uploader; messages may refer to them, and they can be downloaded."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def delete(request: Request) -> Answer:
 
 
 def list_all(request: Request) -> Answer:
-    """`GET /v1/files`, the newest first; `ids` picks some."""
+    """`GET /v1/files`, newest first; `ids` selects some."""
     kept = [kept.shown for kept in request.store.shelf(SHELF).all() if kept.key == key_of(request)]
     return json_answer(page(request, kept[::-1]))
 
 
 def check_files(request: Request, asked: Asked) -> None:
-    """Raise Problem 404 when a message names a file that its caller has not uploaded."""
+    """Raise Problem 404 if a message refers to a file that its caller has not uploaded."""
     for turn in asked.ask.turns:
         for source in (*turn.images, *turn.files):
             if source.startswith("file_"):

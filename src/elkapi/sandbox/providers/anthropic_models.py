@@ -1,4 +1,4 @@
-"""The Claude models the sandbox knows: names on each platform, limits and prices; nothing of any protocol."""
+"""The sandbox's Claude models: names on each platform, limits and prices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODELS_LISTED_MAX = 1000
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One model line. `cache_write_1h` is nano-USD a token; the rate's own cache write is the one of five minutes."""
+    """One model line. `cache_write_1h` is in nano-USD per token; the rate's own cache write is for five minutes."""
 
     line: str
     rate: Rate
@@ -24,7 +24,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _line(name: str, input_nano_usd: int, context: int) -> Model:
-    """Output costs 5 times the input, a cache write 1.25 (five minutes) or 2 times (an hour), a cache read 0.1."""
+    """Output costs 5 times the input, a cache write 1.25 (five minutes) or 2 times (one hour), a cache read 0.1."""
     rate = Rate(
         input=input_nano_usd,
         output=5 * input_nano_usd,
@@ -60,7 +60,7 @@ _BEDROCK = re.compile(
 
 
 def model_of(name: str) -> Model:
-    """The line of any Claude name, dated or not, also with Vertex's `@date`. Raises Problem 404."""
+    """The line of any Claude name, with or without a date or Vertex's `@date`. Raises Problem 404."""
     found = _NAME.fullmatch(name)
     if found is None:
         raise Problem(404, f"model: {name}")
@@ -68,7 +68,7 @@ def model_of(name: str) -> Model:
 
 
 def bedrock_name(model_id: str) -> str | None:
-    """The Claude name inside a Bedrock model id, inference profile or their ARN; None for another maker's model."""
+    """The Claude name in a Bedrock model id, inference profile or ARN; None for another vendor's model."""
     found = _BEDROCK.fullmatch(model_id)
     return found[1] if found else None
 

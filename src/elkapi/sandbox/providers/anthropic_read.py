@@ -1,6 +1,6 @@
-"""Anthropic's Messages body, read strictly into a neutral `Ask`; what is wrong with it is worded as Anthropic words it.
+"""Reads Anthropic's Messages body strictly into a neutral `Ask`; errors are worded like Anthropic's.
 
-Bedrock and Vertex carry the same body. Which model answers, and at what price, is the provider's.
+Bedrock and Vertex have the same body. The provider chooses the model and the price.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The body as an object. Raises Problem when it is none."""
+    """The body as an object. Raises Problem if it is not one."""
     try:
         value = msgspec.json.decode(body)
     except NOT_JSON:
@@ -56,7 +56,7 @@ def read(body: dict[str, Any], *, counting: bool = False) -> Asked:
         if name not in KNOWN_FIELDS:
             raise fail(name, "Extra inputs are not permitted")
     if body.get("thread") is not None:
-        # No conversation is kept; after this code the SDKs' tool runners send the whole of it.
+        # Conversations are not stored; on this code the SDKs' tool runners send the whole conversation.
         raise Problem(400, "Threads are not supported here.", code="thread_unsupported_request")
     for name in ("model", "messages") if counting else ("model", "max_tokens", "messages"):
         if name not in body:
@@ -95,7 +95,7 @@ def _is_enabled(thinking: object) -> bool:
 
 
 def _thinking(body: dict[str, Any], max_tokens: int | None) -> tuple[int, bool]:
-    """How many tokens it thinks unasked (0: not at all) and whether the thoughts are shown."""
+    """(default thinking tokens, 0 for none; whether thinking is shown)."""
     thinking = body.get("thinking")
     if thinking is None:
         return 0, True
@@ -113,7 +113,7 @@ def _thinking(body: dict[str, Any], max_tokens: int | None) -> tuple[int, bool]:
     if body.get("top_k") is not None:
         raise Problem(400, "`top_k` must be unset when thinking is enabled.")
     shown = thinking.get("display") or "summarized"
-    # With updates only the notes between calls are shown, which no answer here has.
+    # "updates" shows only notes between calls, which no answer here has.
     if shown not in ("summarized", "omitted", "updates"):
         raise fail("thinking.display", "Input should be 'summarized', 'omitted' or 'updates'")
     return (ENABLED_THOUGHT_TOKENS if kind == "enabled" else ADAPTIVE_THOUGHT_TOKENS), shown == "summarized"
@@ -157,7 +157,7 @@ def _schema(body: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _check_closed(schema: object, path: str) -> None:
-    """Structured output takes closed objects only."""
+    """Structured output accepts only closed objects. Raises Problem."""
     if isinstance(schema, list):
         for entry in schema:
             _check_closed(entry, path)

@@ -1,6 +1,6 @@
-"""Writes a neutral `Reply` as Anthropic's message, whole or as stream events; the frames around them are each API's.
+"""Writes a neutral `Reply` as Anthropic's message, whole or as stream events.
 
-Bedrock and Vertex answer with the same message and events, in frames of their own.
+Bedrock and Vertex answer with the same message and events, in their own framing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """One answered message: what was asked and replied, its id, its blocks, and the usage by Anthropic's classes."""
+    """One answered message: the request and reply, its id, its blocks, and the usage by Anthropic's classes."""
 
     asked: Asked
     reply: Reply
@@ -64,14 +64,14 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self.reply.usage, cached=self.cache_read, cache_write=written)
 
     def charge(self, output_tokens: int | None = None) -> Charge:
-        """The charge of the call, or of one that produced only so many tokens; a batch costs half."""
+        """The charge of the call, or of one with only `output_tokens`; a batch costs half."""
         charge = self.model.rate.charge(self.asked.model, self.usage, output_tokens)
         cost = charge.cost_nano_usd + self.cache_write_1h * (self.model.cache_write_1h - self.model.rate.cache_write)
         return msgspec.structs.replace(charge, cost_nano_usd=cost // 2 if self.tier == "batch" else cost)
 
 
 def say(asked: Asked, model: Model, seed: str, faults: Faults, tier: str = "standard") -> Said:
-    """Answer a message. `seed` makes the ids. Raises Problem for a wrong script, and for what the model cannot hold."""
+    """Answer a message. `seed` determines the ids. Raises Problem for an invalid script or a prompt that is too long."""
     reply = reply_to(asked.ask)
     _check_limits(asked, model, reply.usage.input)
     read, write_5m, write_1h = cache_split(asked.segments, reply.usage)
@@ -100,8 +100,8 @@ def _check_limits(asked: Asked, model: Model, tokens: int) -> None:
 def cache_split(segments: tuple[Segment, ...], usage: Usage) -> tuple[int, int, int]:
     """Tokens read from the cache, written for 5 minutes, and written for an hour.
 
-    Up to the last breakpoint before the newest assistant message everything was sent by an earlier call, so it is
-    read; the segments up to each later breakpoint are written by its ttl. A script's own figures go first.
+    Everything up to the last breakpoint before the newest assistant message was sent by an earlier call, so it is read;
+    the segments up to each later breakpoint are written with its ttl. A script's own figures take precedence.
     """
     if usage.cached or usage.cache_write:
         return usage.cached, usage.cache_write, 0
@@ -141,7 +141,7 @@ def events(said: Said) -> list[Event]:
     usage = _usage(said, said.reply.usage.output)
     if usage is not None:
         delta["usage"] = {name: count for name, count in usage.items() if name not in ("service_tier", "inference_geo")}
-    # What no block shows, such as text that is empty, is counted at the end.
+    # Tokens that no block shows, such as those of empty text, are counted at the end.
     rest = said.reply.usage.output - sum(event.output_tokens for event in found)
     return [*found, Event(delta, "terminal", rest), Event({"type": "message_stop"}, "terminal")]
 
@@ -215,7 +215,7 @@ def _ending(said: Said) -> dict[str, Any]:
 
 
 def _usage(said: Said, output: int) -> dict[str, Any] | None:
-    """The usage object, or None when a fault leaves it out."""
+    """The usage object, or None if a fault omits it."""
     counted = said.usage
     shown_input = said.faults.shown_tokens(counted.input - counted.cached - counted.cache_write)
     if shown_input is None:
