@@ -164,14 +164,14 @@ async def _stopped(
 async def _stream(
     stream: Stream, media_type: str, faults: Faults, client: Client, settle: Settle, hang_limit_s: float
 ) -> Outcome:
-    """The frames of a stream after the headers have left, one write each. What was handed over is what is billed."""
+    """Send the frames of a stream after the headers, one write each. Only sent frames are billed."""
     now_s = asyncio.get_running_loop().time
     started_s = now_s()
     frames = under_faults(stream, faults, media_type)
     number = produced = 0
     frame = next(frames, Frame(b"", "terminal"))
     while frame.mark != "stop":
-        # A paced frame has a moment of its own, counted from the first, so that pauses do not add up.
+        # Each paced frame has a fixed time after the first, so that delays do not add up.
         wait_s = faults.slow_drip_s or (faults.pace_s and started_s + number * faults.pace_s - now_s())
         looks = wait_s > 0 or number % FRAMES_BETWEEN_LOOKS == 0
         if looks and await client.gone_within(max(wait_s, 0.0)):

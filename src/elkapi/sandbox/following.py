@@ -95,10 +95,10 @@ class Follower:
 
 
 async def _post(url: str, body: bytes, within_s: float) -> bytes | None:
-    """The body of a good answer; None when there is none, or when the address is not of this machine."""
+    """The body of a successful answer; None without one, or if the URL is not on this machine."""
     if not _is_here(url):
         return None
-    import aiohttp  # Most sandboxes call nobody.
+    import aiohttp  # Most sandboxes make no callbacks.
 
     timeout = aiohttp.ClientTimeout(total=within_s)
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):

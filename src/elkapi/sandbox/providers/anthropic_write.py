@@ -71,7 +71,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def say(asked: Asked, model: Model, seed: str, faults: Faults, tier: str = "standard") -> Said:
-    """Answer a message. `seed` determines the ids. Raises Problem for an invalid script or a prompt that is too long."""
+    """Answer a message. `seed` determines the ids. Raises Problem for an invalid script or an oversized prompt."""
     reply = reply_to(asked.ask)
     _check_limits(asked, model, reply.usage.input)
     read, write_5m, write_1h = cache_split(asked.segments, reply.usage)
@@ -125,7 +125,7 @@ def message(said: Said) -> dict[str, Any]:
 
 
 def events(said: Said) -> list[Event]:
-    """The stream: message_start, the blocks one after the other with a ping among them, message_delta, message_stop."""
+    """The stream: message_start, the blocks in order with a ping in between, message_delta, message_stop."""
     unsaid = {"stop_reason": None, "stop_sequence": None}
     start = _message(said, [], unsaid, _usage(said, min(1, said.reply.usage.output)))
     found = [Event({"type": "message_start", "message": start}, "setup")]

@@ -23,7 +23,7 @@ from elkapi.sandbox.tasks import ODD, Callback, Film, Task
 SHELF = "ark.tasks"
 PAGE_MAX = 500
 PAGE_DEFAULT = 10
-# Ark's word for a state of ours where it is another one.
+# Ark's names of states where they differ from ours.
 STATUSES = {"moderated": "failed"}
 ERRORS = {
     "failed": {"code": "InternalServiceError", "message": "The service encountered an unexpected internal error."},
@@ -114,7 +114,7 @@ def delete(request: Request) -> Answer:
 
 
 def shown(task: Task, now_s: float, faults: Faults) -> dict[str, Any]:
-    """A task as Ark shows it, to a reader and to a callback address."""
+    """A task in Ark's format, for fetches and callbacks."""
     asked: ArkAsked = task.asked
     state = task.state(now_s)
     body: dict[str, Any] = {
@@ -149,7 +149,7 @@ def shown(task: Task, now_s: float, faults: Faults) -> dict[str, Any]:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem in Ark's error body; its texts end with the request's id, which is not known here."""
+    """A problem in Ark's error body. Ark's messages end with the request id, which is not known here."""
     error = {
         "code": problem.code or CODES.get(problem.status, "InternalServiceError"),
         "message": problem.message,
@@ -160,14 +160,14 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """Ark's headers: the id of the request, and the one its caller gave."""
+    """Add Ark's headers: the request id, and the caller's own one."""
     given = request.header("x-client-request-id")
     headers = {"x-request-id": request.upstream_request_id}
     return with_headers(answer, headers if given is None else {**headers, "x-client-request-id": given})
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Raise Problem 401 for a missing or a wrong key."""
+    """Raise Problem 401 for a missing or wrong key."""
     key = bearer_key(request)
     if key is None or not takes_key(request, key, "", keys):
         why = "the API key or AK/SK in the request is missing or invalid."
@@ -179,7 +179,7 @@ def _told(task: Task, moment_s: float) -> dict[str, Any]:
 
 
 def _draft_checked(request: Request, task_id: str) -> None:
-    """A video can be made from a draft of ours that has succeeded."""
+    """Check that the draft a video is made from exists here and has succeeded. Raises Problem."""
     draft = tasks.find(request, SHELF, task_id)
     if draft is None or not draft.asked.draft or draft.state(request.now_s) != "succeeded":
         raise invalid("content.draft_task.id", "it names no finished draft")

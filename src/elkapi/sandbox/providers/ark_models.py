@@ -1,4 +1,4 @@
-"""The Seedance models of Volcengine's Ark: what each takes, its sizes, tokens and prices; nothing of any protocol."""
+"""The Seedance models of Volcengine's Ark: accepted inputs, sizes, tokens and prices."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _NAME = re.compile(r"(?:doubao-|dreamina-)?seedance-(?P<version>\d-\d)(?P<line>(
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `old`: it takes switches in its text and makes no sound. Rates are nano-USD a token.
+    """One model. `old`: it accepts switches in the text and generates no audio. Rates are nano-USD per token.
 
-    `rate_silent` is the rate of a video without sound, `rate_video` the one of a video made from another.
+    `rate_silent` is the rate of a video without audio, `rate_video` that of a video made from another.
     """
 
     old: bool
@@ -46,7 +46,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def model_of(name: str) -> Model | None:
-    """The model of a name, or of an endpoint `ep-…`, which stands for the newest; None when there is none."""
+    """The model of a name, or of an endpoint `ep-…`, which means the newest; None if unknown."""
     if name.startswith("ep-"):
         return model_of(SEEDANCE_MODELS[0])
     found = _NAME.fullmatch(name)
@@ -75,12 +75,12 @@ def size(resolution: str, ratio: str) -> tuple[int, int]:
 
 
 def tokens(width: int, height: int, frames: int) -> int:
-    """What a video counts: its pixels over all its frames, by 1024."""
+    """The tokens of a video: the pixels of all its frames, divided by 1024."""
     return width * height * frames // 1024
 
 
 def frames(seconds: int) -> int:
-    """How many frames last so long: there is one more than it takes to begin."""
+    """The number of frames of a duration, including the first one."""
     return seconds * FRAMES_PER_SECOND + 1
 
 

@@ -1,4 +1,4 @@
-"""Reading a Seedance task as Ark is sent it: content, typed fields, and the switches in the text of old models."""
+"""Reads a Seedance task in Ark's format: content, typed fields, and the switches in the text of old models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXPIRES_AFTER_DEFAULT_S = 172_800
 TIERS = ("default", "flex")
 FRAME_ROLES = ("first_frame", "last_frame")
 REFERENCES_MAX = 15
-# What the kinds of content may be for.
+# The roles of each kind of content.
 ROLES: dict[str, tuple[str, ...]] = {
     "image_url": (*FRAME_ROLES, "reference_image"),
     "video_url": ("reference_video",),
@@ -36,7 +36,7 @@ _SWITCHES = {
 
 
 class ArkAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One task with the values it will really use. `frames` is its length, `rate` the nano-USD of a token."""
+    """One task with its effective values. `frames` is its length, `rate` is in nano-USD per token."""
 
     model: str
     resolution: str
@@ -59,12 +59,12 @@ class ArkAsked(msgspec.Struct, frozen=True, kw_only=True):
         return ark_models.size(self.resolution, self.ratio)
 
     def tokens(self) -> int:
-        """What is billed of it once it is made."""
+        """The billed tokens of the finished task."""
         return ark_models.tokens(*self.size(), self.frames)
 
 
 class _Content(msgspec.Struct):
-    """What the items of a content come to."""
+    """The combined items of a content list."""
 
     text: str = ""
     roles: list[str] = []
@@ -104,7 +104,7 @@ def read(body: bytes) -> ArkAsked:
         ratio="16:9" if ratio == "adaptive" else ratio,
         frames=frames,
         by_frames=by_frames,
-        # A seed of its own for a task that names none, the same for the same body.
+        # A default seed, the same for the same body.
         seed=len(body) * 7_919 % SEED_MAX if seed == -1 else seed,
         service_tier=tier,
         generate_audio=sounds and not model.old,
@@ -119,13 +119,13 @@ def read(body: bytes) -> ArkAsked:
 
 
 def invalid(name: str, why: str) -> Problem:
-    """The 400 of a parameter that cannot be as it is."""
+    """The 400 for an invalid parameter."""
     message = f"The parameter `{name}` specified in the request are not valid: {why}."
     return Problem(400, message, code="InvalidParameter", param=name)
 
 
 def missing(name: str) -> Problem:
-    """The 400 of a parameter that was not sent."""
+    """The 400 for a missing parameter."""
     message = f"The request failed because it is missing `{name}` parameter."
     return Problem(400, message, code="MissingParameter", param=name)
 
@@ -170,7 +170,7 @@ def _address_checked(url: object, at: str) -> None:
 
 
 def _named(roles: list[str], model: Model) -> list[str]:
-    """The roles, also of pictures that came without: first and last frame, or references when there are more."""
+    """The roles, with defaults for images without one: first and last frame, or references if there are more."""
     unnamed = roles.count("")
     if unnamed == len(roles) and unnamed <= len(FRAME_ROLES):
         return list(FRAME_ROLES[:unnamed])
@@ -191,7 +191,7 @@ def _roles_checked(roles: list[str], model: Model) -> None:
 
 
 def _switches(content: _Content, model: Model) -> dict[str, Any]:
-    """The values of `--dur 5` and its kind in the text of an old model; the text is left without them."""
+    """The values of switches such as `--dur 5` in the text of an old model; they are removed from the text."""
     if not model.old:
         return {}
     found: dict[str, Any] = {}
@@ -209,7 +209,7 @@ def _typed(value: str) -> object:
 
 
 def _frames(values: Mapping[str, Any], model: Model) -> tuple[int, bool]:
-    """How many frames are made, and whether the caller counts in them."""
+    """(number of frames, whether the caller specified frames)."""
     low, high = model.seconds
     if "frames" in values and model.old:
         frames = _whole(values, "frames", 29, 289, 0)

@@ -33,12 +33,12 @@ PROMPT_FILTER = [{"prompt_index": 0, "content_filter_results": SAFE}]
 
 
 def key(request: Request) -> str | None:
-    """The key of `api-key`, or an Entra token sent as a bearer."""
+    """The key in `api-key`, or an Entra bearer token."""
     return request.header("api-key") or openai.bearer_key(request)
 
 
 def refusal(problem: Problem) -> Answer:
-    """Azure's own errors have a code and a message only; what the model's service refuses looks like OpenAI's."""
+    """A problem as an error: Azure's own have only a code and a message; those of the model's service are OpenAI's."""
     if problem.status == 401:
         return _own_error(401, "401", NO_ACCESS)
     if problem.code == "unknown_url":
@@ -55,7 +55,7 @@ def _own_error(status: int, code: str, message: str) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """The headers Azure sends."""
+    """Add Azure's headers."""
     pairs = {
         "apim-request-id": request.upstream_request_id,
         "x-request-id": request.upstream_request_id,
@@ -70,7 +70,7 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
 
 
 def versioned(handler: Handler) -> Handler:
-    """The handler behind the check for an `api-version`: without one, Azure knows no such resource."""
+    """The handler with a check for `api-version`: without it, Azure answers that the resource does not exist."""
 
     def handle(request: Request) -> Answer:
         if not request.query("api-version"):
@@ -81,7 +81,7 @@ def versioned(handler: Handler) -> Handler:
 
 
 def deployed(handler: Handler) -> Handler:
-    """The handler of a deployment: its name takes the place of the body's model."""
+    """The handler for a deployment: its name replaces the body's model."""
 
     def handle(request: Request) -> Answer:
         name = request.params["deployment"]

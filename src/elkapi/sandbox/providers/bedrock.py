@@ -71,7 +71,7 @@ def converse(request: Request) -> Answer:
 
 
 def converse_stream(request: Request) -> Answer:
-    """`POST /model/{id}/converse-stream`: one named message for each event."""
+    """`POST /model/{id}/converse-stream`: one named message per event."""
     if (found := bedrock_models.find(_model_id(request))) is not None:
         other = bedrock_others.say(request, *found)
         frames = [Frame(event(e.name, e.body), e.mark, e.output_tokens) for e in bedrock_others.events(other)]
@@ -96,7 +96,7 @@ def access_key(request: Request) -> str | None:
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Every request must be signed with a secret that the sandbox knows."""
+    """Raise Problem unless the request is signed with a known secret."""
     known = CREDENTIALS if keys is None else dict(key.split(":", 1) for key in keys if ":" in key)
     refused = request.faults.refuse_key
     secrets = {name: secret for name, secret in known.items() if refused is None or not name.endswith(refused)}
@@ -107,7 +107,7 @@ def check(request: Request, keys: frozenset[str] | None) -> None:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as AWS words it: the kind in a header, the message in the body."""
+    """A problem in AWS's format: the type in a header, the message in the body."""
     usual = KINDS.get(problem.status, "InternalServerException" if problem.status >= 500 else "ValidationException")
     known = problem.code if problem.code is not None and problem.code.endswith("Exception") else None
     answer = json_answer({"message": problem.message}, status=problem.status)
@@ -116,7 +116,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """The headers AWS sends: request id and, with an answer, how long the model took."""
+    """Add AWS's headers: the request id and, with an answer, the model's latency."""
     headers = {"x-amzn-requestid": request.upstream_request_id}
     if answer.charge is not None:
         headers["x-amzn-bedrock-invocation-latency"] = str(max(1, round(took_s * 1000)))
@@ -124,7 +124,7 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
 
 
 def _model_id(request: Request) -> str:
-    # The id is one segment; an ARN holds slashes, which some clients encode twice.
+    # The id is one segment; an ARN contains slashes, which some clients encode twice.
     return unquote(request.params["model"])
 
 

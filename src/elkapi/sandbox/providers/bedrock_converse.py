@@ -1,4 +1,4 @@
-"""Bedrock's Converse shape for Claude: its body turned into a messages body, and messages and events turned back."""
+"""Bedrock's Converse format for Claude: converts its body to a messages body, and messages and events back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODY_FIELDS = {
 
 @strictly
 def messages_body(body: dict[str, Any]) -> dict[str, Any]:
-    """The messages body that says the same. Raises Problem for a block or field that Converse does not have."""
+    """The equivalent messages body. Raises Problem for a block or field that Converse does not have."""
     for name in body:
         if name not in BODY_FIELDS:
             raise Problem(400, f"Unknown field: {name}")
@@ -135,7 +135,7 @@ def _blocks(content: list[Any]) -> list[dict[str, Any]]:
 
 
 def _marked(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cache points as marks of the block before them."""
+    """The blocks with cache points converted to marks on the preceding block."""
     made: list[dict[str, Any]] = []
     for block in blocks:
         if "cachePoint" not in block:
@@ -154,7 +154,7 @@ def _tool(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _block(entry: dict[str, Any]) -> dict[str, Any]:
-    """One content block in Anthropic's shape; cache points stay as they are."""
+    """One content block in Anthropic's format; cache points stay unchanged."""
     kind = next(iter(entry), "")
     value = entry.get(kind)
     if kind == "cachePoint":

@@ -1,4 +1,4 @@
-"""The models of other makers than Anthropic that the sandbox's Bedrock knows: what each takes, and its price.
+"""The sandbox's Bedrock models of vendors other than Anthropic: features and prices.
 
 Which features a model has is AWS's own table ("Supported models and model features" of the Converse API).
 """
@@ -16,9 +16,9 @@ THOUGHT_TOKENS = 6
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of models. `choices` are the forced tool choices it knows, `fields` its members beyond Converse's own.
+    """One line of models. `choices` are the supported forced tool choices, `fields` its additional model fields.
 
-    `extras`: it takes the status of a tool result and cache points. `thinks_tokens`: it thinks unasked.
+    `extras`: it supports the status of a tool result and cache points. `thinks_tokens`: it reasons by default.
     """
 
     rate: Rate
@@ -41,7 +41,7 @@ _NOVA: dict[str, Any] = {
     "extras": True,
     "fields": frozenset({"inferenceConfig", "reasoningConfig"}),
 }
-# The first pattern that fits the model's name counts.
+# The first pattern that matches the model's name applies.
 _ROWS: tuple[tuple[str, Model], ...] = (
     (r"amazon\.nova-micro-.*", Model(rate=_rate(35, 140), documents=False, **_NOVA)),
     (r"amazon\.nova-lite-.*", Model(rate=_rate(60, 240), images=True, **_NOVA)),
@@ -55,7 +55,7 @@ _PREFIX = re.compile(r"(?:arn:[^ ]*/)?(?:(?:us|eu|apac|jp|au|global)\.)?")
 
 
 def find(model_id: str) -> tuple[str, Model] | None:
-    """The model's name without region or ARN, and what it is; None for a maker the sandbox does not know."""
+    """The model's name without region or ARN, and its model line; None for an unknown vendor."""
     prefix = _PREFIX.match(model_id)
     name = model_id[prefix.end() :] if prefix else model_id
     for pattern, model in _ROWS:

@@ -34,7 +34,7 @@ STOP_REASONS: dict[Finish, str] = {
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """One answered call. `seed` makes the ids of its tool calls."""
+    """One answered call. `seed` determines the ids of its tool calls."""
 
     name: str
     model: Model
@@ -43,7 +43,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     faults: Faults
 
     def charge(self, output_tokens: int | None = None) -> Charge:
-        """The charge of the call, or of one that produced only so many tokens."""
+        """The charge of the call, or of one with only `output_tokens`."""
         return self.model.rate.charge(self.name, self.reply.usage, output_tokens)
 
 
@@ -75,7 +75,7 @@ def response(said: Said) -> Raw:
 
 
 def events(said: Said) -> Iterator[Event]:
-    """The stream: messageStart, the blocks one after the other, messageStop, metadata."""
+    """The stream: messageStart, the blocks in order, messageStop, metadata."""
     yield Event("messageStart", {"role": "assistant"}, "setup")
     shown = 0
     for index, part in enumerate(_spoken(said)):
@@ -88,7 +88,7 @@ def events(said: Said) -> Iterator[Event]:
         for piece in pieces(_arguments(part) if isinstance(part, Call) else part.text):
             yield Event("contentBlockDelta", {"delta": _delta(part, piece), **place}, "content", next(tokens, 0))
         yield Event("contentBlockStop", place, "setup")
-    # What no block shows, such as text that is empty, is counted at the end.
+    # Tokens that no block shows, such as those of empty text, are counted at the end.
     rest = said.reply.usage.output - shown
     yield Event("messageStop", {"stopReason": STOP_REASONS[said.reply.finish]}, "terminal", rest)
     counts = _usage(said)
@@ -105,7 +105,7 @@ def _call_id(said: Said, index: int) -> str:
 
 
 def _arguments(call: Call) -> str:
-    """A call's arguments as JSON; the free text that a script gives one is its `input`."""
+    """A call's arguments as JSON; free text from a script becomes `input`."""
     return json.dumps({"input": call.arguments}, ensure_ascii=False) if call.custom else call.arguments
 
 
@@ -125,7 +125,7 @@ def _delta(part: Thinking | Text | Call | Refusal, piece: str) -> Raw:
 
 
 def _usage(said: Said) -> Raw | None:
-    """The usage object, or None when a fault leaves it out; `inputTokens` are those of no cache."""
+    """The usage object, or None if a fault omits it; `inputTokens` excludes cached tokens."""
     counted, faults = said.reply.usage, said.faults
     shown = faults.shown_tokens(counted.input - counted.cached - counted.cache_write)
     output = faults.shown_tokens(counted.output)

@@ -92,7 +92,7 @@ def _text(text: Any, place: str) -> str:
 
 
 def _tools(config: Raw | None, model: Model) -> tuple[tuple[Tool, ...], str]:
-    """The tools on offer and the choice among them."""
+    """The offered tools and the tool choice."""
     if not config:
         return (), "auto"
     if not model.tools:
@@ -129,7 +129,7 @@ def _choice(choice: Raw, tools: list[Tool], model: Model) -> str:
 
 
 def _turns(messages: list[Raw], model: Model) -> tuple[Turn, ...]:
-    """The messages in turn; each round of calls is answered in full by the message after it."""
+    """The turns; every tool call must be answered by the next message. Raises Problem."""
     if not messages or messages[0]["role"] != "user":
         told = "Try again with a conversation that starts with a user message."
         raise Problem(400, f"A conversation must start with a user message. {told}")
@@ -142,7 +142,7 @@ def _turns(messages: list[Raw], model: Model) -> tuple[Turn, ...]:
             raise Problem(400, f"A conversation must alternate between user and assistant roles. {told}")
         turn, open_calls = _turn(role, message["content"], f"messages.{index}.content", open_calls, model)
         turns.append(turn)
-    # Nova goes on with an answer that was begun for it.
+    # Nova continues an answer that the caller started.
     if turns[-1].role != "user" and not model.extras:
         told = "Try again with a conversation that ends with a user message."
         raise Problem(400, f"A conversation must end with a user message. {told}")
@@ -218,7 +218,7 @@ def _result(part: Raw, model: Model) -> str:
 
 
 def _bytes(source: Raw) -> None:
-    """Check a picture's or document's data: base64, or an object in S3."""
+    """Check the data of an image or document: base64, or an S3 object."""
     if "s3Location" in source and str(source["s3Location"]["uri"]).startswith("s3://"):
         return
     try:

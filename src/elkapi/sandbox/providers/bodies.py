@@ -1,4 +1,4 @@
-"""Readers of JSON bodies that providers share; how a refusal is worded is the provider's."""
+"""Readers of JSON bodies shared by providers; the provider's `refuse` words the errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Refuse = Callable[[str, str], Problem]
 
 
 def object_of(body: bytes, refuse: Refuse) -> dict[str, Any]:
-    """The body as an object, without the members that are null. Raises Problem."""
+    """The body as an object, without null fields. Raises Problem."""
     try:
         value = msgspec.json.decode(body)
     except NOT_JSON:
@@ -27,7 +27,7 @@ def object_of(body: bytes, refuse: Refuse) -> dict[str, Any]:
 
 
 def word(given: Mapping[str, Any], name: str, words: tuple[str, ...], default: str | None, refuse: Refuse) -> str:
-    """A member that is one of some words; `default` None means that it is required. Raises Problem."""
+    """A field with one of the values `words`; it is required if `default` is None. Raises Problem."""
     value = given.get(name, default)
     if value is None:
         raise refuse(name, "is required")
@@ -37,7 +37,7 @@ def word(given: Mapping[str, Any], name: str, words: tuple[str, ...], default: s
 
 
 def text(given: Mapping[str, Any], name: str, chars_max: int, refuse: Refuse, *, required: bool) -> str:
-    """A member that is a text, "" when it is not there and need not be. Raises Problem."""
+    """A string field, "" if absent and not required. Raises Problem."""
     value = given.get(name, "")
     if not isinstance(value, str) or len(value) > chars_max:
         raise refuse(name, f"must be a text of at most {chars_max} characters")
@@ -47,7 +47,7 @@ def text(given: Mapping[str, Any], name: str, chars_max: int, refuse: Refuse, *,
 
 
 def whole(given: Mapping[str, Any], name: str, low: int, high: int, refuse: Refuse) -> int | None:
-    """A member that is a whole number, None when it is not there. Raises Problem."""
+    """An integer field, None if absent. Raises Problem."""
     value = given.get(name)
     if value is None:
         return None
@@ -57,12 +57,12 @@ def whole(given: Mapping[str, Any], name: str, low: int, high: int, refuse: Refu
 
 
 def is_address(value: object, schemes: tuple[str, ...] = ("https://", "http://")) -> TypeGuard[str]:
-    """Whether a member is an address of one of some schemes."""
+    """Whether a value is a URL with one of the schemes."""
     return isinstance(value, str) and value.startswith(schemes)
 
 
 def decoded_base64(value: object) -> bytes | None:
-    """What a member holds in base64; None when it is none."""
+    """The bytes of a base64 value; None if it is not base64."""
     try:
         return base64.b64decode(value, validate=True) if isinstance(value, str) else None
     except ValueError:
@@ -70,7 +70,7 @@ def decoded_base64(value: object) -> bytes | None:
 
 
 def address(value: object, name: str, refuse: Refuse, schemes: tuple[str, ...] = ("https://", "http://")) -> str:
-    """An address of one of some schemes. Raises Problem."""
+    """A URL with one of the schemes. Raises Problem."""
     if not is_address(value, schemes):
         raise refuse(name, f"must be an address that begins with {' or '.join(schemes)}")
     return value

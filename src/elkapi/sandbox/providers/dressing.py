@@ -1,4 +1,4 @@
-"""Headers and times as providers write them; which headers there are is each provider's."""
+"""Helpers for providers' headers and timestamps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def with_headers(answer: Answer, headers: Mapping[str, str]) -> Answer:
 
 
 def with_request_id(name: str) -> Callable[[Request, Answer, float], Answer]:
-    """A `dress` that names the request in this header and adds nothing else."""
+    """A `dress` that only adds the request id in this header."""
 
     def dress(request: Request, answer: Answer, took_s: float) -> Answer:
         return with_headers(answer, {name: request.upstream_request_id})

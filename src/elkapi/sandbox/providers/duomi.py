@@ -30,12 +30,12 @@ VECTOR = ("x", "y", "z", "r", "bg_x_pan", "bg_y_pan")
 PIKA_MODELS = (1.5, 2.0)
 PIKA_RATIOS = {"16:9": (1280, 720), "9:16": (720, 1280), "1:1": (960, 960), "4:3": (960, 720), "3:4": (720, 960)}
 SECOND_NANO_USD, PIKA_NANO_USD = 20_000_000, 100_000_000
-# The words of a state, and the older numbers beside them.
+# The names of each state, and the older numbers.
 STATES = {"queued": ("pending", "1"), "running": ("running", "2"), "succeeded": ("succeeded", "3")}
 
 
 class DuomiAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One task that is asked for."""
+    """One requested task."""
 
     model: str
     prompt: str
@@ -140,7 +140,7 @@ def feed(request: Request) -> Answer:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as DuoMi words it: its own have status 200 and the code 400, or the one that was asked for."""
+    """A problem in DuoMi's format: HTTP status 200 and the code 400, or the requested one."""
     code = BAD if problem.status == 200 else problem.status
     if problem.status == 200 and problem.code is not None and problem.code.isdecimal():
         code = int(problem.code)
@@ -148,12 +148,12 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """No headers of its own."""
+    """Add no headers."""
     return answer
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Raise Problem for a missing or wrong key; a `Bearer` before it is wrong too."""
+    """Raise Problem for a missing or wrong key; one with `Bearer` is wrong too."""
     key = _key(request)
     if not key or key.lower().startswith("bearer ") or not takes_key(request, key, "", keys):
         raise Problem(401, "invalid key")
@@ -178,7 +178,7 @@ def _refuse(name: str, why: str) -> Problem:
 
 
 def _shown(task: Task, now_s: float) -> dict[str, Any]:
-    """A task in a feed. Times are texts of Unix seconds."""
+    """A task in a feed. Times are strings of Unix seconds."""
     asked: DuomiAsked = task.asked
     state = task.state(now_s)
     word, number = task.word(now_s, STATES, ("error", "4"), (ODD, "9"))

@@ -1,4 +1,4 @@
-"""The store that the addresses of made files point at: no key, but a signature and an end; its words are S3's."""
+"""The store of generated files: URLs have a signature and an expiry instead of a key; errors are S3's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from elkapi.sandbox.routes import Provider, Route
 
 
 def take(request: Request) -> Answer:
-    """`POST /_files/uploads/{token}`: an upload that a provider has announced; nobody reads it again."""
+    """`POST /_files/uploads/{token}`: an upload announced by a provider; its content is discarded."""
     return Answer(204, (b"",))
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as S3 and those like it word it."""
+    """A problem in S3's error format."""
     code = problem.code or "InvalidRequest"
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -25,7 +25,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def _nobody(request: Request, keys: frozenset[str] | None) -> None:
-    """The address itself says that its caller may read it."""
+    """No key is needed: the URL is signed."""
 
 
 PROVIDER = Provider(

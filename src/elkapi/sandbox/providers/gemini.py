@@ -61,7 +61,7 @@ def stream(request: Request) -> Answer:
             for data, chunk in zip(encoded, found, strict=True)
         ]
         return stream_answer(frames, error=b"data: %s\r\n\r\n" % error, charge_at=said.charge)
-    # The comma goes with the element before it, so that an error may follow any of them.
+    # The comma is sent with the element before it, so that an error may follow any of them.
     frames = [Frame(b"[", "setup")]
     for data, chunk in zip(encoded, found, strict=True):
         closing = b"]" if chunk is found[-1] else b"\r\n,\r\n"
@@ -152,7 +152,7 @@ def retrieve_model(request: Request) -> Answer:
 _COUNTED = {"systemInstruction", "tools", "toolConfig", "generationConfig", "model"}
 _EMBED_FIELDS = {"model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"}
 
-# What a model can be asked, by verb: the same here and at Vertex.
+# The methods of a model, by verb: the same here and at Vertex.
 VERBS: tuple[tuple[str, Callable[[Request], Answer]], ...] = (
     ("generateContent", generate),
     ("streamGenerateContent", stream),
@@ -168,7 +168,7 @@ def api_key(request: Request) -> str | None:
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Google's own answers to a missing key (403) and a wrong one (400)."""
+    """Raise Problem for a missing key (403) or a wrong one (400), like Google."""
     key = api_key(request)
     if key is None:
         message = (
@@ -191,7 +191,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """The headers Google sends; no request id is among them, the body's `responseId` is one."""
+    """Add Google's headers, which have no request id; the body's `responseId` is one."""
     headers = {
         "server": "scaffolding on HTTPServer2",
         "server-timing": f"gfet4t7; dur={max(1, round(took_s * 1000))}",

@@ -1,4 +1,4 @@
-"""The Gemini models the sandbox knows: what each can do, its limits and prices; nothing of any protocol."""
+"""The sandbox's Gemini models: features, limits and prices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elkapi.sandbox.rates import Rate
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `signs_calls`: function calls must come back with their signature; `pictures`: it can draw."""
+    """One model. `signs_calls`: function calls must be returned with their signature; `pictures`: generates images."""
 
     rate: Rate
     thinks: bool
@@ -55,7 +55,7 @@ _NAME = re.compile(r"gemini-([1-9](?:\.[0-9])?)-(pro|flash-lite|flash)((?:-[a-z0
 
 
 def model_of(name: str) -> Model:
-    """Any Gemini name of the usual shape, previews and dated ones too. Raises Problem 404."""
+    """The model of any Gemini name in the usual format, including previews and dated ones. Raises Problem 404."""
     found = _NAME.fullmatch(name)
     if found is None:
         raise no_such_model(name)
@@ -109,7 +109,7 @@ def listed(name: str) -> dict[str, Any]:
 
 
 def no_such_model(name: str, method: str = "generateContent") -> Problem:
-    """The 404 of a model that is not served by this method."""
+    """The 404 for a model that does not support this method."""
     message = (
         f"models/{name} is not found for API version v1beta, or is not supported for {method}. Call ListModels to see "
         "the list of available models and their supported methods."

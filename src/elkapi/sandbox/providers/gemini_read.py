@@ -26,7 +26,7 @@ from elkapi.sandbox.talk import Ask, Call, Result, Tool, Turn
 STOPS_MAX = 5
 THOUGHT_TOKENS = 6
 SIGNED_CALL = "gemini function call"
-# Google's documented ways to say that a call comes from elsewhere and has no signature; its SDK sends them in base64.
+# Google's documented placeholders for calls without a signature; its SDK sends them in base64.
 _WORDS = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
 UNSIGNED = {*_WORDS, *(base64.b64encode(word.encode()).decode("ascii") for word in _WORDS)}
 BODY_FIELDS = {
@@ -46,7 +46,7 @@ TOOL_FIELDS = {
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A valid body. `shows_thinking`: thoughts are asked for; `pictures`/`texts`: what kinds of output are."""
+    """A valid body. `shows_thinking`: thoughts are requested; `pictures`/`texts`: the requested kinds of output."""
 
     ask: Ask
     shows_thinking: bool
@@ -67,7 +67,7 @@ def fields_of(value: object, path: str, known: set[str] | None = None) -> dict[s
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The body as an object. Raises Problem when it is none."""
+    """The body as an object. Raises Problem if it is not one."""
     try:
         value = msgspec.json.decode(body)
     except NOT_JSON:
@@ -142,7 +142,7 @@ def _system(value: object) -> str:
 
 
 def call_text(name: object, args: object) -> str:
-    """What the signature of a function call covers."""
+    """The text that the signature of a function call covers."""
     return json.dumps([name, args or {}], ensure_ascii=False, sort_keys=True)
 
 
@@ -161,7 +161,7 @@ def _turns(contents: object, model: Model) -> tuple[Turn, ...]:
         if not parts:
             raise invalid(f"* GenerateContentRequest.{path}.parts: contents.parts must not be empty.")
         if parsed and parsed[-1][0] == role == "model":
-            # Google's own chat helper keeps every chunk of a stream as a content of its own.
+            # Google's chat helper stores every chunk of a stream as a separate content.
             parsed[-1][1].extend(parts)
         else:
             parsed.append((role, parts))
@@ -177,7 +177,7 @@ def _parts(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
 
 
 def _check_calls(contents: list[tuple[str, list[dict[str, Any]]]], *, signed: bool) -> None:
-    """Function responses answer the calls just before them, one each; the calls of this turn carry their signature."""
+    """Check that each preceding call has one function response, and that calls of this turn have their signature."""
     current = max((index for index, (role, parts) in enumerate(contents) if _asks(role, parts)), default=-1)
     for index, (role, parts) in enumerate(contents):
         calls = [part for part in parts if "functionCall" in part]
@@ -274,7 +274,7 @@ def _result(value: object, where: str) -> Result:
 
 
 def _result_text(response: dict[str, Any]) -> str:
-    """What a tool answered: the text of its usual wrapping, or the whole object."""
+    """A tool's result: the text in its usual wrapping, or the whole object."""
     if len(response) == 1 and isinstance(text := next(iter(response.values())), str):
         return text
     return json.dumps(response, ensure_ascii=False, separators=(",", ":"))
@@ -296,12 +296,12 @@ def _tools(value: object) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
-# In the order of their numbers, which older clients write.
+# In the order of their enum numbers, which older clients send.
 _MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 
 
 def _choice(value: object, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
-    """The tools that may be called, and whether one must be."""
+    """The tools that may be called, and the tool choice."""
     outer = fields_of(value, "tool_config")
     config = fields_of(outer.get("functionCallingConfig"), "tool_config.function_calling_config")
     mode = config.get("mode") or "AUTO"
@@ -321,7 +321,7 @@ def _choice(value: object, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], s
 
 
 def _thinking(value: object, model: Model) -> tuple[int, bool]:
-    """How many tokens it thinks unasked (0: not at all) and whether thoughts are shown."""
+    """(default thinking tokens, 0 for none; whether thoughts are shown)."""
     known = {"includeThoughts", "thinkingBudget", "thinkingLevel"}
     config = fields_of(value, "generation_config.thinking_config", known)
     budget, level = config.get("thinkingBudget"), config.get("thinkingLevel")
@@ -342,7 +342,7 @@ def _thinking(value: object, model: Model) -> tuple[int, bool]:
 
 
 def _format(config: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
-    """The schema of the answer and whether it shall be JSON."""
+    """The schema of the answer and whether it must be JSON."""
     kind = config.get("responseMimeType") or "text/plain"
     if kind not in ("text/plain", "application/json", "text/x.enum"):
         raise invalid(f"* GenerateContentRequest.generation_config.response_mime_type: unsupported value {kind}")
