@@ -1,4 +1,4 @@
-"""Reading a MiniMax video request: models, lengths, resolutions and pictures, with its codes for what is wrong."""
+"""Reads a MiniMax video request: models, durations, resolutions and images, with its error codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HAILUO = ("MiniMax-Hailuo-2.3", "MiniMax-Hailuo-2.3-Fast", "MiniMax-Hailuo-02")
 OLD = ("T2V-01-Director", "T2V-01", "I2V-01-Director", "I2V-01-live", "I2V-01", "S2V-01", "video-01")
 VIDEO_MODELS = (*HAILUO, *OLD)
 SIZES = {"512P": (912, 512), "720P": (1280, 720), "768P": (1366, 768), "1080P": (1920, 1080)}
-# Nano-USD a video by model, resolution and seconds; the older models have one price.
+# Nano-USD per video by model, resolution and seconds; the older models have one price.
 PRICES = {
     ("MiniMax-Hailuo-2.3", "768P", 6): 280_000_000,
     ("MiniMax-Hailuo-2.3", "768P", 10): 560_000_000,
@@ -41,7 +41,7 @@ _DATA_URL = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,(.*)", re.DOTAL
 
 
 class MinimaxAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One video that is asked for, and its price."""
+    """One requested video and its price."""
 
     model: str
     seconds: int
@@ -52,7 +52,7 @@ class MinimaxAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 @strictly
 def read(body: bytes) -> MinimaxAsked:
-    """Read a body. Raises Problem with one of MiniMax's own codes."""
+    """Read a body. Raises Problem with one of MiniMax's codes."""
     given = object_of(body, _wrong)
     model = given.get("model")
     if model not in VIDEO_MODELS:
@@ -75,7 +75,7 @@ def read(body: bytes) -> MinimaxAsked:
 
 
 def invalid(why: str) -> Problem:
-    """A refusal for wrong parameters, which MiniMax sends with status 200 and a code inside."""
+    """The error for invalid parameters, which MiniMax sends with status 200 and a code in the body."""
     return Problem(200, f"invalid params, {why}", code=BAD_PARAMETERS)
 
 
@@ -114,7 +114,7 @@ def _pictures_checked(given: Mapping[str, Any], model: str, prompt: str) -> None
 
 
 def _picture_checked(picture: object, name: str) -> None:
-    """Refuse what is neither an address nor a data URL; a PNG with too short a side is refused too."""
+    """Raise Problem for what is neither a URL nor a data URL, and for a PNG with too short a side."""
     if not isinstance(picture, str):
         raise invalid(f"{name} must be a text")
     if is_address(picture):

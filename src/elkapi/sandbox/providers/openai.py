@@ -1,4 +1,4 @@
-"""OpenAI's own protocol: its routes, error bodies and headers, embeddings and models; text is in `openai_*` beside."""
+"""OpenAI's protocol: routes, error bodies and headers, embeddings and models; text generation is in `openai_*`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RATE_LIMIT_TOKENS = 10_000_000
 
 
 class Embedder(msgspec.Struct, frozen=True):
-    """One embedding model. `shortens`: whether it takes `dimensions`. `created` is Unix seconds."""
+    """One embedding model. `shortens`: whether it supports `dimensions`. `created` is in Unix seconds."""
 
     dimensions: int
     nano_usd_per_token: int
@@ -52,7 +52,7 @@ _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 def embeddings(request: Request) -> Answer:
-    """`POST /v1/embeddings`: one unit vector an item, and usage by the rule of `item_tokens`."""
+    """`POST /v1/embeddings`: one unit vector per item, and usage by `item_tokens`."""
     body = json_object(request.body)
     name = model_name(body)
     items = _items(body.get("input"))
@@ -182,7 +182,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """The headers OpenAI sends: request id, organisation, processing time, model and rate limits."""
+    """Add OpenAI's headers: request id, organisation, processing time, model and rate limits."""
     pairs = {
         "x-request-id": request.upstream_request_id,
         "openai-organization": request.header("openai-organization") or OWN_ACCOUNT,

@@ -22,7 +22,7 @@ from elkapi.sandbox.providers.openai_stored import metadata_of
 SHELF = "openai.batches"
 LINES_MAX = 50_000
 TAKES_S = 0.5
-# Up to which share of its time a batch is in which state.
+# (end as a share of the batch's time, state).
 STATES = ((0.2, "validating"), (0.8, "in_progress"), (1.0, "finalizing"))
 CANCELLING_S = 0.1
 EXPIRES_S = 24 * 3600
@@ -32,7 +32,7 @@ Handlers = Mapping[str, Callable[[Request], Answer]]
 
 
 class Batch(msgspec.Struct):
-    """One batch: what was asked, what its lines gave, and how far it got. `errors` are those of a refused input."""
+    """One batch: its request, the results of its lines, and its progress. `errors` are those of a refused input."""
 
     id: str
     asked: dict[str, Any]
@@ -45,7 +45,7 @@ class Batch(msgspec.Struct):
     billed: bool = False
 
     def status(self, now_s: float) -> str:
-        """The state it is in now."""
+        """The current state."""
         if self.cancelled_s is not None:
             return "cancelling" if now_s < self.cancelled_s + CANCELLING_S else "cancelled"
         past = (now_s - self.created_s) / TAKES_S
@@ -54,7 +54,7 @@ class Batch(msgspec.Struct):
 
 
 def routes(handlers: Handlers) -> tuple[tuple[str, str, Callable[[Request], Answer]], ...]:
-    """The batch routes over the handlers of the endpoints that a batch may name."""
+    """The batch routes, with the handlers of the endpoints that a batch may use."""
 
     def create(request: Request) -> Answer:
         return _create(request, handlers)
@@ -115,7 +115,7 @@ def _found(request: Request) -> Batch:
 
 
 def _answer_lines(batch: Batch, request: Request, content: bytes, handler: Callable[[Request], Answer]) -> None:
-    """Answer every line of the input, or note what is wrong with the input as a whole."""
+    """Answer every line of the input, or record the errors of the whole input."""
     lines = [line for line in content.split(b"\n") if line.strip()]
     seen: set[str] = set()
     if not 1 <= len(lines) <= LINES_MAX:
@@ -138,7 +138,7 @@ def _answer_lines(batch: Batch, request: Request, content: bytes, handler: Calla
 
 
 def _line(line: bytes, endpoint: str) -> dict[str, Any] | str:
-    """A line as an object, or what is wrong with it."""
+    """A line as an object, or its error."""
     try:
         item = msgspec.json.decode(line)
     except NOT_JSON:
@@ -230,7 +230,7 @@ def _shown(batch: Batch, request: Request) -> dict[str, Any]:
 
 
 def _file(batch: Batch, request: Request, kind: str, lines: list[bytes]) -> str | None:
-    """The file with these lines, kept when it is first shown; None when there are none."""
+    """The id of the file with these lines, stored when first shown; None without lines."""
     if not lines:
         return None
     file_id = f"file-{kind}-{batch.id[6:]}"

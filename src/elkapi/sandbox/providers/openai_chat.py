@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: a `Reply` written whole or as chunks; reading the body is `openai_read`'s."""
+"""OpenAI's chat completions: writes a `Reply` whole or as chunks; `openai_read` reads the body."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FINISHES: dict[Finish, str] = {
     "refusal": "stop",
     "filter": "content_filter",
 }
-# One fixed probability for every token: tests look at the shape, and at what is passed on.
+# One fixed probability for every token: tests check only the format and that it is passed on.
 LOGPROB = -0.125
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """One chat call being answered. `top_logprobs` is None when no log probabilities were asked for."""
+    """One chat call. `top_logprobs` is None if no log probabilities were requested."""
 
     request: Request
     model: str
@@ -109,7 +109,7 @@ def whole(chat: Chat) -> dict[str, Any]:
 
 
 def usage_body(request: Request, usage: Usage) -> dict[str, Any] | None:
-    """Usage as chat and completions show it; None when a fault leaves it out."""
+    """Usage in the format of chat and completions; None if a fault omits it."""
     shown = request.faults.shown_tokens(usage.input)
     if shown is None:
         return None
@@ -185,7 +185,7 @@ def tool_call(chat: Chat, choice: int, index: int, call: Call, text: str | None 
 
 
 def logprob(piece: str, likely_count: int) -> dict[str, Any]:
-    """The log probability of one token with so many likely ones, itself the first of them."""
+    """The log probability of one token with `likely_count` alternatives, itself the first of them."""
     likely = [(piece, LOGPROB), *((f"other{n}", LOGPROB * (n + 1)) for n in range(1, likely_count))]
     tokens = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in likely]
     return {**tokens[0], "top_logprobs": tokens[:likely_count]}
@@ -276,7 +276,7 @@ def _part(index: int, delta: dict[str, Any], finish: str | None, logprobs: objec
 
 
 def _chunk(chat: Chat, choice: dict[str, Any] | None, usage: dict[str, Any] | None) -> bytes:
-    """One chunk. `usage` is null in every chunk but the last when usage was asked for, and absent otherwise."""
+    """One chunk. If usage was requested, `usage` is null in every chunk but the last; otherwise it is absent."""
     chunk: dict[str, Any] = {
         "id": chat.id,
         "object": "chat.completion.chunk",

@@ -1,4 +1,4 @@
-"""OpenAI's legacy completions: prompts of text or tokens, several at once, whole or streamed."""
+"""OpenAI's legacy completions: one or more prompts of text or tokens, whole or streamed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FINISHES: dict[Finish, str] = {"length": "length", "filter": "content_filter"}
 
 
 class Completing(msgspec.Struct, frozen=True):
-    """One call: a text for every choice, in order, and what all of them count."""
+    """One call: the text of every choice, in order, and the total usage."""
 
     request: Request
     model: str
@@ -76,7 +76,7 @@ def _made(request: Request, body: Mapping[str, Any], model: str) -> Completing:
 
 
 def _prompts(value: object) -> list[str]:
-    """The prompts as texts; a tokenised one becomes its numbers, which count one token each."""
+    """The prompts as text; a tokenised one becomes its ids as words, which count one token each."""
     listed = value if isinstance(value, list) else [value]
     if listed and all(type(one) is int for one in listed):
         listed = [listed]
@@ -126,7 +126,7 @@ def _frames(made: Completing, *, include_usage: bool) -> Iterator[Frame]:
 
     for index, (text, reply) in enumerate(zip(made.texts, made.replies, strict=True)):
         offset, said = 0, pieces(text)
-        # An echoed prompt is said too, and counts nothing.
+        # An echoed prompt is part of the text, but does not count.
         echoed = len(said) - len(pieces(reply.text))
         for at, piece in enumerate(said):
             yield Frame(chunk(index, piece, offset, None), "content", int(at >= echoed))

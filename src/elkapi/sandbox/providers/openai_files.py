@@ -1,4 +1,4 @@
-"""OpenAI's files: uploaded, listed, read and deleted; batches read their input here and leave their output here."""
+"""OpenAI's files: upload, list, read and delete; also the input and output of batches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One file: what is shown of it and what it holds."""
+    """One file: its public object and its content."""
 
     shown: dict[str, Any]
     content: bytes
 
 
 def keep_file(store: Store, file_id: str, name: str, purpose: str, content: bytes, now_s: float) -> dict[str, Any]:
-    """Keep a file; returns what is shown of it."""
+    """Store a file; returns its public object."""
     shown = {
         "id": file_id,
         "object": "file",
@@ -55,7 +55,7 @@ def upload(request: Request) -> Answer:
 
 
 def list_files(request: Request) -> Answer:
-    """`GET /v1/files`, newest first; `purpose` picks some."""
+    """`GET /v1/files`, newest first; `purpose` filters."""
     purpose = request.query("purpose")
     kept = [kept.shown for kept in request.store.shelf(SHELF).all() if purpose in (None, kept.shown["purpose"])]
     return json_answer(page(request, kept, "desc"))

@@ -24,7 +24,7 @@ SEARCH_UNIT_DOCUMENTS = 100
 
 
 def moderate(request: Request) -> Answer:
-    """`POST /v1/moderations`, free: a text is flagged for every category whose name it holds."""
+    """`POST /v1/moderations`, free: a text is flagged for every category whose name it contains."""
     body = read.json_object(request.body)
     model = body.get("model") or MODERATION_MODEL
     given = body.get("input")
@@ -53,7 +53,7 @@ def _judged(text: str, kinds: list[str]) -> dict[str, Any]:
 
 
 def rerank(request: Request) -> Answer:
-    """`POST /v1/rerank` in Jina's form, billed by the tokens of the query and the documents."""
+    """`POST /v1/rerank` in Jina's format, billed by the tokens of the query and the documents."""
     body = read.json_object(request.body)
     model, results, tokens, _ = _ranked(body)
     answer: dict[str, Any] = {"id": "rerank-" + request.id_suffix, "object": "list", "model": model, "results": results}
@@ -64,7 +64,7 @@ def rerank(request: Request) -> Answer:
 
 
 def rerank_by_unit(request: Request) -> Answer:
-    """`POST /v2/rerank` in Cohere's form, billed by search units: each covers so many documents."""
+    """`POST /v2/rerank` in Cohere's format, billed by search units, each for a fixed number of documents."""
     body = read.json_object(request.body)
     model, results, _, documents = _ranked(body)
     units = -(-documents // SEARCH_UNIT_DOCUMENTS)
@@ -104,6 +104,6 @@ def _document(value: object) -> str:
 
 
 def _score(query: str, text: str) -> float:
-    """The share of the query's words that the text holds, pressed into 0.01 to 0.99."""
+    """The share of the query's words that the text contains, scaled to 0.01 to 0.99."""
     wanted, held = set(query.lower().split()), set(text.lower().split())
     return round(0.01 + 0.98 * len(wanted & held) / max(1, len(wanted)), 4)

@@ -1,4 +1,4 @@
-"""OpenAI's list pages: one page of items after a cursor, in the order asked for."""
+"""OpenAI's list pages: one page of items after a cursor, in the requested order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT_MAX = 100
 
 
 def page(request: Request, oldest_first: Sequence[dict[str, Any]], order: str) -> dict[str, Any]:
-    """The page that `after`, `limit` and `order` of the query ask for; `order` is the route's own default."""
+    """The page for the query's `after`, `limit` and `order`; the argument `order` is the route's default."""
     limit = request.query("limit") or str(LIMIT_DEFAULT)
     if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit) <= LIMIT_MAX:
         raise Problem(400, f"limit must be an integer from 1 to {LIMIT_MAX}.", param="limit")

@@ -1,4 +1,4 @@
-"""OpenAI's text models in the sandbox: which names it serves, what their tokens cost, how they think."""
+"""OpenAI's text models in the sandbox: names, token prices and reasoning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _rate(input_nano: int, output_nano: int, cached_nano: int) -> Rate:
     return Rate(input=input_nano, output=output_nano, cached=cached_nano, cache_write=input_nano)
 
 
-# Nano-USD a token: dollars a million tokens, times a thousand.
+# Nano-USD per token: US dollars per million tokens, times a thousand.
 TEXT_MODELS = {
     "gpt-5": _rate(1250, 10_000, 125),
     "gpt-5-mini": _rate(250, 2000, 25),
@@ -46,7 +46,7 @@ def shows_thinking(name: str) -> bool:
 
 
 def thinks_tokens(name: str, effort: object) -> int:
-    """How long a model thinks: by the effort asked for, and a reasoner also unasked."""
+    """The thinking tokens of a model: by the requested effort; reasoning models have a default."""
     if isinstance(effort, str):
         return THINKS_TOKENS[effort]
     return THINKS_TOKENS["medium"] if "reasoner" in name.lower() else 0

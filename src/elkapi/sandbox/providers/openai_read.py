@@ -61,7 +61,7 @@ def text_model(body: Mapping[str, Any]) -> str:
 
 
 def whole(body: Mapping[str, Any], name: str, low: int, high: int, default: int | None = None) -> int | None:
-    """A whole number from the body, None or the default when it is absent or null."""
+    """An integer from the body; the default if it is absent or null."""
     value = body.get(name)
     if value is None:
         return default
@@ -90,7 +90,7 @@ def number_checked(body: Mapping[str, Any], name: str, low: float, high: float) 
 
 
 def effort_checked(value: object, param: str) -> str | None:
-    """A reasoning effort, None when it is not given."""
+    """A reasoning effort, None if absent."""
     if value is not None and (not isinstance(value, str) or value not in THINKS_TOKENS):
         raise invalid(f"{param} must be one of {', '.join(THINKS_TOKENS)}.", param)
     return value
@@ -106,7 +106,7 @@ def stops(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def include_usage(body: Mapping[str, Any], *, streams: bool) -> bool:
-    """Whether a stream shall end with its usage; options of a stream are refused where there is none."""
+    """Whether a stream must end with its usage; stream options are refused without a stream."""
     options = body.get("stream_options")
     if options is None:
         return False
@@ -117,7 +117,7 @@ def include_usage(body: Mapping[str, Any], *, streams: bool) -> bool:
 
 
 def sampling_checked(body: Mapping[str, Any]) -> None:
-    """Refuse sampling settings outside their bounds; they do not change what a sandbox says."""
+    """Refuse sampling settings outside their bounds; they have no other effect in the sandbox."""
     for name, low, high in (
         ("temperature", 0, 2),
         ("top_p", 0, 1),
@@ -128,7 +128,7 @@ def sampling_checked(body: Mapping[str, Any]) -> None:
 
 
 def image_source(url: object, param: str) -> str:
-    """What an image part shows: its URL, or the type and size of a data URL. Raises Problem for anything else."""
+    """The name of an image part: its URL, or the type and size of a data URL. Raises Problem for anything else."""
     if is_address(url):
         return url
     head, comma, data = (url if isinstance(url, str) else "").partition(",")
@@ -139,7 +139,7 @@ def image_source(url: object, param: str) -> str:
 
 
 def decoded_bytes(data: object, param: str) -> int:
-    """How many bytes some base64 holds. Raises Problem when it is none."""
+    """The decoded size of base64 data in bytes. Raises Problem if it is invalid."""
     content = decoded_base64(data)
     if content is None:
         raise invalid("This part holds no valid base64.", param)
@@ -213,7 +213,7 @@ def chat_ask(body: Mapping[str, Any], name: str) -> Ask:
 
 
 def chat_turns(messages: object) -> tuple[str, tuple[Turn, ...]]:
-    """The system text and the turns. Every tool call must be answered before anyone speaks again, as OpenAI has it."""
+    """The system text and the turns. As with OpenAI, every tool call must be answered before the next message."""
     if not isinstance(messages, list) or not messages:
         raise invalid("messages must be a non-empty array.", "messages")
     system: list[str] = []
@@ -280,7 +280,7 @@ def chat_tools(value: object) -> tuple[Tool, ...]:
 
 
 def has_functions(body: Mapping[str, Any]) -> bool:
-    """Whether a chat uses `functions`, the older form of tools: one call at a time, in a field of its own."""
+    """Whether a chat uses `functions`, the older form of tools: one call at a time, in a separate field."""
     return bool(body.get("functions")) and not body.get("tools")
 
 

@@ -1,4 +1,4 @@
-"""Reading a Responses body: input items, flat tools and stored history as a neutral `Ask`."""
+"""Reads a Responses body: input items, flat tools and stored history as a neutral `Ask`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUILT_IN_TOOLS = frozenset(
         "programmatic_tool_calling", "namespace",
     )
 )  # fmt: skip
-# Items that clients send back as they got them, and that say nothing to a model of the sandbox.
+# Items that clients return unchanged and that the sandbox's models ignore.
 SILENT_ITEMS = frozenset(
     (
         "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call",
@@ -40,19 +40,19 @@ Finder = Callable[[str], dict[str, Any] | None]
 
 
 class History(msgspec.Struct):
-    """What was said so far: the turns, and the tool calls by id that nothing has answered yet."""
+    """The conversation so far: the turns, and the unanswered tool calls by id."""
 
     turns: list[Turn] = []
     waiting: dict[str, str] = {}
 
 
 def sealed(text: str) -> str:
-    """Text as the opaque content a caller hands back unchanged."""
+    """Text as opaque content that a caller returns unchanged."""
     return base64.b64encode(SEAL + text.encode()).decode("ascii")
 
 
 def unsealed(value: object, param: str) -> str:
-    """The text of sealed content. Raises Problem 400 when it is not ours."""
+    """The text of sealed content. Raises Problem 400 if it is not ours."""
     try:
         opened = base64.b64decode(value if isinstance(value, str) else "!", validate=True)
     except (binascii.Error, ValueError):

@@ -1,6 +1,6 @@
-"""Writing a Responses answer: output items and the response object, and the event stream derived from them.
+"""Writes a Responses answer: output items and the response object, and the event stream derived from them.
 
-The events are made from the finished items, so a stream can say nothing else than the whole answer does.
+The events are made from the finished items, so a stream always agrees with the whole answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from elkapi.sandbox.providers.openai_models import rate_of, shows_thinking
 from elkapi.sandbox.providers.openai_response_read import sealed
 from elkapi.sandbox.talk import Call, Refusal, Reply, Text, Thinking, Usage, part_tokens, pieces
 
-# Fields of the request that the response repeats, with what it says when they were not sent.
+# Fields of the request that the response repeats, with their defaults.
 ECHOED: dict[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -54,7 +54,7 @@ class Responding(msgspec.Struct, frozen=True):
 
     @property
     def suffix(self) -> str:
-        """What all ids of this response end with."""
+        """The suffix of all ids of this response."""
         return self.request.id_suffix
 
     def charge_at(self, output_tokens: int) -> Charge:
@@ -63,7 +63,7 @@ class Responding(msgspec.Struct, frozen=True):
 
 
 def usage_body(request: Request, usage: Usage) -> dict[str, Any] | None:
-    """Usage in the names of the Responses API; None when a fault leaves it out."""
+    """Usage in the format of the Responses API; None if a fault omits it."""
     shown = request.faults.shown_tokens(usage.input)
     if shown is None:
         return None
@@ -77,7 +77,7 @@ def usage_body(request: Request, usage: Usage) -> dict[str, Any] | None:
 
 
 def finished(made: Responding) -> dict[str, Any]:
-    """The response object at its end: completed, or incomplete."""
+    """The final response object: completed, or incomplete."""
     reason = INCOMPLETE.get(made.reply.finish)
     return {
         **unfinished(made, "incomplete" if reason else "completed"),

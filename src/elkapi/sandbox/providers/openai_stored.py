@@ -1,4 +1,4 @@
-"""OpenAI's stored chat completions: kept by `store: true`, then listed, read, changed and deleted; all of it free."""
+"""OpenAI's stored chat completions: stored with `store: true`, then listed, read, changed and deleted, all free."""
 
 from __future__ import annotations
 
