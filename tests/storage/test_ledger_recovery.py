@@ -521,6 +521,7 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
         pages = [unknown_calls(connection, limit=1, after=call.request_id) for call in listed]
     assert pages == [[call] for call in listed[1:]] + [[]], "each of them on one page, the oldest first"
     assert not wrong.ok
+    assert all("nano" in line.text() for line in wrong.unexplained)
     assert {line.request_id for line in wrong.unexplained} == {
         order.request_id for order in (charged, lost, over, retried, broken, ghost)
     }

@@ -250,6 +250,11 @@ class BillLine(msgspec.Struct, frozen=True):
     loss_nano: int
     why: str
 
+    def text(self) -> str:
+        """One line, in nano-USD."""
+        parts = f"bill {self.bill_nano}, charged {self.charged_nano}, lost {self.loss_nano} nano"
+        return f"{request_id_text(self.request_id)}: {parts}: {self.why}"
+
 
 class ReconcileReport(msgspec.Struct):
     """If `unexplained` is empty, bill = charged + loss + unknown; `unknown` lists every call of that part."""
