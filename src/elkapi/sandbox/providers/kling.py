@@ -1,6 +1,6 @@
-"""Kling: tasks of videos and pictures below `/v1/{kind}/{action}`, its envelope and codes, tokens signed by callers.
+"""Kling: video and image tasks under `/v1/{kind}/{action}`, its envelope and error codes, and caller-signed tokens.
 
-A task is billed by its price once it has succeeded.
+A task is billed its price once it has succeeded.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ VIDEOS = "kling.videos"
 SESSIONS = "kling.sessions"
 FACE_ID = "0"
 ACCESS_KEY, SECRET_KEY = "AKSANDBOX", "sandbox-secret"
-# A key of this shape is one for another gateway, which takes it as it is.
+# Keys of resellers, which are used as they are instead of signing tokens.
 PLAIN_PREFIX = "sk-"
 ID_FIRST = 800_000_000_000_000_000
 PAGE_DEFAULT, PAGE_MAX = 30, 500
 EXTENDABLE = ("kling-v1", "kling-v1-5", "kling-v1-6", "kling-video-extend")
 EXTENDED_MS = 4_500
-# How long a video from elsewhere is taken to be: nobody fetches it.
+# The assumed length of an external video, which is never fetched.
 STRANGE_MS = 5_000
 STATUSES = {"queued": "submitted", "running": "processing", "succeeded": "succeed"}
 MESSAGES = {"moderated": "Failure to pass the risk control system", "failed": "Internal error, please try again"}
 CODES = {
     400: 1200, 401: 1000, 402: 1101, 403: 1103, 404: 1203, 405: 1202, 429: 1302, 500: 5000, 503: 5001, 504: 5002,
 }  # fmt: skip
-# What a code says where it is asked for inside a success, as resellers pass it on.
+# Messages of the codes that a test can request inside a success reply, as resellers pass them on.
 WORDS = {
     "1102": "Account balance not enough",
     "1301": "The prompt failed the content safety check",
@@ -64,14 +64,14 @@ OPERATIONS: dict[str, Callable[[kling_read.Fields], KlingAsked]] = {
 
 
 class Session(msgspec.Struct, frozen=True):
-    """The faces that were found in a video: whose session it is, and the task that made the video, when it was one."""
+    """The faces found in a video: the session's owner, and the task that made the video, if any."""
 
     owner: str
     parent: Task | None
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What is kept of a submit: under which path it was made, and the task of the video it starts from."""
+    """What is stored of a submit: its path, its parsed body, and the task of its source video."""
 
     action: str
     asked: KlingAsked
@@ -106,7 +106,7 @@ def submit(request: Request) -> Answer:
 
 
 def identify_face(request: Request) -> Answer:
-    """`POST /v1/videos/identify-face`: at once, the one face of a video and the session in which it can be chosen."""
+    """`POST /v1/videos/identify-face`: synchronous; one face, and the session in which it can be chosen."""
     parent = _parent(request, kling_read.read(request.body, kling_read.faces))
     session_id = request.id_suffix
     request.store.shelf(SESSIONS).put(session_id, Session(_key(request), parent))
@@ -118,7 +118,7 @@ def identify_face(request: Request) -> Answer:
 
 
 def query(request: Request) -> Answer:
-    """`GET /v1/{kind}/{action}/{id}`, by Kling's id or by the caller's own."""
+    """`GET /v1/{kind}/{action}/{id}`, by Kling's id or by the caller's `external_task_id`."""
     action, _, task_id = request.path.partition("/v1/")[2].rpartition("/")
     task = tasks.find(request, SHELF, task_id, _key(request)) or _by_external_id(request, task_id)
     if task is None or task.asked.action != action:
@@ -127,7 +127,7 @@ def query(request: Request) -> Answer:
 
 
 def list_tasks(request: Request) -> Answer:
-    """`GET /v1/{kind}/{action}`, newest first, by page."""
+    """`GET /v1/{kind}/{action}`: one page, newest first."""
     action = request.path.partition("/v1/")[2]
     number, size = _page(request, "pageNum", 1, 1_000), _page(request, "pageSize", PAGE_DEFAULT, PAGE_MAX)
     kept = [task for task in reversed(tasks.owned(request, SHELF, _key(request))) if task.asked.action == action]
@@ -141,7 +141,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """Kling's headers, and its request's id inside an error, which is worded without knowing it."""
+    """Add Kling's headers, and the request's id to an error, which `refusal` writes without knowing it."""
     if answer.media_type == "application/json":
         named = b'"request_id":"%b"' % request.upstream_request_id.encode()
         body = b"".join(answer.pieces).replace(b'"request_id":""', named)
@@ -150,9 +150,9 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Raise Problem 401 unless the bearer is a plain key, or a token its caller has signed for now.
+    """Raise Problem 401 unless the bearer is a valid plain key or a valid token signed by the caller.
 
-    Among `keys` a pair is written `ACCESS|SECRET`; without them the sandbox's own pair is taken.
+    In `keys` a pair is written `ACCESS|SECRET`; without `keys` only the sandbox's own pair is valid.
     """
     given = bearer_key(request)
     if given is None:
@@ -175,13 +175,13 @@ def check(request: Request, keys: frozenset[str] | None) -> None:
 
 
 def _claims(token: str, keys: frozenset[str] | None) -> dict[str, Any] | None:
-    """What a token says, when its signature (HS256) is that of the secret of its issuer."""
+    """The claims of a token if its HS256 signature matches its issuer's secret, otherwise None."""
     head, _, rest = token.partition(".")
     payload, _, signature = rest.partition(".")
     try:
         header, claims = (msgspec.json.decode(_decoded(part)) for part in (head, payload))
         given = _decoded(signature)
-    except (binascii.Error, ValueError):  # A token that cannot be decoded is an invalid one.
+    except (binascii.Error, ValueError):  # A token that cannot be decoded is invalid.
         return None
     if not isinstance(header, dict) or not isinstance(claims, dict) or header.get("alg") != "HS256":
         return None
@@ -198,7 +198,7 @@ def _decoded(part: str) -> bytes:
 
 
 def _shown(task: Task, now_s: float) -> dict[str, Any]:
-    """A task as Kling shows it, to a reader and to a callback address. Times are milliseconds."""
+    """A task in Kling's format, for queries and callbacks. Times are in milliseconds."""
     kept: Kept = task.asked
     state = task.state(now_s)
     information: dict[str, Any] = {"external_task_id": kept.asked.external_id} if kept.asked.external_id else {}
@@ -236,7 +236,7 @@ def _video_id(task: Task) -> str:
 
 
 def _parent(request: Request, asked: KlingAsked) -> Task | None:
-    """The finished video that a task starts from. Raises Problem when there is none, or it is of a newer model."""
+    """The finished source video of a task. Raises Problem if it does not exist or its model cannot be extended."""
     if asked.session is not None:
         session = request.store.shelf(SESSIONS).get(asked.session)
         if session is None or session.owner != _key(request):
@@ -271,13 +271,13 @@ def _good(request: Request, data: object) -> Answer:
 
 
 def _key(request: Request) -> str:
-    """Whose a request is: the issuer of its token, which is signed anew every time, or the plain key."""
+    """The owner of a request: the plain key, or the issuer of its token, since each token is signed anew."""
     given = bearer_key(request) or ""
     if given.startswith(PLAIN_PREFIX):
         return given
     try:
         claims = msgspec.json.decode(_decoded(given.split(".")[1]))
-    except (binascii.Error, ValueError, LookupError):  # `check` has refused it already.
+    except (binascii.Error, ValueError, LookupError):  # `check` has already refused it.
         return ""
     return str(claims.get("iss")) if isinstance(claims, dict) else ""
 

@@ -1,4 +1,4 @@
-"""Reading Kling's requests: videos, pictures, extensions, lip-sync, effects and try-on, with its prices."""
+"""Reads Kling's requests: videos, images, extensions, lip-sync, effects and try-on, with their prices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT_CHARS_MAX = 120
 IMAGES_MAX = 9
 RATIOS = {"16:9": (1280, 720), "9:16": (720, 1280), "1:1": (960, 960)}
 IMAGE_RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
-# Nano-USD of five seconds by model, in `std` and in `pro`.
+# Nano-USD per five seconds by model, for `std` and for `pro`.
 RATES = {
     "kling-v1": (140_000_000, 490_000_000),
     "kling-v1-5": (280_000_000, 490_000_000),
@@ -46,9 +46,9 @@ Fields = Mapping[str, Any]
 
 
 class KlingAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One task that is asked for. `images` is how many pictures it makes, 0 for a video. `parent`: a video's id.
+    """One requested task. `images` is the number of images, 0 for a video; `parent` is a source video's id.
 
-    `session` is that of the faces that were found in a video.
+    `session` is the id of an identify-face session.
     """
 
     model: str
@@ -106,7 +106,7 @@ def extension(given: Fields) -> KlingAsked:
 
 
 def lip_sync(given: Fields) -> KlingAsked:
-    """`videos/lip-sync`: everything is inside `input`."""
+    """`videos/lip-sync`: all fields are inside `input`."""
     inner = _inside(given)
     if ("video_id" in inner) == ("video_url" in inner):
         raise invalid("one of video_id and video_url is needed")
@@ -152,7 +152,7 @@ def faces(given: Fields) -> KlingAsked:
 
 
 def effects(given: Fields) -> KlingAsked:
-    """`videos/effects`: of one picture, or of two people."""
+    """`videos/effects`: one image, or two for a scene with a pair."""
     scene = _word(given, "effect_scene", (*SINGLE_SCENES, *PAIR_SCENES), None)
     inner = _inside(given)
     pictures = inner.get("images") if scene in PAIR_SCENES else [inner.get("image")]
@@ -205,12 +205,12 @@ def try_on(given: Fields) -> KlingAsked:
 
 
 def invalid(why: str) -> Problem:
-    """A refusal for wrong parameters: HTTP 400, code 1201."""
+    """The error for invalid parameters: HTTP 400, code 1201."""
     return Problem(400, why, code="1201")
 
 
 def _video(given: Fields) -> KlingAsked:
-    """What both ways to a video have in common. A body with `model` alone means the default model."""
+    """The fields that text2video and image2video share. The model is in `model_name`; `model` is ignored."""
     model = given.get("model_name", "kling-v1")
     if model not in RATES:
         raise Problem(404, f"model {model} is not found", code="1203")
@@ -281,6 +281,6 @@ def _count(given: Fields) -> int:
 
 
 def _picture(picture: object, name: str) -> None:
-    """Refuse what is neither an address nor plain base64; Kling takes no `data:` before it."""
+    """Raise Problem for what is neither a URL nor plain base64; Kling accepts no data URLs."""
     if not is_address(picture) and not decoded_base64(picture):
         raise invalid(f"{name} is neither an address nor valid base64")

@@ -1,6 +1,6 @@
-"""Luma's Dream Machine: generations of videos and pictures, what can be made of them, and calls back at each change.
+"""Luma's Dream Machine: generations of videos and images, edits of them, and a callback at each state change.
 
-A generation is billed once it is completed: a video by model, length and size, a picture by its model.
+A generation is billed once it is completed: a video by model, length and resolution, an image by model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROMPT_CHARS_MAX = 5_000
 LIMIT_DEFAULT, LIMIT_MAX = 100, 100
 HEIGHTS = {"540p": 540, "720p": 720, "1080p": 1080, "4k": 2160}
 RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")
-# Nano-USD of five seconds in 720p.
+# Nano-USD per five seconds at 720p.
 RATES = {"ray-1-6": 320_000_000, "ray-2": 710_000_000, "ray-flash-2": 240_000_000}
 PICTURES = {"photon-1": 15_000_000, "photon-flash-1": 2_000_000}
 UPSCALE_NANO_USD, AUDIO_NANO_USD = 400_000_000, 100_000_000
@@ -37,7 +37,7 @@ CONCEPTS = ("dolly_zoom", "handheld", "orbit_left")
 
 
 class LumaAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation that is asked for. `echo` is what its `request` echoes."""
+    """One requested generation. `echo` is returned as its `request`."""
 
     model: str
     nano_usd: int
@@ -60,7 +60,7 @@ def create_video(request: Request) -> Answer:
 
 
 def create_image(request: Request) -> Answer:
-    """`POST generations/image`; with `sync` the answer is the finished generation, which it is at once."""
+    """`POST generations/image`; with `sync` the answer is the finished generation, without a wait."""
     return _started(request, _image(request.body))
 
 
@@ -130,7 +130,7 @@ def ping(request: Request) -> Answer:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as Luma words it."""
+    """A problem in Luma's format."""
     return json_answer({"detail": problem.message}, status=problem.status)
 
 
@@ -197,7 +197,7 @@ def _image(body: bytes) -> LumaAsked:
 
 @strictly
 def _of_media(body: bytes, kind: str, models: tuple[str, ...]) -> LumaAsked:
-    """What is made anew of a picture or a video that lies somewhere."""
+    """A generation from an image or video at a URL: reframed or modified."""
     given = bodies.object_of(body, _refuse)
     bodies.word(given, "generation_type", (kind,), None, _refuse)
     model = bodies.word(given, "model", models, None, _refuse)
@@ -226,7 +226,7 @@ def _of_media(body: bytes, kind: str, models: tuple[str, ...]) -> LumaAsked:
 
 @strictly
 def _after(body: bytes, source: LumaAsked, kind: str, nano_usd: int) -> LumaAsked:
-    """What is made of a video of ours."""
+    """A generation from one of the sandbox's own videos: upscaled, or with audio added."""
     given = bodies.object_of(body or b"{}", _refuse)
     bodies.word(given, "generation_type", (kind,), kind, _refuse)
     height = source.height
@@ -245,7 +245,7 @@ def _after(body: bytes, source: LumaAsked, kind: str, nano_usd: int) -> LumaAske
 
 
 def _sync(given: Mapping[str, Any]) -> bool:
-    """Whether the answer is to wait for the picture; `sync_timeout` is in seconds."""
+    """Whether the answer waits for the image; `sync_timeout` is in seconds."""
     sync, timeout_s = given.get("sync", False), given.get("sync_timeout", 0)
     if not isinstance(sync, bool):
         raise _refuse("sync", "must be a boolean")
@@ -259,7 +259,7 @@ def _callback(given: Mapping[str, Any]) -> str | None:
 
 
 def _size(ratio: str, height: int) -> tuple[int, int]:
-    """A picture of this ratio whose shorter side is about `height`."""
+    """(width, height) of this ratio, with the shorter side `height`."""
     across, down = map(int, ratio.split(":"))
     if across >= down:
         return round(height * across / down / 2) * 2, height
@@ -282,7 +282,7 @@ def _started(request: Request, asked: LumaAsked) -> Answer:
         callback=None if asked.callback_url is None else Callback(asked.callback_url, _shown),
     )
     if asked.sync:
-        # Nobody waits in a sandbox: it is done at once; one that was told to take its time has run into the timeout.
+        # The sandbox never waits: the task is done at once, or, if a fault delays it, counts as having hit the timeout.
         task.queued_s = request.faults.task_queued_s or 0.0
         task.runs_s = request.faults.task_takes_s or 0.0
     return json_answer(_shown(task, request.now_s), status=201)

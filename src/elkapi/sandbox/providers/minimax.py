@@ -1,4 +1,4 @@
-"""MiniMax: videos that end as files, answers of status 200 with a code of their own inside, and its callback protocol.
+"""MiniMax: videos that are fetched as files, errors as a code inside a 200 reply, and its callback protocol.
 
 A video is billed once it has succeeded.
 """
@@ -19,13 +19,13 @@ from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.tasks import ODD, VIDEO_TYPE, Callback, Film, Task
 
 SHELF = "minimax.tasks"
-# Ids are whole numbers of so many digits; the file of a task has the number after it.
+# Ids are 15-digit integers; a task's file id is its task id plus 1.
 ID_FIRST = 400_000_000_000_000
 ID_STEP = 10
 PREPARING_SHARE = 0.5
 OUTPUT_REFUSED = "1027"
 UNKNOWN = "1000"
-# What a code says; those of HTTP statuses are for asked faults, which keep their status.
+# Messages by code. Only errors requested as faults keep an HTTP status; `CODES` has the code of each.
 WORDS = {
     "0": "success",
     "1000": "unknown error",
@@ -46,7 +46,7 @@ GOOD = {"status_code": 0, "status_msg": "success"}
 def generate(request: Request) -> Answer:
     """`POST /v1/video_generation`."""
     asked = minimax_read.read(request.body)
-    # Digits that no other task of this sandbox has: the random bits of the request's own id.
+    # Unique in this sandbox: from the random bits of the request's id.
     number = ID_FIRST + int(request.upstream_request_id[-12:], 16) // ID_STEP * ID_STEP
     charge = Charge(asked.model, 0, asked.nano_usd)
     width_px, height_px = SIZES[asked.resolution]
@@ -70,7 +70,7 @@ def query(request: Request) -> Answer:
 
 
 def retrieve_file(request: Request) -> Answer:
-    """`GET /v1/files/retrieve?file_id=`: where the file can be had for some hours."""
+    """`GET /v1/files/retrieve?file_id=`: the file's metadata and a temporary download URL."""
     task = _made(request)
     file = {
         "file_id": int(_file_id(task)),
@@ -84,7 +84,7 @@ def retrieve_file(request: Request) -> Answer:
 
 
 def retrieve_content(request: Request) -> Answer:
-    """`GET /v1/files/retrieve_content?file_id=`: the bytes themselves."""
+    """`GET /v1/files/retrieve_content?file_id=`: the file's bytes."""
     task = _made(request)
     if task.is_lost(request.now_s):
         raise invalid("file_id not exist")
@@ -92,7 +92,7 @@ def retrieve_content(request: Request) -> Answer:
 
 
 def shown(task: Task, now_s: float) -> dict[str, Any]:
-    """A task as MiniMax shows it; the failure is in `base_resp` too."""
+    """A task in MiniMax's format; a failure is also in `base_resp`."""
     state = task.state(now_s)
     body: dict[str, Any] = {"task_id": task.id, "status": _status(task, now_s), "base_resp": GOOD}
     if state == "succeeded":
@@ -106,19 +106,19 @@ def shown(task: Task, now_s: float) -> dict[str, Any]:
 
 
 def base_resp(code: str, message: str | None = None) -> dict[str, Any]:
-    """The part of every answer that tells how it went."""
+    """The `base_resp` of every answer: its code and message."""
     return {"status_code": int(code), "status_msg": message or WORDS.get(code, "unknown error")}
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as a `base_resp`. Those of MiniMax's own carry their code and have status 200."""
+    """A problem as a `base_resp`. MiniMax's own errors have a numeric code and status 200."""
     usual = CODES.get(problem.status, "2013" if 400 <= problem.status < 500 else UNKNOWN)
     code = problem.code if problem.code is not None and problem.code.isdecimal() else usual
     return json_answer({"base_resp": base_resp(code, problem.message)}, status=problem.status)
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Raise Problem, with status 200 as every refusal, for a missing or a wrong key."""
+    """Raise Problem (status 200, like every error) for a missing or invalid key."""
     key = bearer_key(request)
     if key is None:
         raise Problem(200, WORDS["1004"], code="1004")
@@ -127,7 +127,7 @@ def check(request: Request, keys: frozenset[str] | None) -> None:
 
 
 def _callback(url: str, secret: str) -> Callback:
-    """An address that must give back a challenge before the task begins; then it is told in small letters."""
+    """A callback URL, which must echo a challenge before the task begins; statuses are sent to it in lower case."""
     challenge = msgspec.json.encode({"challenge": secret[:16]})
     return Callback(url, _told, challenge, invalid("callback_url does not answer the challenge"))
 
@@ -147,7 +147,7 @@ def _status(task: Task, now_s: float) -> str:
 
 
 def _made(request: Request) -> Task:
-    """The task whose file is asked for, once it is there."""
+    """The task of the requested file. Raises Problem unless it has succeeded."""
     file_id = request.query("file_id") or ""
     task_id = str(int(file_id) - 1) if file_id.isdecimal() and len(file_id) < 20 else ""
     task = tasks.find(request, SHELF, task_id)

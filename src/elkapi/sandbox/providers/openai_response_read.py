@@ -15,7 +15,7 @@ from elkapi.sandbox.providers.openai_models import thinks_tokens
 from elkapi.sandbox.talk import Ask, Call, Result, Tool, Turn
 
 SEAL = b"sandbox sealed: "
-"""What encrypted content begins with before it is encoded; content that does not is refused, as a forged one is."""
+"""Prefix of encrypted content before encoding; content without it is refused as forged."""
 
 BUILT_IN_TOOLS = frozenset(
     (
@@ -147,7 +147,7 @@ def _add_message(history: History, item: dict[str, Any], at: str) -> None:
         raise read.invalid(f"Invalid role {role!r}.", f"{at}.role")
     content = _content(item.get("content"), f"{at}.content")
     if role in ("system", "developer"):
-        # It counts as input and asks nothing: said by the side that is not asked.
+        # It counts as input but must not become the question, so it is an assistant turn.
         history.turns.append(Turn("assistant", content.text))
     else:
         history.turns.append(content.turn("user" if role == "user" else "assistant"))

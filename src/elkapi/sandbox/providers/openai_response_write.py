@@ -58,7 +58,7 @@ class Responding(msgspec.Struct, frozen=True):
         return self.request.id_suffix
 
     def charge_at(self, output_tokens: int) -> Charge:
-        """The charge with so many output tokens."""
+        """The charge if `output_tokens` were produced."""
         return rate_of(self.model).charge(self.model, self.reply.usage, output_tokens)
 
 
@@ -114,7 +114,7 @@ def unfinished(made: Responding, status: str) -> dict[str, Any]:
 
 
 def output(made: Responding) -> list[dict[str, Any]]:
-    """The output items in order: reasoning, messages and calls. What was cut is incomplete."""
+    """The output items in order: reasoning, messages and calls. The last of a cut reply is incomplete."""
     items: list[dict[str, Any]] = []
     for kind, group in itertools.groupby(made.reply.parts, key=_item_kind):
         parts = list(group)
@@ -185,21 +185,21 @@ def events(made: Responding) -> list[Event]:
             hidden = 0 if tokens else hidden
         if item["type"] == "reasoning":
             tokens = next(thoughts)
-            # A thought that is not shown counts with the first content after it.
+            # The tokens of hidden reasoning count with the first content after it.
             hidden += 0 if item["summary"] or item.get("content") else tokens
     steps.append(({"type": f"response.{last['status']}", "response": last}, "terminal", hidden))
     return [({**event, "sequence_number": at}, mark, tokens) for at, (event, mark, tokens) in enumerate(steps)]
 
 
 def frame(event: Event) -> Frame:
-    """One event with its name line."""
+    """One event as an SSE frame."""
     body, mark, tokens = event
     data = b"event: %s\ndata: %s\n\n" % (body["type"].encode("ascii"), msgspec.json.encode(body))
     return Frame(data, mark, tokens)
 
 
 def error_frame(request: Request) -> bytes:
-    """The `error` event, whose fields are flat."""
+    """The `error` event; its fields are not nested."""
     body = {
         "type": "error",
         "code": request.faults.code or "server_error",
@@ -237,7 +237,7 @@ def _item_events(item: dict[str, Any], index: int) -> Iterator[tuple[dict[str, A
 def _summary_events(
     part: dict[str, Any], inside: dict[str, Any], *, counts: bool
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """The events of one summary; its tokens count unless the thought itself is shown too."""
+    """The events of one summary; its tokens count unless the reasoning text is shown too."""
     kind = "response.reasoning_summary_text"
     yield {"type": "response.reasoning_summary_part.added", **inside, "part": {**part, "text": ""}}, 0
     for piece in pieces(part["text"]):

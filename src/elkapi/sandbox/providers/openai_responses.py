@@ -1,7 +1,7 @@
-"""OpenAI's Responses routes: create, read again, stream again, cancel, delete, compact and count; with their memory.
+"""OpenAI's Responses routes: create, retrieve, replay, cancel, delete, compact and count, with stored responses.
 
-A background response is queued for the first fifth of the time it takes ([[takes: 2s]]) and in progress for the rest;
-it is billed with the first answer that shows it finished, and never when it was cancelled before.
+A background response is queued for the first fifth of its duration ([[takes: 2s]]) and in progress for the rest; it
+is billed with the first answer that shows it finished, and not at all if cancelled before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUEUED_SHARE = 0.2
 
 
 class Kept(msgspec.Struct):
-    """One stored response. `takes_s` is 0 unless it runs in the background; `owed` is what is still to be billed."""
+    """One stored response. `takes_s` is 0 unless it runs in the background; `owed` is not yet billed."""
 
     made: Responding
     final: dict[str, Any]
@@ -41,7 +41,7 @@ class Kept(msgspec.Struct):
     cancelled: bool = False
 
     def shown(self, now_s: float) -> dict[str, Any]:
-        """The response object as it stands now."""
+        """The response object at `now_s`."""
         if self.cancelled:
             return write.unfinished(self.made, "cancelled")
         past_s = now_s - self.created_s
@@ -76,7 +76,7 @@ def create(request: Request) -> Answer:
     if stores:
         request.store.shelf(SHELF).put(made.id, kept, len(request.body) + len(msgspec.json.encode(final)))
     if streams:
-        # What runs in the background goes on when the caller leaves, and is billed whole.
+        # A background response continues when the caller leaves, and is billed in full.
         at: Callable[[int], Charge] = (lambda tokens: full) if background else made.charge_at
         frames = [write.frame(event) for event in write.events(made)]
         return stream_answer(frames, error=write.error_frame(request), charge_at=at, charge=full)
@@ -87,9 +87,9 @@ def create(request: Request) -> Answer:
 
 
 def get_response(request: Request) -> Answer:
-    """`GET /v1/responses/{id}`: the object as it stands, or with `stream=true` its events after `starting_after`.
+    """`GET /v1/responses/{id}`: the current object, or with `stream=true` its events after `starting_after`.
 
-    A streamed read waits for nothing: it shows the whole response at once, which is finished by that.
+    A streamed read does not wait: it finishes the response and sends all of it at once.
     """
     kept = _kept(request)
     if request.query("stream") != "true":
@@ -128,14 +128,14 @@ def delete_response(request: Request) -> Answer:
 
 
 def list_input_items(request: Request) -> Answer:
-    """`GET /v1/responses/{id}/input_items`, newest first unless asked otherwise; every item has an id."""
+    """`GET /v1/responses/{id}/input_items`, newest first by default; every item has an id."""
     kept = _kept(request)
     items = [_in_full(one, f"item_{kept.made.suffix}{at:03}") for at, one in enumerate(kept.inputs)]
     return json_answer(page(request, items, "desc"))
 
 
 def _in_full(item: dict[str, Any], item_id: str) -> dict[str, Any]:
-    """An item of an input as it is listed: with a type, an id and a status, a text as the part it stands for."""
+    """An input item as listed: with a type, an id and a status, and string content as a content part."""
     full = {"type": "message", "id": item_id, "status": "completed", **item}
     if full["type"] == "message" and isinstance(text := full.get("content"), str):
         said: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
@@ -145,7 +145,7 @@ def _in_full(item: dict[str, Any], item_id: str) -> dict[str, Any]:
 
 @strictly
 def compact(request: Request) -> Answer:
-    """`POST /v1/responses/compact`: the user's messages and one sealed item that stands for all that was said."""
+    """`POST /v1/responses/compact`: the user's messages and one sealed item with the conversation's text."""
     body = read.json_object(request.body)
     model = read.text_model(body)
     history = _history(request.store, body)
@@ -168,7 +168,7 @@ def compact(request: Request) -> Answer:
 
 @strictly
 def count_input(request: Request) -> Answer:
-    """`POST /v1/responses/input_tokens`: what the same body would count as input; free."""
+    """`POST /v1/responses/input_tokens`: the input tokens of a body; free."""
     body = read.json_object(request.body)
     model = read.text_model({"model": "gpt-4o", **body})
     history = _history(request.store, body)
@@ -185,7 +185,7 @@ def _kept(request: Request) -> Kept:
 
 
 def _history(store: Store, body: Mapping[str, Any]) -> History:
-    """What the previous response left, or nothing."""
+    """The history after the previous response; empty if none is named. Raises Problem if it is not found."""
     if body.get("conversation") is not None:
         raise Problem(404, "Conversation not found: the sandbox keeps none.", param="conversation")
     previous = body.get("previous_response_id")
@@ -199,13 +199,13 @@ def _history(store: Store, body: Mapping[str, Any]) -> History:
 
 
 def _grown(history: History, made: Responding, final: Mapping[str, Any]) -> History:
-    """The history after the reply, its calls waiting for their outputs."""
+    """The history with the reply added; its calls wait for their outputs."""
     waiting = {item["call_id"]: item["name"] for item in final["output"] if "call_id" in item}
     return History([*history.turns, Turn("assistant", made.reply.text, calls=made.reply.calls)], waiting)
 
 
 def _finder(store: Store) -> Callable[[str], dict[str, Any] | None]:
-    """Looks up an output item of any stored response by its id."""
+    """A function that finds an output item of any stored response by id."""
 
     def find(item_id: str) -> dict[str, Any] | None:
         kept = [one for one in store.shelf(SHELF).all() if isinstance(one, Kept)]
@@ -223,4 +223,4 @@ ROUTES: tuple[tuple[str, str, Callable[[Request], Answer]], ...] = (
     ("POST", "/responses/{id}/cancel", cancel_response),
     ("GET", "/responses/{id}/input_items", list_input_items),
 )
-"""Method, path below the version, handler: OpenAI has them under /v1, Azure also without."""
+"""Method, path below the version, handler. OpenAI serves them under /v1, Azure also without."""

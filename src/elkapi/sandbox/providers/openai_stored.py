@@ -1,4 +1,4 @@
-"""OpenAI's stored chat completions: stored with `store: true`, then listed, read, changed and deleted, all free."""
+"""OpenAI's stored chat completions: stored with `store: true`, then listed, read, updated and deleted, all free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA_PAIRS_MAX = 16
 
 
 class Kept(msgspec.Struct):
-    """One stored completion with the messages that led to it."""
+    """One stored completion with the messages of its request."""
 
     completion: dict[str, Any]
     messages: list[dict[str, Any]]
@@ -26,13 +26,13 @@ class Kept(msgspec.Struct):
 def keep_chat(
     store: Store, completion: dict[str, Any], messages: list[dict[str, Any]], metadata: dict[str, str] | None
 ) -> None:
-    """Store a completion; as with OpenAI, every caller of this account sees it."""
+    """Store a completion; every caller can read it, like all keys of an OpenAI account."""
     kept = Kept({**completion, "metadata": metadata or {}}, messages)
     store.shelf(SHELF).put(completion["id"], kept, len(msgspec.json.encode(kept)))
 
 
 def list_chats(request: Request) -> Answer:
-    """`GET /v1/chat/completions`: filtered by model and metadata."""
+    """`GET /v1/chat/completions`, filtered by model and metadata."""
     wanted = dict(parse_qsl(request.raw_target.partition("?")[2], keep_blank_values=True))
     metadata = {name[9:-1]: value for name, value in wanted.items() if name.startswith("metadata[")}
     kept = [
@@ -50,7 +50,7 @@ def get_chat(request: Request) -> Answer:
 
 
 def update_chat(request: Request) -> Answer:
-    """`POST /v1/chat/completions/{id}`: its metadata."""
+    """`POST /v1/chat/completions/{id}`: replace its metadata."""
     kept = _kept(request)
     kept.completion["metadata"] = metadata_of(json_object(request.body))
     return json_answer(kept.completion)
@@ -64,14 +64,14 @@ def delete_chat(request: Request) -> Answer:
 
 
 def chat_messages(request: Request) -> Answer:
-    """`GET /v1/chat/completions/{id}/messages`: what was sent, with ids and, for arrays, content parts."""
+    """`GET /v1/chat/completions/{id}/messages`: the request's messages with ids; arrays become `content_parts`."""
     kept = _kept(request)
     shown = [_message(kept.completion["id"], at, message) for at, message in enumerate(kept.messages)]
     return json_answer(page(request, shown, "asc"))
 
 
 def metadata_of(body: dict[str, Any]) -> dict[str, str]:
-    """The metadata of a body: at most 16 pairs of strings."""
+    """The metadata of a body: at most 16 pairs of strings. Raises Problem."""
     metadata = body.get("metadata")
     if metadata is None:
         return {}

@@ -1,4 +1,4 @@
-"""Reading what OpenAI's video routes are sent, as a form or as JSON: fields, models, lengths and sizes."""
+"""Reads the bodies of OpenAI's video routes, form or JSON: fields, models, lengths and sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPT_CHARS_MAX = 32_000
 NAME_CHARS_MAX = 80
 PICTURES = ("image/jpeg", "image/png", "image/webp")
 VIDEOS = ("video/mp4",)
-# OpenAI names a model's releases by their day.
+# Snapshots of a model are named by their date.
 _MODEL = re.compile(r"sora-2(?P<pro>-pro)?(?:-\d{4}-\d{2}-\d{2})?")
 _STARTS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 _NESTED = re.compile(r"(\w+)\[(\w+)\]")
@@ -33,7 +33,7 @@ Fields = Mapping[str, Any]
 
 
 class VideoAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One video that is asked for. `source` is the id of the video it starts from; `is_remix`: it says so."""
+    """One requested video. `source` is the source video's id, shown to callers only if `is_remix`."""
 
     model: str
     prompt: str
@@ -44,7 +44,7 @@ class VideoAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fields_of(request: Request) -> Fields:
-    """The fields of the body: strings and files of a form, values of an object. `a[b]` of a form is b inside a."""
+    """The body's fields: strings and files of a form, or values of a JSON object. A form's `a[b]` is b inside a."""
     content_type = request.header("content-type") or ""
     if not content_type.startswith("multipart/form-data"):
         return json_object(request.body)
@@ -61,7 +61,7 @@ def fields_of(request: Request) -> Fields:
 
 
 def creation(fields: Fields) -> VideoAsked:
-    """What `POST /v1/videos` asks for. Raises Problem."""
+    """Read the fields of `POST /v1/videos`. Raises Problem."""
     model = model_of(fields)
     sizes = PRO_SIZES if is_pro(model) else SIZES
     size = choice(fields, "size", sizes, SIZE_DEFAULT)
@@ -71,7 +71,7 @@ def creation(fields: Fields) -> VideoAsked:
 
 
 def model_of(fields: Fields) -> str:
-    """The model's name, the default when none is given. Raises Problem."""
+    """The model's name, or the default. Raises Problem."""
     model = fields.get("model")
     if model is None:
         return MODEL_DEFAULT
@@ -82,18 +82,18 @@ def model_of(fields: Fields) -> str:
 
 
 def is_pro(model: str) -> bool:
-    """Whether a model makes the larger sizes."""
+    """Whether this is a pro model, which supports the larger sizes."""
     found = _MODEL.fullmatch(model)
     return found is not None and found["pro"] is not None
 
 
 def prompt_of(fields: Fields) -> str:
-    """The prompt. Raises Problem when there is none."""
+    """The prompt. Raises Problem if it is missing."""
     return _text(fields, "prompt", PROMPT_CHARS_MAX)
 
 
 def choice(fields: Fields, name: str, values: tuple[str, ...], default: str | None) -> str:
-    """A field that is one of some words; `default` None means that it is required. Raises Problem."""
+    """A field that is one of `values`; required if `default` is None. Raises Problem."""
     value = fields.get(name)
     if value is None:
         if default is None:
@@ -109,7 +109,7 @@ def choice(fields: Fields, name: str, values: tuple[str, ...], default: str | No
 
 
 def reference_checked(reference: object, size: str) -> None:
-    """Refuse a first frame that is no picture, or a PNG of another size than the video."""
+    """Raise Problem for a first frame that is no image, or a PNG whose size differs from the video's."""
     if reference is None:
         return
     if isinstance(reference, Part):
@@ -128,7 +128,7 @@ def reference_checked(reference: object, size: str) -> None:
 
 
 def source_of(fields: Fields) -> str | Part:
-    """The video of an edit or an extension: an uploaded file, or the id of a completed one. Raises Problem."""
+    """The source of an edit or extension: an uploaded file, or a video's id. Raises Problem."""
     video = fields.get("video")
     if video is None:
         raise missing("video")
@@ -141,7 +141,7 @@ def source_of(fields: Fields) -> str | Part:
 
 
 def video_file(part: object) -> Part:
-    """A part that is an uploaded MP4. Raises Problem."""
+    """An uploaded MP4. Raises Problem if the part is anything else."""
     if not isinstance(part, Part):
         raise missing("video")
     if sniffed(part) not in VIDEOS:
@@ -150,7 +150,7 @@ def video_file(part: object) -> Part:
 
 
 def sniffed(part: Part) -> str:
-    """The media type of a file by its first bytes; as it was declared where they say nothing."""
+    """A file's media type by its first bytes, or the declared one if they are unknown."""
     head = part.content[:12]
     if head[4:8] == b"ftyp":
         return "video/mp4"
@@ -174,5 +174,5 @@ def _text(fields: Fields, name: str, chars_max: int) -> str:
 
 
 def missing(name: str) -> Problem:
-    """The 400 of a required field that was not sent."""
+    """The 400 for a missing required field."""
     return Problem(400, f"Missing required parameter: '{name}'.", code="missing_required_parameter", param=name)

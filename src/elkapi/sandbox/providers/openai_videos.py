@@ -1,6 +1,6 @@
-"""OpenAI's videos: made over time, listed, downloaded, remixed, edited, extended and deleted; characters beside them.
+"""OpenAI's video routes: create, list, download, remix, edit, extend and delete, and characters.
 
-A video is billed by its seconds once it is made.
+A completed video is billed by the second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHELF = "openai.videos"
 CHARACTERS = "openai.characters"
 
 LARGE = ("1024x1792", "1792x1024")
-# Nano-USD a second; the larger sizes cost five thirds.
+# Nano-USD per second.
 RATE, PRO_RATE, LARGE_RATE = 100_000_000, 300_000_000, 500_000_000
 EXPIRES_S = 3600
 STATUSES = {"queued": "queued", "running": "in_progress", "succeeded": "completed"}
@@ -42,7 +42,7 @@ def create(request: Request) -> Answer:
 
 
 def remix(request: Request) -> Answer:
-    """`POST /v1/videos/{id}/remix`: another video of the same model, length and size."""
+    """`POST /v1/videos/{id}/remix`: a new video of the same model, length and size."""
     fields = read.fields_of(request)
     source = _completed(request, request.params["id"])
     asked: VideoAsked = source.asked
@@ -51,14 +51,14 @@ def remix(request: Request) -> Answer:
 
 
 def edit(request: Request) -> Answer:
-    """`POST /v1/videos/edits`: a video of ours, or an uploaded one, made anew."""
+    """`POST /v1/videos/edits`: a new video from a stored or uploaded one."""
     fields = read.fields_of(request)
     source = _source(request, read.source_of(fields))
     return _started(request, msgspec.structs.replace(source, prompt=read.prompt_of(fields)))
 
 
 def extend(request: Request) -> Answer:
-    """`POST /v1/videos/extensions`: shown with the length of both parts together, billed for the new one."""
+    """`POST /v1/videos/extensions`: `seconds` is the total length; only the new part is billed."""
     fields = read.fields_of(request)
     seconds = int(read.choice(fields, "seconds", read.EXTENSION_SECONDS, None))
     source = _source(request, read.source_of(fields))
@@ -67,7 +67,7 @@ def extend(request: Request) -> Answer:
 
 
 def retrieve(request: Request) -> Answer:
-    """`GET /v1/videos/{id}`, with the delay after which to ask again."""
+    """`GET /v1/videos/{id}`; a header suggests when to poll again."""
     task = _found(request, request.params["id"])
     answer = json_answer(shown(task, request.now_s))
     if task.ended(request.now_s):
@@ -84,7 +84,7 @@ def list_videos(request: Request) -> Answer:
 
 
 def content(request: Request) -> Answer:
-    """`GET /v1/videos/{id}/content`: the video, or a picture of it."""
+    """`GET /v1/videos/{id}/content`: the video, its thumbnail or its spritesheet."""
     task = _completed(request, request.params["id"])
     if task.is_lost(request.now_s):
         raise Problem(404, "The content of this video was not found.", param="video_id")
@@ -97,7 +97,7 @@ def content(request: Request) -> Answer:
 
 
 def delete(request: Request) -> Answer:
-    """`DELETE /v1/videos/{id}`: one that has ended."""
+    """`DELETE /v1/videos/{id}`: only if it has ended."""
     task = _found(request, request.params["id"])
     if not task.ended(request.now_s):
         raise Problem(400, "A video can be deleted once it is completed or failed.", param="video_id")
@@ -106,7 +106,7 @@ def delete(request: Request) -> Answer:
 
 
 def create_character(request: Request) -> Answer:
-    """`POST /v1/videos/characters`: a name and a video of whom it is."""
+    """`POST /v1/videos/characters`: a name and a video of the character."""
     fields = read.fields_of(request)
     name = read.character_name(fields)
     if "video" not in fields:
@@ -127,7 +127,7 @@ def get_character(request: Request) -> Answer:
 
 
 def shown(task: Task, now_s: float) -> dict[str, Any]:
-    """A video as OpenAI shows it."""
+    """A video in OpenAI's format."""
     asked: VideoAsked = task.asked
     state = task.state(now_s)
     done = state == "succeeded"
@@ -179,7 +179,7 @@ def _completed(request: Request, video_id: str) -> Task:
 
 
 def _source(request: Request, video: str | Part) -> VideoAsked:
-    """What a video was made as: one of ours by its id; of an uploaded one only its length is known."""
+    """The parameters of a source video; only the length of an uploaded one is known."""
     if isinstance(video, str):
         asked: VideoAsked = _completed(request, video).asked
         return msgspec.structs.replace(asked, source=video, is_remix=False)

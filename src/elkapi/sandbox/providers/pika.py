@@ -1,4 +1,4 @@
-"""Pika in its universal version, as resellers serve it: generate a video, read its feed."""
+"""Pika's universal API as resellers serve it: generate a video, read its feed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _video(task: Task, request: Request) -> dict[str, Any]:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as resellers word it: about the caller in OpenAI's shape, about the task in their own."""
+    """A problem in the resellers' formats: OpenAI's for caller and server errors, their own for the others."""
     if problem.status in (401, 403, 429) or problem.status >= 500:
         error = {
             "message": problem.message,

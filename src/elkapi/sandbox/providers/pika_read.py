@@ -1,4 +1,4 @@
-"""Reading a Pika request in its universal version, as resellers take it."""
+"""Reads a request of Pika's universal API as resellers serve it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAMERA = {"zoom": ("in", "out"), "pan": ("left", "right"), "tilt": ("up", "down"
 
 
 class PikaAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One video that is asked for."""
+    """One requested video."""
 
     model: str
     prompt: str
@@ -79,7 +79,7 @@ def read(body: bytes) -> PikaAsked:
 
 
 def invalid(why: str) -> Problem:
-    """The 400 of a body that cannot be read, by the resellers' slug."""
+    """The 400 for an invalid body, with the resellers' code."""
     return Problem(400, why, code="invalid_request")
 
 

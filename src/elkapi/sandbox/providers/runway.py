@@ -1,6 +1,6 @@
-"""Runway's own API: tasks of videos, pictures and sounds, uploads, and the version header that every call carries.
+"""Runway's own API: video, image and audio tasks, uploads, and the version header that every call needs.
 
-A task is billed once it has succeeded: videos by the second, everything else by the call.
+A task is billed once it has succeeded: videos per second, everything else per call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ STATUSES = {"queued": "PENDING", "running": "RUNNING", "succeeded": "SUCCEEDED"}
 
 
 class Video(msgspec.Struct, frozen=True, kw_only=True):
-    """A model of videos: its sizes, lengths, credits a second; `wants` are the members it requires beside the usual."""
+    """A video model: its sizes, lengths, credits per second; `wants` are further fields it requires.
+
+    `last`: it accepts a last frame.
+    """
 
     ratios: tuple[str, ...]
     seconds: tuple[int, ...]
@@ -75,9 +78,9 @@ IMAGES = {
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of task: its models, the members it requires, the file it makes, the credits of a call.
+    """One kind of task: its models, required fields, result file and credits per call.
 
-    A video's credits are its model's, by the second. `uris` are members that hold an address.
+    The credits of a video are per second, from its model. `uris` are fields that contain a URI.
     """
 
     models: tuple[str, ...]
@@ -124,7 +127,7 @@ OPERATIONS = {
 
 
 class RunwayAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One task that is asked for."""
+    """One requested task."""
 
     model: str
     file: str
@@ -135,7 +138,7 @@ class RunwayAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def submit(request: Request) -> Answer:
-    """`POST /v1/{operation}`: answers the id and what the task may cost."""
+    """`POST /v1/{operation}`: returns the task's id and its estimated cost."""
     asked = _read(request.path.rpartition("/")[2], request.body)
     task = tasks.start(
         request,
@@ -155,7 +158,7 @@ def retrieve(request: Request) -> Answer:
 
 
 def delete(request: Request) -> Answer:
-    """`DELETE /v1/tasks/{id}`: cancels what has not ended, and forgets the task."""
+    """`DELETE /v1/tasks/{id}`: cancels the task if it has not ended, and deletes it."""
     task = _found(request)
     if not task.ended(request.now_s):
         task.cancelled_s = request.now_s
@@ -164,7 +167,7 @@ def delete(request: Request) -> Answer:
 
 
 def upload(request: Request) -> Answer:
-    """`POST /v1/uploads`: where a file can be sent, and the name it then has."""
+    """`POST /v1/uploads`: the URL to upload a file to, and its `runway://` URI."""
     given = bodies.object_of(request.body, _refuse)
     bodies.text(given, "filename", 255, _refuse, required=True)
     bodies.word(given, "type", ("ephemeral",), None, _refuse)
@@ -175,7 +178,7 @@ def upload(request: Request) -> Answer:
 
 
 def organization(request: Request) -> Answer:
-    """`GET /v1/organization`: credits that never end, and no use yet."""
+    """`GET /v1/organization`: a constant balance and no usage."""
     limits = {model: {"maxConcurrentGenerations": 5, "maxDailyGenerations": 1_000} for model in VIDEOS}
     usage = {model: {"dailyGenerations": 0} for model in VIDEOS}
     tier = {"maxMonthlyCreditSpend": CREDITS, "models": limits}
@@ -183,7 +186,7 @@ def organization(request: Request) -> Answer:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as Runway words it; a refused member stands among the `issues`."""
+    """A problem in Runway's format; a refused field is listed in `issues`."""
     body: dict[str, Any] = {"error": problem.message}
     if problem.param is not None:
         body["issues"] = [{"path": [problem.param], "message": problem.message, "code": "custom"}]
@@ -193,7 +196,7 @@ def refusal(problem: Problem) -> Answer:
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Raise Problem for a missing or wrong key, and for a call without the version that the API knows."""
+    """Raise Problem for a missing or invalid key, or a missing or unknown version header."""
     key = bearer_key(request)
     if key is None or not takes_key(request, key, "", keys):
         raise Problem(401, "Invalid API key.")
@@ -244,7 +247,7 @@ def _video(name: str, model: str, given: Mapping[str, Any], operation: Operation
 
 
 def _frames_checked(images: object, video: Video) -> None:
-    """A first picture, or up to two with their positions."""
+    """Raise Problem unless `images` is the URI of a first frame, or one or two images with positions."""
     if isinstance(images, str):
         bodies.address(images, "promptImage", _refuse, URIS)
         return

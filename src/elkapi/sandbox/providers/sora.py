@@ -1,4 +1,4 @@
-"""Sora in the reverse form, as resellers serve it: an id at once, then the task wrapped in their envelope."""
+"""Sora's reverse-engineered API as resellers serve it: create returns an id; queries return the task in an envelope."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REASONS = {"moderated": "This content may violate our guardrails.", "failed": "T
 
 
 class SoraAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for: `count` videos of one kind."""
+    """The requested videos: `count` of the same kind."""
 
     model: str
     seconds: int
@@ -96,7 +96,7 @@ def query(request: Request) -> Answer:
 
 
 def _shown(task: Task, now_s: float) -> dict[str, Any]:
-    """The task in the envelope; `start_time` stays 0."""
+    """The task as in the envelope's `data`; `start_time` is always 0."""
     asked: SoraAsked = task.asked
     state = task.state(now_s)
     done, ended = state == "succeeded", task.ended(now_s)

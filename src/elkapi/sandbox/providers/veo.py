@@ -1,6 +1,6 @@
-"""Google's Veo: predictions that run long, asked after by name; the Gemini API gives addresses, Vertex the bytes.
+"""Google's Veo: long-running predictions, polled by name; the Gemini API returns URLs, Vertex the bytes.
 
-Every video that was made costs its seconds; a filtered one costs nothing.
+Each generated video is billed by the second; a filtered one is free.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from elkapi.sandbox.providers.veo_read import VeoAsked
 from elkapi.sandbox.tasks import VIDEO_TYPE, Film, Task
 
 SHELF = "veo.operations"
-# A name in Google's file store has at most so many characters, small letters and digits.
+# Longest name in Google's file store; names have lower-case letters and digits.
 FILE_CHARS = 12
 INTERNAL = 13
 DEADLINE_EXCEEDED = 4
@@ -49,7 +49,7 @@ def operation(request: Request) -> Answer:
 
 
 def download(request: Request) -> Answer:
-    """`GET files/{id}:download`: the bytes, for whoever sends the key that made them."""
+    """`GET files/{id}:download`: the video's bytes, only for the key that created it."""
     file_id = request.params["id"]
     for task in tasks.owned(request, SHELF):
         if task.state(request.now_s) == "succeeded" and file_id in _files(task) and not task.is_lost(request.now_s):
@@ -95,7 +95,7 @@ def _started(request: Request, place: str, asked: VeoAsked) -> Answer:
 
 
 def _shown(task: Task, now_s: float) -> dict[str, Any]:
-    """An operation without its response: a running one is only a name."""
+    """An operation without its response; a running one has only a name."""
     body: dict[str, Any] = {"name": task.id}
     if not task.ended(now_s):
         return body
@@ -131,7 +131,7 @@ def _found(request: Request, name: str) -> Task:
 
 
 def _vertex_place(request: Request) -> str:
-    """What stands before the verb in the path, without the version: the name of the model."""
+    """The model's resource name: the path without the version and the verb."""
     return request.path.rpartition(":")[0].partition("/v1")[2].partition("/")[2]
 
 
@@ -139,8 +139,8 @@ VERTEX_VERBS = (
     ("predictLongRunning", vertex_predict_long_running),
     ("fetchPredictOperation", fetch_predict_operation),
 )
-# Google's package for Python takes the name of a file out of https addresses only. Of any other it makes a path that
-# holds the whole address, and a sandbox that is served in the clear answers there too.
+# Google's Python SDK extracts a file's name only from https URLs. From any other it builds a path that contains the
+# whole URL, so a sandbox on plain HTTP answers there too.
 DOWNLOADS = ("files/{id}:download", "files/http://{host}/v1beta/files/{id}:download")
 ROUTES = (
     ("POST", "models/{model}:predictLongRunning", predict_long_running),

@@ -1,4 +1,4 @@
-"""Reading Veo's long-running predictions: instances and parameters, checked as Gemini or as Vertex checks them."""
+"""Reads Veo's long-running predictions: instances and parameters, validated as Gemini or Vertex does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NAME = re.compile(r"veo-(?P<version>[23]\.[0-9])(?P<fast>-fast|-lite)?-generate
 
 
 class VeoAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One prediction: how many videos of which length and size, and what a second of one costs."""
+    """One prediction: the number, length and size of its videos, and the price of a second of one."""
 
     samples: int
     seconds: int
@@ -80,7 +80,7 @@ def read(body: bytes, model: str, *, vertex: bool = False) -> VeoAsked:
 
 
 def _rate(name: re.Match[str], resolution: str, *, silent: bool) -> int:
-    """What a second costs: the model's line, 4k, and (at Vertex) a video without sound."""
+    """Nano-USD per second, by model, resolution and (Vertex only) audio."""
     if name["version"].startswith("2"):
         return 350_000_000
     large = resolution == "4k"
@@ -90,7 +90,7 @@ def _rate(name: re.Match[str], resolution: str, *, silent: bool) -> int:
 
 
 def _known(value: object, path: str, known: set[str]) -> dict[str, Any]:
-    """An object of these members. Raises Problem, worded as the models word what they do not take."""
+    """An object with only `known` fields. Raises Problem, in Google's words, for any other."""
     found = fields_of(value, path)
     for name in found:
         if name not in known:
@@ -102,7 +102,7 @@ def _known(value: object, path: str, known: set[str]) -> dict[str, Any]:
 
 
 def _instance_checked(instance: dict[str, Any]) -> None:
-    """Refuse an instance with neither prompt nor picture nor video, or with pictures that are none."""
+    """Raise Problem for an instance without prompt, image and video, or with invalid media."""
     prompt = instance.get("prompt") or ""
     if not isinstance(prompt, str):
         raise invalid("Unable to process input: `prompt` must be a string.")
@@ -124,7 +124,7 @@ def _instance_checked(instance: dict[str, Any]) -> None:
 
 
 def _medium_checked(value: object, path: str) -> None:
-    """Refuse a picture or video that is neither base64 with its type nor an address."""
+    """Raise Problem for an image or video that is neither base64 with a media type nor a URI."""
     found = fields_of(value, path)
     data = found.get("bytesBase64Encoded", found.get("encodedVideo"))
     if data is None:

@@ -1,6 +1,6 @@
-"""Google's Vertex AI: Gemini and Claude models below a project, with bearer tokens that it mints itself.
+"""Google's Vertex AI: Gemini and Claude models below a project, with bearer tokens that it issues itself.
 
-`POST /token` is the token endpoint of a service account: it takes a signed assertion and gives an access token.
+`POST /token` is the token endpoint for service accounts: it exchanges a signed assertion for an access token.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COUNT_MODEL = "count-tokens"
 
 
 def token(request: Request) -> Answer:
-    """`POST /token`: a signed assertion (RFC 7523) for an access token. Only the signature's length is checked."""
+    """`POST /token`: an access token for an assertion (RFC 7523), of whose signature only the length is checked."""
     form = parse_qs(request.body.decode("latin-1"))
     if form.get("grant_type") != [GRANT]:
         return _token_error("unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type')}")
@@ -65,7 +65,7 @@ def stream_raw_predict(request: Request) -> Answer:
 
 @strictly
 def predict(request: Request) -> Answer:
-    """`POST publishers/google/models/{model}:predict`, which is how Vertex embeds."""
+    """`POST publishers/google/models/{model}:predict`: Vertex's embeddings."""
     name = request.params["model"]
     body = fields_of(google_object(request.body), "")
     instances, parameters = body.get("instances"), body.get("parameters") or {}
@@ -98,17 +98,20 @@ def _claude(request: Request, *, streams: bool) -> Answer:
     except Problem as problem:
         if problem.status == 404:
             raise
-        # What the model itself refuses comes in Anthropic's words.
+        # Errors of the model itself have Anthropic's format.
         return anthropic.refusal(problem)
 
 
 def bearer(request: Request) -> str | None:
-    """The access token, or the API key of express mode; None when there is none."""
+    """The access token, or the API key of express mode, or None."""
     return bearer_key(request) or request.header("x-goog-api-key")
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
-    """Tokens minted here are checked for their seal and age; others like any key. The token endpoint needs none."""
+    """Raise Problem 401 for an invalid token or key. Tokens issued here are checked for their seal and age.
+
+    The token endpoint needs no key.
+    """
     if request.path.endswith("/token"):
         return
     given = bearer(request)
@@ -127,7 +130,7 @@ def check(request: Request, keys: frozenset[str] | None) -> None:
 
 
 def _check_assertion(assertion: str, now_s: float) -> None:
-    """Raise ValueError unless it is an RS256 token with the claims of a service account, valid now."""
+    """Raise ValueError unless it is an RS256 token with the claims of a service account, valid at `now_s`."""
     parts = assertion.split(".")
     if len(parts) != 3:
         raise ValueError("Invalid JWT: Token must have three parts")
