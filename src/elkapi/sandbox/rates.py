@@ -1,4 +1,4 @@
-"""What a token costs in the sandbox: one price record a model, and the charge of a usage under it."""
+"""Token prices of the sandbox's models, and the charge of a usage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from elkapi.sandbox.talk import Usage
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """Nano-USD a token. `cached` and `cache_write` tokens are part of the input and priced apart from its rest."""
+    """Nano-USD per token. `cached` and `cache_write` tokens are part of the input but have their own prices."""
 
     input: int
     output: int
@@ -17,7 +17,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     cache_write: int
 
     def charge(self, model: str, usage: Usage, output_tokens: int | None = None) -> Charge:
-        """The charge of one call; with `output_tokens`, of one that produced only so many."""
+        """The charge of one call; `output_tokens` replaces the usage's output."""
         output = usage.output if output_tokens is None else output_tokens
         plain = usage.input - usage.cached - usage.cache_write
         cost = plain * self.input + usage.cached * self.cached + usage.cache_write * self.cache_write

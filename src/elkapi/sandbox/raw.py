@@ -1,7 +1,7 @@
-"""The wire: what HTTP allows or forbids beyond ASGI, done on the connection itself; which of it is `deliver`'s.
+"""Raw access to the connection, for faults that ASGI cannot express; `deliver` decides which.
 
-uvicorn hands an application no connection. `WireProtocol` is uvicorn's own protocol with one addition: it puts the
-transport into the request's scope. Under any other server `wire_of` returns None and wire faults are refused.
+uvicorn gives an application no connection. `WireProtocol` is uvicorn's own protocol, but it puts the transport into the
+request's scope. Under any other server `wire_of` returns None and wire faults are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXTRA_BODY = b'{"poisoned":"this answer belongs to no request"}'
 
 
 class WireProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol that also shows its transport to the application."""
+    """uvicorn's HTTP/1.1 protocol; it also gives its transport to the application."""
 
     def on_message_begin(self) -> None:
         """Begin a request as uvicorn does, then add the transport to its scope."""
@@ -32,7 +32,7 @@ class WireProtocol(HttpToolsProtocol):
 
 
 class Wire:
-    """Raw writes on one connection. Whoever writes a whole answer here must also close: uvicorn does not know of it."""
+    """Raw writes on one connection. After writing a whole answer, close it: uvicorn does not know of the answer."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -47,11 +47,11 @@ class Wire:
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once with a reset (RST), dropping what is buffered; on a Unix socket this is a plain close."""
+        """Close at once with a reset (RST), dropping what is buffered; a Unix socket is closed normally."""
         real = self._transport.get_extra_info("socket")
         if real is not None and real.family != socket.AF_UNIX:
-            # Lingering for zero seconds is what makes the kernel send a reset. The event loop's socket object does not
-            # allow options, so they are set through a duplicate of its descriptor.
+            # A linger time of zero makes the kernel send a reset. The event loop's socket object does not allow
+            # setting options, so it is set through a duplicate of the descriptor.
             with socket.socket(fileno=os.dup(real.fileno())) as duplicate:
                 duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
@@ -79,16 +79,16 @@ def head(status: int, headers: Headers) -> bytes:
 
 
 def chunk(data: bytes) -> bytes:
-    """One whole chunk of a chunked body."""
+    """One complete chunk of a chunked body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 def broken_chunk(data: bytes, sent_bytes: int) -> bytes:
-    """A chunk that announces all of `data` and carries only its first `sent_bytes` bytes."""
+    """A chunk that announces all of `data` but contains only its first `sent_bytes` bytes."""
     return b"%x\r\n%s" % (len(data), data[:sent_bytes])
 
 
 def extra_answer() -> bytes:
-    """A whole answer that nobody asked for: a client that reuses the connection hands it to the wrong caller."""
+    """An unrequested answer: a client that reuses the connection gives it to the wrong caller."""
     headers = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(EXTRA_BODY)))
     return head(200, headers) + EXTRA_BODY

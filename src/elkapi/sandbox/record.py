@@ -1,4 +1,4 @@
-"""The recorder: the last requests as received, keys included, for tests that look at the bytes a gateway sent."""
+"""Records the last requests as received, keys included, for tests that check the bytes a gateway sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BYTES_KEPT_MAX = 8 * 1024 * 1024
 
 
 class Received(msgspec.Struct):
-    """One request as it came in; the recorder fills in the body and the way it ended as they become known."""
+    """One request as received; its body and outcome are filled in as they become known."""
 
     seq: int
     time: float
@@ -34,12 +34,12 @@ class Received(msgspec.Struct):
     kept: bool = False
 
     def size_bytes(self) -> int:
-        """What counts towards the recorder's room: the target, the headers and the body."""
+        """The size that counts towards the recorder's limit: target, headers and body."""
         return len(self.target) + sum(len(name) + len(value) for name, value in self.headers) + len(self.body)
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """One entry of `GET /_sandbox/requests`. Header names come in lower case, in the order received, repeats kept."""
+    """One entry of `GET /_sandbox/requests`. Header names are in lower case; order and repeats are kept."""
 
     seq: int
     time: float
@@ -57,7 +57,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """Keeps at most `requests_kept_max` requests, together at most `bytes_kept_max` in size; the oldest go first."""
+    """Keeps at most `requests_kept_max` requests of at most `bytes_kept_max` in total; the oldest are dropped first."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class Recorder:
         self._now = now
         self._seq = 0
         self._held_bytes = 0
-        # A test reads and resets from its own thread while the server's thread records.
+        # A test reads and resets from its own thread while the server thread records.
         self._lock = threading.Lock()
 
     def open(self, method: str, target: str, http_version: str, headers: Headers) -> Received:
-        """Record a request whose head has arrived and whose body has not."""
+        """Record a request whose head has arrived; `add_body` adds the body."""
         with self._lock:
             self._seq += 1
             received = Received(self._seq, self._now(), method, target, http_version, headers)
@@ -88,7 +88,7 @@ class Recorder:
         return received
 
     def add_body(self, received: Received, body: bytes, complete: bool) -> None:
-        """Attach the body, dropping the oldest requests until all fit; one larger than all the room goes too."""
+        """Attach the body, then drop the oldest requests until the rest fit, even this one if it is too large."""
         with self._lock:
             before_bytes = received.size_bytes()
             received.body, received.body_complete = body, complete
@@ -103,13 +103,13 @@ class Recorder:
         self._held_bytes -= dropped.size_bytes()
 
     def shown(self, last: int | None = None) -> list[Shown]:
-        """The kept requests, oldest first, or only the `last` few of them."""
+        """The kept requests, oldest first; only the `last` ones if given."""
         with self._lock:
             kept = list(self._kept)
         return [_shown(received) for received in (kept if last is None else kept[-last:] if last else [])]
 
     def reset(self) -> None:
-        """Forget every request; `seq` goes on."""
+        """Forget every request; `seq` continues."""
         with self._lock:
             while self._kept:
                 self._drop_oldest()

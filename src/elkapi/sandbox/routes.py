@@ -1,4 +1,4 @@
-"""What a provider declares: its routes and mounts, how it reads a key and words an error; and the matching of paths."""
+"""A provider's declaration (routes, mounts, key and error format), and the matching of paths to routes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from elkapi.sandbox.messages import Answer, Headers, Problem, Request
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One operation. `path` holds `{name}` for a segment that becomes a parameter; the handler may raise Problem.
+    """One operation. A `{name}` segment of `path` becomes a parameter; the handler may raise Problem.
 
-    A segment may end with a verb, `{model}:countTokens`; the parameter is then what stands before it.
+    A segment may end with a verb, as in `{model}:countTokens`, which is not part of the parameter.
     """
 
     method: str
@@ -22,14 +22,14 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Provider(msgspec.Struct, frozen=True):
-    """One upstream API. `mounts` are path prefixes ("" is the root); `headers` are what it adds to every answer.
+    """One upstream API. `mounts` are path prefixes ("" is the root).
 
-    `key` reads the caller's key from wherever this provider wants it, None when there is none. `refusal` words a
-    problem the way this provider does. `dress` adds its headers, given the request, the answer and the seconds it took.
-    A key that does not begin with `key_prefix` is wrong. `claim` is a header (lower case) that only this provider's
-    clients send: with it, a path that several providers know belongs to this one. `check` judges the caller where a key
-    alone does not say it (a signature, a token); given the accepted keys, it raises Problem. `codes` are words for the
-    numbers by which a provider refuses inside an answer of status 200, None for one that does not.
+    `key` reads the caller's key from the request, None if it is missing. `refusal` formats a problem as this provider
+    does. `dress` adds the provider's headers; it gets the request, the answer and the seconds it took. A key that does
+    not begin with `key_prefix` is invalid. `claim` is a header (lower case) that only this provider's clients send: a
+    request with it takes this provider's route if several providers share a path. `check` authenticates the caller if a
+    key alone is not enough (a signature, a token): it gets the accepted keys and raises Problem. `codes` maps the error
+    codes that the provider puts inside a 200 reply to their messages, None if it does not do so.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Provider(msgspec.Struct, frozen=True):
 
 
 def takes_key(request: Request, key: str, prefix: str, keys: frozenset[str] | None) -> bool:
-    """Whether a key is good: one of `keys`, any of the right shape when that is None, and not one to be refused."""
+    """Whether a key is valid: one of `keys`, or any with the prefix if `keys` is None, and not refused by a fault."""
     refused = request.faults.refuse_key is not None and key.endswith(request.faults.refuse_key)
     return not refused and (key.startswith(prefix) if keys is None else key in keys)
 
 
 class Match(msgspec.Struct, frozen=True):
-    """Where a request belongs. No route means that the provider does not know the path, or not with this method."""
+    """The target of a request. `route` is None for an unknown path or method; `allowed` are the path's methods."""
 
     provider: Provider
     route: Route | None
@@ -61,10 +61,10 @@ class Match(msgspec.Struct, frozen=True):
 
 
 def match(providers: tuple[Provider, ...], method: str, raw_path: str, headers: Headers = ()) -> Match:
-    """The route of a percent-encoded path. An unknown path belongs to the provider with the longest fitting mount.
+    """The route of a percent-encoded path. An unknown path goes to the provider with the longest matching mount.
 
-    Between providers of the same mount, one whose `claim` is among the headers goes first; a path that one of them
-    spells out is no id of another (`/v1/files/retrieve`).
+    Among providers with the same mount, one whose `claim` was sent comes first; a route without parameters comes
+    before one that takes the segment for an id (`/v1/files/retrieve`).
     """
     sent = {name for name, _ in headers}
     mounted = [

@@ -1,4 +1,4 @@
-"""Deterministic instances of a JSON schema: the same schema gives the same value; what it is used for is `script`'s."""
+"""Deterministic instances of JSON schemas: the same schema always gives the same value."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _FORMATS = {
     "uri": "https://example.com/",
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
-# Tried in order for a `pattern`; a pattern that none of them fits gets the plain text: it is not worth a solver.
+# Tried in order for a `pattern`; if none matches, the plain text is used, since a solver is not worth it.
 _GUESSES = (
     "a", "A", "0", "00", "000", "0000", "00000", "123456", "aa", "AA", "AAA", "abc", "ABC", "Aa", "a-b", "a_b", "A1",
     "+15550100", "555-0100", "(555)555-0100", "1.0.0", "#00ff00", "https://example.com/", *_FORMATS.values(),
 )  # fmt: skip
-# Python searches for as long as it takes, and everybody's tests with it: where a pattern repeats a group, or repeats
-# much, and where a name is longer than the guesses, nothing is tried.
+# Python's regular expressions have no time limit, and a slow pattern would block every test. So none is tried if the
+# pattern repeats a group or has many repeats, and a name longer than the guesses is not tried.
 _REPEATED_GROUP, _REPEAT = re.compile(r"\)[*+{]"), re.compile("[*+{]")
 REPEATS_MAX, GUESS_CHARS_MAX = 5, max(map(len, _GUESSES))
 
 
 def instance(schema: object) -> Any:
-    """A value that is valid under `schema` (JSON Schema; a missing or `true` schema takes anything: {}).
+    """A valid instance of a JSON schema; {} for a missing or `true` one.
 
-    Covers const, enum, $ref within the schema, allOf, anyOf, oneOf, type lists, properties (all of them, while not
-    nested deeper than `OPTIONAL_DEPTH_MAX`; then the required ones), items, prefixItems, bounds, multipleOf, lengths
-    and formats. A string is the name of its property, so that an argument can be told from its neighbour.
+    Supports const, enum, $ref within the schema, allOf, anyOf, oneOf, type lists, properties (only required ones when
+    nested deeper than `OPTIONAL_DEPTH_MAX`), items, prefixItems, bounds, multipleOf, lengths and formats. A string is
+    the name of its property, so that arguments can be told apart.
     """
     return _value(schema, schema, "text", 0)
 
@@ -65,7 +65,7 @@ def _value(schema: object, root: object, name: str, depth: int) -> Any:
 
 
 def _resolved(schema: dict[str, Any], root: object) -> dict[str, Any]:
-    """The schema without $ref, allOf, anyOf and oneOf: the first alternative that is not null is taken."""
+    """The schema with $ref, allOf, anyOf and oneOf resolved; the first alternative that is not null is used."""
     for _ in range(DEPTH_MAX):
         if isinstance(schema.get("$ref"), str):
             aside = {key: value for key, value in schema.items() if key != "$ref"}
@@ -107,7 +107,7 @@ def _is_null(schema: object) -> bool:
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """The type to make, in lower case: Gemini's own schemas write them in capitals."""
+    """The type to make, in lower case: Gemini's own schemas have upper-case types."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
         kinds = next((kind for kind in kinds if kind != "null"), "null")
@@ -173,9 +173,9 @@ def _is_quick(pattern: str) -> bool:
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> int | float:
-    """The least multiple of the step that the lower bounds allow, else the greatest below the upper ones, at most 1.
+    """The least multiple of the step above the lower bound, or without one, the step or the greatest below the upper.
 
-    Between bounds closer than the step, the middle.
+    If the bounds are closer than the step, a number halfway between them.
     """
     step: float = schema.get("multipleOf") or (1 if whole else 0.5)
     low = max(_bound(schema, "minimum", -math.inf), _bound(schema, "exclusiveMinimum", -math.inf))

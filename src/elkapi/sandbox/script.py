@@ -1,11 +1,11 @@
-"""What a model of the sandbox says: one neutral `Ask` in, one neutral `Reply` out; wording it is each provider's.
+"""The answers of the sandbox's models: one neutral `Ask` in, one neutral `Reply` out; formats belong to the providers.
 
-A provider reads its own body into an `Ask` (`talk`), calls `reply_to`, and writes the `Reply` in its own shape, whole
-or as frames (`stream`). The answer depends on the ask alone. Without a script it is sensible: a tool that must be
-called or that the question names is called with arguments made from its schema; after tool results it quotes them; a
-JSON schema gets a valid instance; any other question is repeated.
+A provider reads its body into an `Ask` (`talk`), calls `reply_to`, and writes the `Reply` in its own format, whole or
+as frames (`stream`). The answer depends on the ask alone. Without a script it is plausible: a tool that the choice
+requires or the question names is called with arguments made from its schema; after tool results it quotes them; a JSON
+schema gets a valid instance; any other question is repeated.
 
-A test steers the answer with words in the question (the last user turn that is not just tool results):
+A test controls the answer with words in the question (the last user turn that is not only tool results):
 
     [[say: text]]                     says this text; [[say]] words and the others below come out in the order written
     [[tokens: 500]]                   says so many tokens
@@ -24,8 +24,8 @@ A test steers the answer with words in the question (the last user turn that is 
     [[cache-write: 100]]              so many were written to it
     [[takes: 2s]]                     a background answer takes so long
 
-A text ends at the first `]]`; JSON may hold any. An unknown word is refused (400 `sandbox_script_invalid`), so that a
-slip of the pen does not look like a passed test. `tool_choice: none` leaves [[tools]] uncalled.
+A text ends at the first `]]`; JSON may contain it. An unknown word is an error (400 `sandbox_script_invalid`), so that
+a typo does not pass a test. With `tool_choice: none`, [[tools]] calls nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _RESULT = "{{result}}"
 
 
 class _Script(msgspec.Struct):
-    """The words of one question as read; `said` holds parts and, as tuples of calls, the [[tools]] words."""
+    """The script words of one question; each [[tools]] word is a tuple of calls in `said`."""
 
     said: list[Part | tuple[Call, ...]] = []
     then: list[Text] = []
@@ -85,7 +85,7 @@ class _Script(msgspec.Struct):
 
 
 def reply_to(ask: Ask) -> Reply:
-    """The answer to one ask. Raises Problem (400 `sandbox_script_invalid`) for a script that is not one."""
+    """The answer to one ask. Raises Problem (400 `sandbox_script_invalid`) for an invalid script."""
     question, results, rounds = _question(ask.turns)
     script = _read_script(question.text if question else "", ask.tools)
     parts = _parts(ask, script, question, results, rounds)
@@ -115,7 +115,7 @@ def _read_script(text: str, tools: tuple[Tool, ...]) -> _Script:
 
 
 def _read_word(script: _Script, word: str, text: str, at: int, custom: set[str]) -> int:
-    """Read one word's value from `at`; returns where the text goes on."""
+    """Read one word's value from `at`; returns the position after it."""
     if word == "tools":
         calls, at = _calls(text, at, custom)
         script.said.append(calls)
@@ -200,9 +200,9 @@ def _wrong(word: str, why: str) -> Problem:
 
 
 def _question(turns: tuple[Turn, ...]) -> tuple[Turn | None, tuple[Result, ...], int]:
-    """The last user turn that asks something, the newest tool results after it, and how many rounds of them there were.
+    """The last user turn with a question, the newest tool results after it, and the number of rounds of results.
 
-    Text beside tool results (reminders that clients add) asks something only when it holds script words.
+    Text beside tool results (reminders that clients add) is a question only if it has script words.
     """
     start = -1
     for index, turn in enumerate(turns):
@@ -212,7 +212,7 @@ def _question(turns: tuple[Turn, ...]) -> tuple[Turn | None, tuple[Result, ...],
     rounds, before = 0, False
     for turn in turns[start + 1 :]:
         if turn.results:
-            # OpenAI sends one message a result: those of one round follow each other.
+            # OpenAI's clients send one message per result; consecutive ones are one round.
             results = (*results, *turn.results) if before else turn.results
             rounds += not before
         before = bool(turn.results)
@@ -238,7 +238,7 @@ def _parts(ask: Ask, script: _Script, question: Turn | None, results: tuple[Resu
 
 
 def _filled(part: Text | Call, results: tuple[Result, ...]) -> Part:
-    """The part with the newest results in the place of `{{result}}`, one a line."""
+    """The part with `{{result}}` replaced by the newest results, one per line."""
     told = "\n".join(result.text for result in results)
     if isinstance(part, Text):
         return Text(part.text.replace(_RESULT, told))
@@ -247,7 +247,7 @@ def _filled(part: Text | Call, results: tuple[Result, ...]) -> Part:
 
 
 def _unscripted_calls(ask: Ask, text: str) -> tuple[Call, ...]:
-    """The calls of tools that the question names, or that the choice demands."""
+    """Calls of the tools that the question names or the choice requires."""
     if ask.choice == "none" or not ask.tools:
         return ()
     wanted = [tool for tool in ask.tools if re.search(rf"(?<![\w-]){re.escape(tool.name)}(?![\w-])", text)]
@@ -266,7 +266,7 @@ def _call(tool: Tool, text: str) -> Call:
 
 
 def _plain(ask: Ask, text: str, question: Turn | None) -> str:
-    """The unscripted text: an instance of the schema, or what was said and shown."""
+    """The unscripted text: an instance of the schema, or a description of what the user sent."""
     if ask.schema is not None:
         return json.dumps(instance(ask.schema), ensure_ascii=False, separators=(",", ":"))
     told = f"You said: {text}" if text else "You said nothing."
@@ -278,7 +278,7 @@ def _plain(ask: Ask, text: str, question: Turn | None) -> str:
 
 
 def _stopped(parts: list[Part], stops: tuple[str, ...]) -> tuple[str | None, list[Part]]:
-    """The parts up to the first stop sequence in a text, and which it was."""
+    """The first stop sequence in a text, or None, and the parts before it."""
     for index, part in enumerate(parts):
         if isinstance(part, Text):
             hits = [(at, stop) for stop in stops if stop and (at := part.text.find(stop)) >= 0]
@@ -289,7 +289,7 @@ def _stopped(parts: list[Part], stops: tuple[str, ...]) -> tuple[str | None, lis
 
 
 def _limited(parts: list[Part], tokens_max: int | None) -> tuple[bool, list[Part]]:
-    """The parts that fit into the limit and whether any did not; a call that does not fit whole is left out."""
+    """Whether the limit cut anything, and the parts within it; a call that does not fit completely is omitted."""
     if tokens_max is None:
         return False, parts
     kept: list[Part] = []

@@ -1,4 +1,4 @@
-"""Seals that prove a thought came from this sandbox and came back unchanged; what is sealed is each provider's."""
+"""Seals: signatures that prove that a value (a thought, a token, a file's URL) is this sandbox's own and unchanged."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import binascii
 import hashlib
 import hmac
 
-# The sandbox guards nothing: the seal only has to differ when what it covers differs.
+# The sandbox protects nothing, so the key need not be secret: a seal only has to differ for different values.
 _KEY = b"elkapi sandbox seal"
 _HIDDEN_BYTES = 24
 
 
 def seal(purpose: str, shown: str, hidden: str = "") -> str:
-    """Base64 text that belongs to `shown` under `purpose`; `hidden` makes two seals of the same text differ."""
+    """The seal of `shown` for `purpose`, as base64; `hidden` makes two seals of the same text differ."""
     digest = hashlib.sha256(hidden.encode("utf-8", "surrogatepass")).digest()[:_HIDDEN_BYTES]
     return base64.b64encode(digest + _mac(purpose, shown, digest)).decode("ascii")
 

@@ -1,6 +1,6 @@
-"""Runs a sandbox: sockets, uvicorn with the wire protocol, and a thread for tests; what it answers is `app`'s.
+"""Runs a sandbox (`app`): sockets, uvicorn with the wire protocol, and a thread for tests.
 
-`run` blocks and prints one line with the address once the port accepts connections. `running` is for tests.
+`run` blocks, and prints one line with each address once it accepts connections. `running` is for tests.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(
     """Serve until SIGINT or SIGTERM, on `host:port` (0 picks a free port, None means no TCP) and on `unix_path`.
 
     Raises ValueError for a host other than loopback without `allow_remote`: the sandbox records keys in the clear.
-    Raises OSError when a port or path is taken.
+    Raises OSError if a port or path is in use.
     """
     with contextlib.ExitStack() as stack:
         sockets = []
@@ -62,7 +62,7 @@ def run(
 
 
 class Running:
-    """A sandbox that is being served; `base_url` has no trailing slash, the OpenAI SDK wants `base_url + "/v1"`."""
+    """A running sandbox; `base_url` has no trailing slash (the OpenAI SDK needs `base_url + "/v1"`)."""
 
     def __init__(self, sandbox: Sandbox, base_url: str) -> None:
         self.sandbox = sandbox
@@ -70,12 +70,12 @@ class Running:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server that ends cleanly: uvicorn itself raises the signal again, which would skip our own clean-up."""
+    """uvicorn's server, but it does not re-raise the signal that stopped it, which would skip our own cleanup."""
 
     _stop: Callable[[], object] | None = None
 
     async def main_loop(self) -> None:
-        """Until the end, which uvicorn would notice within a tenth of a second."""
+        """As uvicorn's, but `stop` ends it at once: uvicorn polls every 0.1 s."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         self._stop = functools.partial(loop.call_soon_threadsafe, ended.set)
         ticks, end = asyncio.ensure_future(super().main_loop()), asyncio.ensure_future(ended.wait())
@@ -85,14 +85,14 @@ class _Server(uvicorn.Server):
         await asyncio.gather(ticks, end, return_exceptions=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which pauses for a tenth of a second also where nothing is under way."""
+        """As uvicorn's, but without its pause of 0.1 s if no connection is open."""
         for server in self.servers:
             server.close()
         for listening in sockets or []:
             listening.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        await asyncio.sleep(0)  # Idle connections are gone after this turn.
+        await asyncio.sleep(0)  # Idle connections close in this turn of the loop.
         if self.server_state.connections or self.server_state.tasks:
             await super().shutdown(sockets)
             return
@@ -101,14 +101,14 @@ class _Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     def stop(self) -> None:
-        """End soon; called from another thread."""
+        """Stop the server; called from another thread."""
         self.should_exit = True
         if self._stop is not None:
             self._stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Listen to SIGINT and SIGTERM while serving, in the main thread only; a thread leaves signals to its owner."""
+        """Handle SIGINT and SIGTERM while serving, in the main thread only: Python allows handlers nowhere else."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -122,14 +122,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def running(options: Options | None = None) -> Iterator[Running]:
-    """A sandbox on a free loopback port, served from a thread of its own until the block ends."""
+    """A sandbox on a free loopback port, served from its own thread until the block ends."""
     with _tcp(HOST, 0) as listening:
         sandbox = create(options)
         server = _Server(_config(sandbox))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="sandbox", daemon=True)
         thread.start()
         try:
-            # The socket listens already: connections wait in its backlog until the loop runs.
+            # The socket already listens: connections wait in its backlog until the loop runs.
             yield Running(sandbox, f"http://{HOST}:{listening.getsockname()[1]}")
         finally:
             server.stop()
@@ -169,7 +169,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _unix(path: Path) -> Iterator[socket.socket]:
-    """A listening Unix socket only its owner may open; a left-over one that nobody answers on is replaced."""
+    """A listening Unix socket that only its owner may open; a stale one is replaced. Raises FileExistsError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(f"{path} exists and is not a socket")

@@ -1,6 +1,6 @@
-"""AWS Signature Version 4, the receiving side: recomputes what a request's signature has to be and compares.
+"""Verifies AWS Signature Version 4: recomputes a request's signature and compares it.
 
-Only the header form (`Authorization: AWS4-HMAC-SHA256 ...`) is known; presigned addresses are not used with Bedrock.
+Only the header form (`Authorization: AWS4-HMAC-SHA256 ...`) is supported; Bedrock does not use presigned URLs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AUTHORIZATION = re.compile(
 
 
 class SignatureError(Exception):
-    """A request that AWS would refuse; `kind` is the name AWS gives the error."""
+    """A request that AWS would refuse; `kind` is AWS's name of the error."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 def signed(request: Request) -> Signed | None:
-    """What the Authorization header says, None when there is none of this scheme. Raises SignatureError."""
+    """The parsed Authorization header, None if it has another scheme or is missing. Raises SignatureError."""
     text = request.header("authorization") or ""
     if not text.startswith(ALGORITHM):
         return None
@@ -60,7 +60,7 @@ def signed(request: Request) -> Signed | None:
 
 
 def verify(request: Request, secrets: Mapping[str, str], service: str, now_s: float) -> None:
-    """Raise SignatureError unless `request` is signed for `service`, now, with the secret of its access key id."""
+    """Raise SignatureError unless `request` is signed for `service` at `now_s` with the secret of its access key id."""
     found = signed(request)
     if found is None:
         raise SignatureError("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -83,7 +83,7 @@ def verify(request: Request, secrets: Mapping[str, str], service: str, now_s: fl
 
 
 def expected(request: Request, found: Signed, secret: str) -> str:
-    """The signature, in lower-case hex, that `request` has to carry."""
+    """The correct signature of `request`, in lower-case hex."""
     when = request.header("x-amz-date") or ""
     scope = f"{found.date}/{found.region}/{found.service}/aws4_request"
     digest = hashlib.sha256(_canonical(request, found.header_names).encode()).hexdigest()
@@ -96,7 +96,7 @@ def expected(request: Request, found: Signed, secret: str) -> str:
 
 def _canonical(request: Request, header_names: tuple[str, ...]) -> str:
     path, _, query = request.raw_target.partition("?")
-    # The path is encoded once more over what was sent, as for every service but S3.
+    # The path is percent-encoded a second time, as for every service except S3.
     pairs = sorted((_encoded(name), _encoded(value)) for name, value in parse_qsl(query, keep_blank_values=True))
     headers = "".join(f"{name}:{_header_value(request, name)}\n" for name in header_names)
     body_hash = hashlib.sha256(request.body).hexdigest()

@@ -1,4 +1,4 @@
-"""Small real sounds: a second of silence as a WAV file; where it is played is each provider's."""
+"""Small real audio files: one second of silence as WAV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RATE_HZ = 8_000
 
 
 def wav() -> bytes:
-    """A WAV file (8 bit, one channel) of silence, a second long."""
+    """A WAV file (8 bit, mono) with one second of silence."""
     samples = b"\x80" * RATE_HZ
     form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ, 1, 8)
     chunks = (

@@ -1,4 +1,4 @@
-"""What one sandbox remembers between calls (stored answers, files, batches): bounded shelves for the providers."""
+"""The state of a sandbox between calls (stored answers, files, batches), in bounded shelves per provider."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHELF_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Shelf:
-    """Items by id, oldest first; the oldest go when there are too many items or too many bytes of them."""
+    """Items by id, oldest first; the oldest are dropped if there are too many items or bytes."""
 
     def __init__(self, items_max: int = SHELF_ITEMS_MAX, bytes_max: int = SHELF_BYTES_MAX) -> None:
         self._items: OrderedDict[str, tuple[Any, int]] = OrderedDict()
@@ -19,7 +19,7 @@ class Shelf:
         self._size_bytes = 0
 
     def put(self, item_id: str, item: Any, size_bytes: int = 0) -> None:
-        """Keep an item, in place of one with the same id. An item larger than the shelf is not kept."""
+        """Store an item, replacing one with the same id. An item larger than the shelf is not kept."""
         self.pop(item_id)
         self._items[item_id] = (item, size_bytes)
         self._size_bytes += size_bytes
@@ -32,7 +32,7 @@ class Shelf:
         return found[0] if found else None
 
     def pop(self, item_id: str) -> Any | None:
-        """Take an item off the shelf; None when it is not there."""
+        """Remove and return an item, or None."""
         found = self._items.pop(item_id, None)
         if found is None:
             return None
@@ -45,13 +45,13 @@ class Shelf:
 
 
 class Store:
-    """The shelves of one sandbox by name. Only the server's own thread uses it."""
+    """The shelves of one sandbox by name. Used only by the server thread."""
 
     def __init__(self) -> None:
         self._shelves: dict[str, Shelf] = {}
-        # Tasks that handlers have begun, for the application to follow.
+        # Tasks that handlers have started, for the application to follow.
         self.begun: list[Any] = []
 
     def shelf(self, name: str) -> Shelf:
-        """The shelf of this name, empty at first."""
+        """The shelf of this name, created if needed."""
         return self._shelves.setdefault(name, Shelf())

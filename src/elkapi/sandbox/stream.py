@@ -1,6 +1,6 @@
-"""Streams: the frames a provider gives, and every fault that acts on frames; sending them is `deliver`'s.
+"""Streams: a provider's frames, and every fault that acts on frames; `deliver` sends them.
 
-A provider builds its stream as a list of `Frame`s in its own bytes and hands it over with `stream_answer`:
+A provider builds its stream as a list of `Frame`s in its own format and returns it with `stream_answer`:
 
     frames = [Frame(b'data: {"role":...}\\n\\n', "setup"),
               Frame(b'data: {"content":"Hi"}\\n\\n', "content", output_tokens=1),
@@ -9,15 +9,14 @@ A provider builds its stream as a list of `Frame`s in its own bytes and hands it
               Frame(b"data: [DONE]\\n\\n", "terminal")]
     return stream_answer(frames, error=b'data: {"error":...}\\n\\n', charge_at=lambda output_tokens: ...)
 
-Marks: `setup` before any content (message_start, role, block starts that hold nothing), `content` carries output,
-`usage` carries nothing but usage (`no-usage` leaves it out; usage inside other frames is the provider's to leave out,
-by `request.faults.shown_tokens`), `terminal` from the finish reason on. `output_tokens` is what a frame adds to the
-output: over all frames they add up to the whole usage (hidden reasoning belongs to the first frame after it), since the
-bill of a stream that was cut or left is `charge_at` of the frames handed to the socket. `error` is the frame this
-provider sends when it fails inside a stream; it may quote `request.faults.code`.
+Marks: `setup` is before any content (message_start, role, empty block starts), `content` has output, `usage` has only
+usage (`no-usage` omits it; the provider omits usage inside other frames, by `request.faults.shown_tokens`), `terminal`
+is from the finish reason on. `output_tokens` is what a frame adds to the output. Over all frames it must add up to the
+whole usage (hidden reasoning counts with the first frame after it), since the bill of a stream that was cut or left is
+`charge_at` of the frames written to the socket. `error` is the frame this provider sends if it fails inside a stream;
+it may quote `request.faults.code`.
 
-Extents (`cut-after=3`, ...) count frames, and `slow-drip` and `pace` wait before each. A frame that nothing may follow
-needs no mark of its own: the last frame is the last.
+Extents (`cut-after=3`, ...) count frames, and `slow-drip` and `pace` wait before each.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ def stream_answer(
     media_type: str = SSE,
     headers: Headers = SSE_HEADERS,
 ) -> Answer:
-    """A streamed answer. `charge_at` prices the call with so many output tokens; `charge` is shown to `dress` only."""
+    """A streamed answer. `charge_at` returns the charge for a number of output tokens; `charge` is only for `dress`."""
     stream = Stream(tuple(frames), error, charge_at)
     pieces = tuple(frame.data for frame in frames)
     return Answer(200, pieces, media_type, headers, charge or charge_at(output_tokens(frames)), stream)
 
 
 def output_tokens(frames: Iterable[Frame]) -> int:
-    """The output tokens of some frames."""
+    """The sum of the frames' output tokens."""
     return sum(frame.output_tokens for frame in frames)
 
 
 def under_faults(stream: Stream, faults: Faults, media_type: str = SSE) -> Iterator[Frame]:
-    """The frames to send, an endless iterator for `endless`. The last one is marked `stop` where a fault stops it."""
+    """The frames to send; never ends for `endless`. If a fault stops the stream, the last one is marked `stop`."""
     frames: Iterable[Frame] = _shortened(stream, faults)
     if faults.endless:
         frames = _endless(list(frames))
@@ -72,14 +71,14 @@ def under_faults(stream: Stream, faults: Faults, media_type: str = SSE) -> Itera
 
 
 def stop_extent(faults: Faults) -> Extent | None:
-    """Where a fault stops the body without ending it, None when nothing does."""
+    """Where a fault stops the body without ending it, or None."""
     if faults.hang_after_headers:
         return Extent(0, is_bytes=False)
     return faults.stall_after or faults.cut_after or faults.reset_after
 
 
 def _shortened(stream: Stream, faults: Faults) -> list[Frame]:
-    """The frames without those of usage, or without the end, as asked."""
+    """The frames without usage or without the end, as the faults say."""
     frames = [frame for frame in stream.frames if not (faults.no_usage and frame.mark == "usage")]
     if faults.truncated is None:
         return frames
@@ -89,14 +88,14 @@ def _shortened(stream: Stream, faults: Faults) -> list[Frame]:
 
 
 def _endless(frames: list[Frame]) -> Iterator[Frame]:
-    """Everything before the end, then the first content over and over; without content, the first frame."""
+    """Everything before the end, then the first content frame (without any, the first frame) repeated forever."""
     end = next((index for index, frame in enumerate(frames) if frame.mark == "terminal"), len(frames))
     repeated = next((frame for frame in frames[:end] if frame.mark == "content"), frames[0])
     return itertools.chain(frames[:end], itertools.repeat(repeated))
 
 
 def _halved(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The first content frame broken in its middle, yet ended like a whole one."""
+    """The frames with the first content frame's data cut in half, but still ended by a blank line."""
     whole = True
     for frame in frames:
         if whole and frame.mark == "content":
@@ -106,7 +105,7 @@ def _halved(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def _failing(frames: Iterable[Frame], error: Frame, contents: int) -> Iterator[Frame]:
-    """The frames up to so many content frames, then the error in place of all others."""
+    """The frames up to `contents` content frames, then the error instead of the rest."""
     for frame in frames:
         if frame.mark == "content":
             if not contents:
@@ -124,7 +123,7 @@ def _commented(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def _split(frames: Iterable[Frame], size_bytes: int) -> Iterator[Frame]:
-    """The same bytes in pieces of `size_bytes`, whatever the frames; tokens count with the frame's last byte."""
+    """The same bytes in pieces of `size_bytes`, ignoring frame boundaries; tokens count with a frame's last byte."""
     held, tokens = b"", 0
     mark: Mark = "terminal"
     for frame in frames:
@@ -138,7 +137,7 @@ def _split(frames: Iterable[Frame], size_bytes: int) -> Iterator[Frame]:
 
 
 def _portion(frames: Iterable[Frame], extent: Extent | None) -> Iterator[Frame]:
-    """The frames up to an extent; when it was reached before the end, an empty frame marked `stop` follows."""
+    """The frames up to an extent, then, if there were more, an empty frame marked `stop`."""
     if extent is None:
         yield from frames
         return

@@ -1,4 +1,4 @@
-"""Readers of bodies that hold values of any type: what a reader cannot take is a 400, no failure of the sandbox."""
+"""Turns type errors in body readers into a 400 instead of an internal error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def strictly(reader: Callable[P, R]) -> Callable[P, R]:
-    """A reader whose stumbling over a value of a wrong type is a Problem 400; the fields that matter word their own."""
+    """Make a reader raise Problem 400 for a value of a wrong type that it does not check itself."""
 
     @functools.wraps(reader)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:

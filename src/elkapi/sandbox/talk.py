@@ -1,9 +1,9 @@
-"""The neutral words of a conversation with a model: what is asked, what is replied, and how both are counted.
+"""The neutral types of a conversation with a model: request, reply, and how their tokens are counted.
 
-Providers read their bodies into an `Ask` and write a `Reply` in their own shape; what is replied is `script`'s.
+Providers read their bodies into an `Ask` and write a `Reply` in their own format; `script` makes the reply.
 
-Token rule: input counts whitespace-separated words, which no true count is below, `IMAGE_TOKENS` an image and
-`AUDIO_TOKENS` a sound; output counts `pieces`, so that one piece of a stream is one token, streamed or not.
+Token rule: input counts whitespace-separated words (a lower bound of any real count), `IMAGE_TOKENS` per image and
+`AUDIO_TOKENS` per audio part; output counts `pieces`, so that one delta of a stream is one token, streamed or not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PIECE = re.compile(rf"\s*\S{{1,{PIECE_CHARS_MAX}}}|\s+")
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool on offer. `schema` is the JSON schema of its arguments; a custom tool takes free text instead."""
+    """An available tool. `schema` is the JSON schema of its arguments; a custom tool takes free text instead."""
 
     name: str
     schema: dict[str, Any] | None = None
@@ -33,7 +33,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True, tag="call"):
-    """One tool call. `arguments` is JSON text, or the free text of a custom tool; ids are the provider's."""
+    """One tool call. `arguments` is JSON text, or the free text of a custom tool; providers add ids."""
 
     name: str
     arguments: str
@@ -41,7 +41,7 @@ class Call(msgspec.Struct, frozen=True, tag="call"):
 
 
 class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
-    """A thought; counted as reasoning tokens whether or not the provider shows it.
+    """Reasoning text; counted as reasoning tokens whether or not the provider shows it.
 
     `redacted`: shown as an opaque block by providers that have such blocks.
     """
@@ -51,13 +51,13 @@ class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
 
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
-    """A piece of the answer proper."""
+    """Text of the answer."""
 
     text: str
 
 
 class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
-    """A refusal, for providers that tell it from text; the others say it as text."""
+    """A refusal; providers without a format for it send it as text."""
 
     text: str
 
@@ -66,7 +66,7 @@ Part = Thinking | Text | Call | Refusal
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a tool answered; `name` is the tool's, or the call's id where the provider repeats only that."""
+    """A tool's result; `name` is the tool's, or the call's id if the provider's format has only that."""
 
     name: str
     text: str
@@ -85,11 +85,11 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """One question to a model, in no provider's words.
+    """One request to a model, independent of providers.
 
-    `choice`: "auto", "none", "required", or "tool:NAME". `thinks_tokens`: how long it thinks unasked by a script, 0 not
-    at all; `thinks` False: not even by a script. `schema`: the answer must be an instance of it; `wants_json`: of any
-    object. `output_tokens_max` includes thinking.
+    `choice`: "auto", "none", "required", or "tool:NAME". `thinks_tokens`: the length of its reasoning without a script,
+    0 for none; `thinks` False: no reasoning, even with a script. `schema`: the answer must be an instance of it;
+    `wants_json`: the answer must be a JSON object. `output_tokens_max` includes reasoning.
     """
 
     turns: tuple[Turn, ...]
@@ -118,7 +118,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model answers: parts in order, how it finished, what it counts.
+    """The model's answer: parts in order, finish reason and usage.
 
     `stopped_at` is the stop sequence that ended it. `takes_s` is how long a background answer takes.
     """
@@ -151,12 +151,12 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pieces(text: str) -> list[str]:
-    """The tokens of an output text: a word with the space before it, or each `PIECE_CHARS_MAX` characters of it."""
+    """The tokens of an output text: words with the space before them, in pieces of `PIECE_CHARS_MAX` characters."""
     return _PIECE.findall(text)
 
 
 def part_tokens(part: Part) -> int:
-    """The output tokens of one part; a call's name is one token, before its arguments."""
+    """The output tokens of one part; a call's name counts as one."""
     return 1 + len(pieces(part.arguments)) if isinstance(part, Call) else len(pieces(part.text))
 
 
@@ -166,7 +166,7 @@ def words(text: str) -> int:
 
 
 def input_tokens(ask: Ask) -> int:
-    """The input tokens of an ask without script words, at least 1: what a token counting route answers."""
+    """The input tokens of a request, at least 1, regardless of script words; token counting routes return it."""
     total = words(ask.system) + sum(1 + words(tool.description) for tool in ask.tools)
     for turn in ask.turns:
         total += words(turn.text) + IMAGE_TOKENS * len(turn.images) + AUDIO_TOKENS * turn.sounds

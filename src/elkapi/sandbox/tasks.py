@@ -1,19 +1,19 @@
-"""Tasks: what was asked, how far it got at a moment, what it made; each provider shows it in words of its own.
+"""Tasks: their parameters, their state over time and their result; each provider shows them in its own format.
 
-A submit starts a task, which from then on moves by the clock alone: queued, running, ended. How it ends is asked for
-with the submit's faults:
+A submit starts a task, whose state then depends only on the clock: queued, running, ended. The submit's faults control
+it:
 
-    task-fails          it ends without a result, for a reason of the provider's own
-    task-moderated      it ends because what it made was refused
-    task-refused        the submit itself is refused for its prompt
-    task-expires        it ends because nobody had time for it, where the provider has such an end
-    task-queued=2s      it waits so long
-    task-takes=30s      it then runs so long
-    task-odd=3s         after that it is for so long in a state whose word nobody knows
-    link-expires=1s     the addresses of its files are good for so long
-    file-lost=5s        its files cannot be found until so long after its end; for ever without a time
+    task-fails          it ends without a result because of an internal error of the provider
+    task-moderated      it ends because its result was refused
+    task-refused        the submit itself is refused because of its prompt
+    task-expires        it ends because it timed out, if the provider has such a state
+    task-queued=2s      it is queued for this time
+    task-takes=30s      it then runs for this time
+    task-odd=3s         it is then in an undocumented state for this time
+    link-expires=1s     the URLs of its files are valid for this time
+    file-lost=5s        its files are missing until this time after its end; forever without a time
 
-A task is billed when it has succeeded, whether anyone asks after it or not (`following`).
+A task is billed once it has succeeded, whether or not anyone polls it (`following`).
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class Callback(msgspec.Struct, frozen=True):
-    """Where a task's changes are told. `shown` is the task as it is at a moment.
+    """The URL that a task's changes are sent to. `shown` returns the body for the task at a time.
 
-    `challenge` is a body that the address must answer with itself before the task begins; `unanswered` is the problem
-    when it does not.
+    `challenge` is a body that the URL must echo before the task begins; `unanswered` is raised if it does not.
     """
 
     url: str
@@ -59,7 +58,7 @@ class Callback(msgspec.Struct, frozen=True):
 
 
 class Film(msgspec.Struct, frozen=True):
-    """What a video looks like: its size in pixels and its length."""
+    """A video's size in pixels and its length."""
 
     width_px: int
     height_px: int
@@ -67,9 +66,9 @@ class Film(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, kw_only=True):
-    """One task. `owner` is whose it is, `asked` what the provider has read, `charge` what it costs once it succeeded.
+    """One task. `owner` identifies its caller, `asked` is the provider's parsed body, `charge` its price on success.
 
-    `origin` is where its submit was sent to, and so where its files are. Times are Unix seconds.
+    `origin` is the origin of its submit, and so of its files' URLs. Times are Unix seconds.
     """
 
     id: str
@@ -96,7 +95,7 @@ class Task(msgspec.Struct, kw_only=True):
 
     @property
     def starts_s(self) -> float:
-        """When it begins to run."""
+        """When it starts running."""
         return self.created_s + self.queued_s
 
     @property
@@ -109,7 +108,7 @@ class Task(msgspec.Struct, kw_only=True):
         return self.starts_s + self.runs_s
 
     def state(self, now_s: float) -> State:
-        """Where it is at a moment."""
+        """Its state at `now_s`."""
         if self.cancelled_s is not None and now_s >= self.cancelled_s:
             return "cancelled"
         if now_s < self.starts_s:
@@ -117,37 +116,37 @@ class Task(msgspec.Struct, kw_only=True):
         return "running" if now_s < self.ends_s else self.ending
 
     def word(self, now_s: float, words: Mapping[str, T], otherwise: T, odd: T) -> T:
-        """Its state in the words of its provider: `otherwise` where it has none, `odd` where nobody knows the word."""
+        """Its state in the provider's words: `otherwise` for one not in `words`, `odd` during `task-odd`."""
         if self.state(now_s) == "running" and now_s >= self._odd_from_s:
             return odd
         return words.get(self.state(now_s), otherwise)
 
     def is_lost(self, now_s: float) -> bool:
-        """Whether its files cannot be found."""
+        """Whether its files are missing."""
         return now_s < self.ends_s + self.lost_s
 
     def ended(self, now_s: float) -> bool:
-        """Whether it moves no more."""
+        """Whether its state is final."""
         return self.state(now_s) not in ("queued", "running")
 
     def changed_s(self, now_s: float) -> float:
-        """When it came to where it is."""
+        """When it entered its current state."""
         state = self.state(now_s)
         return self.created_s if state == "queued" else self.starts_s if state == "running" else self.ends_s
 
     def progress(self, now_s: float) -> int:
-        """How much of its running is done, in percent; 100 only for one that has succeeded."""
+        """Its progress in percent; 100 only once it has succeeded."""
         state = self.state(now_s)
         if state == "running":
             return min(99, int(100 * (now_s - self.starts_s) / (self.ends_s - self.starts_s)))
         return 100 if state == "succeeded" else 0
 
     def video(self) -> bytes:
-        """The video it made."""
+        """Its video, as MP4."""
         return mp4(self.id, self.film.width_px, self.film.height_px, self.film.duration_ms)
 
     def link(self, name: str, now_s: float) -> str:
-        """An address of a file of it, good for a while for whoever has it."""
+        """A temporary signed URL of one of its files; no key is needed."""
         expires = str(int(now_s + self.link_s))
         signature = seal("file", f"{self.token}/{name}/{expires}").replace("+", "-").replace("/", "_").rstrip("=")
         return f"{self.origin}{FILES_PATH}/{self.token}/{name}?expires={expires}&signature={signature}"
@@ -165,9 +164,9 @@ def start(
     callback: Callback | None = None,
     owner: str | None = None,
 ) -> Task:
-    """Begin a task and keep it on the provider's shelf; the request's faults say how it goes. Raises `refusal` for one.
+    """Start a task and store it on the provider's shelf; the request's faults control it. Raises `refusal` if they ask.
 
-    `owner` is whose it is where that is not simply the caller's key.
+    `owner` defaults to the caller's key.
     """
     faults = request.faults
     if faults.task_refused:
@@ -203,19 +202,19 @@ def start(
 
 
 def caller(request: Request) -> str:
-    """The key of a request, wherever its provider takes it from."""
+    """The key of a request, from any of the places that providers read it from."""
     return request.header("x-goog-api-key") or request.query("key") or request.header("authorization") or ""
 
 
 def find(request: Request, shelf: str, task_id: str, owner: str | None = None) -> Task | None:
-    """The task of this id, when it is this owner's (the caller's)."""
+    """The task of this id if it belongs to `owner` (by default the caller), otherwise None."""
     task = request.store.shelf(shelf).get(task_id)
     wanted = caller(request) if owner is None else owner
     return task if isinstance(task, Task) and task.owner == wanted else None
 
 
 def found(request: Request, shelf: str, task_id: str, absent: Problem) -> Task:
-    """The caller's task of this id. Raises `absent` where there is none."""
+    """The caller's task of this id. Raises `absent` if there is none."""
     task = find(request, shelf, task_id)
     if task is None:
         raise absent
@@ -223,24 +222,24 @@ def found(request: Request, shelf: str, task_id: str, absent: Problem) -> Task:
 
 
 def owned(request: Request, shelf: str, owner: str | None = None) -> list[Task]:
-    """The tasks of an owner (the caller), oldest first."""
+    """The tasks of `owner` (by default the caller), oldest first."""
     wanted = caller(request) if owner is None else owner
     return [task for task in request.store.shelf(shelf).all() if task.owner == wanted]
 
 
 def forget(request: Request, task: Task) -> None:
-    """Keep a task and its files no longer."""
+    """Delete a task and its files."""
     request.store.shelf(task.shelf).pop(task.id)
     request.store.shelf(FILES).pop(task.token)
 
 
 def origin(request: Request) -> str:
-    """Scheme, host and port as the caller named them."""
+    """The sandbox's origin, with the host and port of the caller's Host header."""
     return f"http://{request.header('host') or 'localhost'}"
 
 
 def file(request: Request) -> Answer:
-    """`GET /_files/{token}/{name}`: a file of a task for whoever has its address. Raises Problem."""
+    """`GET /_files/{token}/{name}`: a task's file, for anyone with its signed URL. Raises Problem."""
     token, name = request.params["token"], request.params["name"]
     expires, signature = request.query("expires") or "", request.query("signature") or ""
     signature += "=" * (-len(signature) % 4)
@@ -255,7 +254,7 @@ def file(request: Request) -> Answer:
 
 
 def content_of(task: Task, name: str) -> tuple[bytes, str]:
-    """The bytes of a file of a task and their type, by the end of its name."""
+    """The bytes and media type of a task's file, by the extension of its name."""
     ending = name.rpartition(".")[2]
     if ending == "mp4":
         return task.video(), VIDEO_TYPE
@@ -267,7 +266,7 @@ def content_of(task: Task, name: str) -> tuple[bytes, str]:
 
 
 def ranged(request: Request, content: bytes, media_type: str) -> Answer:
-    """An answer of all of some bytes, or of the part that `Range` asks for. Raises Problem 416."""
+    """An answer with the content, or the part that `Range` asks for. Raises Problem 416."""
     asked = _RANGE.fullmatch((request.header("range") or "").strip())
     if asked is None or asked[0] == "bytes=-":
         return Answer(200, (content,), media_type, headers=((b"accept-ranges", b"bytes"),))

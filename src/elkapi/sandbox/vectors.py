@@ -1,4 +1,4 @@
-"""Deterministic unit vectors: the same model, item and dimensions give the same bytes everywhere, without numpy."""
+"""Deterministic unit vectors: the same model, item and dimensions give the same bytes on every machine; no numpy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VECTORS_CACHED_MAX = 256
 
 
 def seed(model: str, item: bytes) -> bytes:
-    """The 32 bytes a vector grows from; `item` says its own kind, so that text and tokens never share one."""
+    """The 32-byte seed of a vector; `item` includes its kind, so that text and tokens never share a seed."""
     return hashlib.sha256(model.encode() + b"\0" + item).digest()
 
 
@@ -21,7 +21,7 @@ def seed(model: str, item: bytes) -> bytes:
 def unit_vector(seed_bytes: bytes, dimensions: int) -> bytes:
     """`dimensions` little-endian float32 of Euclidean length 1.
 
-    A shorter vector is the renormalised head of the longer one, as with the provider's own shortened embeddings.
+    A shorter vector is the renormalised prefix of a longer one, like the provider's own shortened embeddings.
     """
     numbers = array("h", hashlib.shake_256(seed_bytes).digest(2 * dimensions))
     if sys.byteorder == "big":
@@ -36,7 +36,7 @@ def unit_vector(seed_bytes: bytes, dimensions: int) -> bytes:
 
 
 def as_floats(vector: bytes) -> list[float]:
-    """The float32 values as Python floats, exactly: printed in full they read back to the same bits."""
+    """The float32 values as Python floats, which are exact: their text reads back to the same bits."""
     floats = array("f", vector)
     if sys.byteorder == "big":
         floats.byteswap()

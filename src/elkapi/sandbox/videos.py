@@ -1,8 +1,9 @@
-"""Small real videos: MP4 files of one colour, any size and length, that players decode; it knows no task.
+"""Small real videos: playable MP4 files of one colour, of any size and length.
 
-The picture is H.264 in its baseline profile, written bit by bit. The first block of the first frame holds the colour as
-plain samples; every other block is predicted from its neighbours and adds nothing, and every further frame skips all
-its blocks. So a frame costs a byte a block once and a dozen bytes after, and no encoder is needed.
+The video is H.264 baseline profile, written bit by bit. The first macroblock of the first frame has the colour as raw
+samples (I_PCM); every other one is predicted from its neighbours without a residual, and every further frame skips all
+of them. So the first frame takes about a byte per macroblock and each further one about a dozen bytes, without an
+encoder.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import msgspec
 BLOCK_PX = 16
 FRAMES_PER_SECOND = 24
 TIMESCALE = FRAMES_PER_SECOND * 512
-# Level 5.2 allows every size that a provider makes; decoders take it as an upper bound.
+# Level 5.2 allows every size that a provider offers; for decoders it is only an upper bound.
 PROFILE, LEVEL = 66, 52
 FRAME_NUMBER_BITS = 4
 IDENTITY = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
 class _Bits:
-    """A row of bits that grows at its end."""
+    """A bit writer."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -32,7 +33,7 @@ class _Bits:
         self._text.append(format(value, f"0{width}b"))
 
     def ue(self, value: int) -> None:
-        """An unsigned number in H.264's exponential code."""
+        """Append an unsigned number in H.264's Exp-Golomb code."""
         code = format(value + 1, "b")
         self._text.append("0" * (len(code) - 1) + code)
 
@@ -43,7 +44,7 @@ class _Bits:
         self._text.append("0" * (-sum(map(len, self._text)) % 8))
 
     def unit(self, header: int) -> bytes:
-        """The bits as a NAL unit: closed, padded, and without the patterns that would look like a start code."""
+        """The bits as a NAL unit: with stop bit and padding, and with start code patterns escaped."""
         text = "".join(self._text) + "1"
         text += "0" * (-len(text) % 8)
         data = int(text, 2).to_bytes(len(text) // 8, "big")
@@ -58,7 +59,7 @@ class _Bits:
 
 
 class _Grid(msgspec.Struct, frozen=True):
-    """A picture counted in blocks, and what is cut off its right and lower side."""
+    """A frame's size in pixels and in macroblocks."""
 
     width_px: int
     height_px: int
@@ -75,19 +76,19 @@ class _Grid(msgspec.Struct, frozen=True):
 
 @functools.lru_cache(maxsize=64)
 def mp4(seed: str, width_px: int, height_px: int, duration_ms: int) -> bytes:
-    """A playable MP4 of this size and length (at least one frame); its colour depends on the seed alone."""
+    """A playable MP4 of this size (rounded down to even) and length (at least one frame); the seed sets its colour."""
     grid = _Grid(width_px // 2 * 2, height_px // 2 * 2)
     frames = max(1, round(duration_ms * FRAMES_PER_SECOND / 1000))
     colour = hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest()[:3]
     samples = [_first_frame(grid, colour), *(_same_frame(grid, number) for number in range(1, frames))]
     ftyp = _box(b"ftyp", b"isom\0\0\2\0isomiso2avc1mp41")
-    # The table of chunks needs to know where the samples begin, and its length does not depend on the number.
+    # The chunk table needs the offset of the samples; its own length does not depend on that value.
     start = len(ftyp) + len(_movie(grid, samples, 0)) + 8
     return ftyp + _movie(grid, samples, start) + _box(b"mdat", b"".join(samples))
 
 
 def seconds_of(content: bytes) -> float | None:
-    """The length that the header of an MP4 tells; None when there is none."""
+    """The length in an MP4's movie header; None if it has none."""
     at = content.find(b"mvhd")
     if at < 0 or len(content) < at + 24 or content[at + 4] != 0:
         return None
@@ -100,12 +101,12 @@ def _sequence(grid: _Grid) -> bytes:
     bits.fixed(PROFILE, 8)
     bits.fixed(0b11000000, 8)
     bits.fixed(LEVEL, 8)
-    for value in (0, FRAME_NUMBER_BITS - 4, 2, 1):  # its id, width of a frame's number, order by decoding, references
+    for value in (0, FRAME_NUMBER_BITS - 4, 2, 1):  # id, frame number bits, decoding order, reference frames
         bits.ue(value)
     bits.raw("0")
     bits.ue(grid.across() - 1)
     bits.ue(grid.down() - 1)
-    bits.raw("11")  # whole frames, direct inference
+    bits.raw("11")  # frame_mbs_only, direct_8x8_inference
     right = (grid.across() * BLOCK_PX - grid.width_px) // 2
     below = (grid.down() * BLOCK_PX - grid.height_px) // 2
     bits.raw("1" if right or below else "0")
@@ -132,19 +133,19 @@ def _picture() -> bytes:
 
 def _first_frame(grid: _Grid, colour: bytes) -> bytes:
     bits = _Bits()
-    for value in (0, 7, 0):  # first block, a slice of intra blocks, the picture's parameters
+    for value in (0, 7, 0):  # first macroblock, intra slice, id of the picture parameters
         bits.ue(value)
     bits.fixed(0, FRAME_NUMBER_BITS)
     bits.ue(0)
     bits.raw("00")
     bits.ue(0)
-    bits.ue(25)  # a block of plain samples
+    bits.ue(25)  # I_PCM
     bits.align()
     luma, blue, red = (16 + value % 220 for value in colour)
     bits.raw("".join(format(value, "08b") * count for value, count in ((luma, 256), (blue, 64), (red, 64))))
     for block in range(1, grid.blocks()):
-        # Predicted by the mean of its neighbours, colours too, no change of quality, no coefficients. How "none" is
-        # written depends on the neighbours, and one of plain samples counts as full of them.
+        # DC prediction for luma and chroma, no change of the quantizer, no coefficients. The code for "none" depends on
+        # the neighbours, and an I_PCM neighbour counts as having the maximum.
         bits.raw("0010011" + ("000011" if block in (1, grid.across()) else "1"))
     return _sample(bits.unit(0x65))
 
@@ -156,7 +157,7 @@ def _same_frame(grid: _Grid, number: int) -> bytes:
     bits.fixed(number % (1 << FRAME_NUMBER_BITS), FRAME_NUMBER_BITS)
     bits.raw("000")
     bits.ue(0)
-    bits.ue(grid.blocks())  # so many blocks are skipped
+    bits.ue(grid.blocks())  # all macroblocks are skipped
     return _sample(bits.unit(0x41))
 
 
