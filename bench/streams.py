@@ -1,10 +1,10 @@
-"""Plays streams on many connections at once and prints what came of them, as JSON.
+"""Requests streams on many connections at once and prints the results as JSON.
 
     streams.py < order.json    {"url", "path", "body", "headers", "connections", "secs", "timed"}
 
-Each connection asks for one stream after the other until `secs` are over, and finishes the one under way. A stream is
-whole when every event of bench/upstream.c arrived and its chunked body ended. `timed` reads the moment of sending from
-each delta (CLOCK_MONOTONIC, the same clock here), so a lag is one event's way from the upstream's send to this client.
+Each connection requests one stream after the other until `secs` have passed, and finishes the last one. A stream is
+complete if every event of bench/upstream.c arrived and its chunked body ended. `timed` reads the send time from each
+delta (CLOCK_MONOTONIC, the clock used here too), so a lag is the time from the upstream's send to this client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE_S = 60
 
 
 class Log:
-    """What all connections saw; lags and first bytes in nanoseconds."""
+    """The counts and times of all connections; lags and times to first event in nanoseconds."""
 
     def __init__(self) -> None:
         self.begun = self.whole = self.refused = 0
@@ -36,7 +36,7 @@ class Log:
 
 
 class Player(asyncio.Protocol):
-    """One keep-alive connection. The parser takes the chunks off, since a server may cut them anywhere in an event."""
+    """One keep-alive connection. The parser removes the chunk framing, since a chunk may end anywhere in an event."""
 
     def __init__(self, request: bytes, until_s: float, timed: bool, log: Log) -> None:
         self.request, self.until_s, self.timed, self.log = request, until_s, timed, log
@@ -64,7 +64,7 @@ class Player(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         data = self.tail + data
-        # What follows the last line break may be the beginning of an event: it is looked at with what comes next.
+        # The bytes after the last line break may be the start of an event: they are read with the next ones.
         whole = data.rfind(b"\n") + 1
         self.tail, data = data[whole:], data[:whole]
         self.events += data.count(EVENT)
@@ -77,7 +77,7 @@ class Player(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self.log.whole += self.events == EVENTS
         if time.monotonic() < self.until_s:
-            # Not from inside the parser that this call replaces.
+            # Not called directly: it replaces the parser that is running now.
             asyncio.get_running_loop().call_soon(self._ask)
         else:
             self.transport.close()
@@ -93,7 +93,7 @@ def quantile_ms(values_ns: list[int], share: float) -> float:
 
 
 async def play(order: dict[str, Any]) -> dict[str, float]:
-    """The figures of one run."""
+    """Run one order and return its figures."""
     at, body = urlsplit(order["url"]), order["body"].encode()
     lines = "".join(f"{name}: {value}\r\n" for name, value in order["headers"].items())
     head = f"POST {order['path']} HTTP/1.1\r\nHost: {at.netloc}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"

@@ -22,8 +22,9 @@ def fragments(root: Path) -> list[Path]:
 
 
 def join(root: Path, version: str, today: date) -> str:
-    """Answers the heading that the fragments now stand under. Raises ValueError and changes nothing where one is in
-    another form or the version has been released.
+    """Join the fragments under a new heading, which is returned.
+
+    Raises ValueError, and changes nothing, if a fragment is malformed or the version is already in the changelog.
     """
     page = root / "CHANGELOG.md"
     before = page.read_text("utf-8").removeprefix(TITLE) if page.exists() else ""

@@ -1,6 +1,7 @@
-"""`make dev`: a gateway with a seeded key in front of the sandbox, both restarted whenever a file under src/ changes.
+"""`make dev`: a gateway with a seeded key in front of the sandbox, both restarted when a file under src/ changes.
 
-Its data lies in elkapi-data/dev, apart from `make run`'s; the key is kept there (mode 0600), so that it stays the same.
+Its data is in elkapi-data/dev, separate from `make run`'s; the key is stored there (mode 0600), so that it stays the
+same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def cli(*arguments: str) -> str:
 
 
 def seeded_key() -> str:
-    """The key of this folder; on the first start also a channel to the sandbox (common public prices are seeded)."""
+    """The stored key. The first start creates it and a channel to the sandbox (common public prices are seeded)."""
     kept = DATA / "dev-key"
     if not kept.exists():
         DATA.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the children are stopped on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `finally` stops the children
     key = seeded_key()
     commands = [[ELKAPI, "sandbox", "--port", str(SANDBOX_PORT)], [ELKAPI, "serve"]]
     running: list[subprocess.Popen[bytes]] = []
