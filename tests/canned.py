@@ -1,4 +1,4 @@
-"""An upstream that gives every call the same answer: what a test needs where the sandbox has no such fault."""
+"""An upstream that gives every call the same answer, for failures that the sandbox has no fault for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 
 
 class Canned:
-    """Answers each call with `status`, `kind` and `body`, or closes the connection unanswered when `status` is 0.
+    """Answers each call with `status`, `kind` (content type) and `body`; closes the connection if `status` is 0.
 
-    A call that asks for a stream gets `frames` where there are some. While `gate` is not set, calls wait for it.
-    `squeeze` makes its answers gzip.
+    A call for a stream gets `frames` if there are any. Calls wait until `gate` is set. `squeeze` compresses the answers
+    with gzip.
     """
 
     def __init__(self, status: int, body: object, frames: bytes = b"") -> None:
@@ -59,7 +59,7 @@ class Canned:
 
 @contextlib.asynccontextmanager
 async def canned(status: int, body: object = None, frames: bytes = b"") -> AsyncIterator[Canned]:
-    """One on a loopback port."""
+    """A canned upstream on a loopback port."""
     upstream = Canned(status, body, frames)
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,7 +1,7 @@
-"""A real gateway with all its processes, its upstream and an operator's hands: what the chaos and process suites drive.
+"""A real gateway with all its processes, its upstream and its administration, for the chaos and process suites.
 
-Everything runs as users run it: a supervisor started by its command, roles as processes of their own, the sandbox as
-the upstream in another process with its bill in a file. Processes are found below the supervisor's pid.
+Everything runs as for users: a supervisor started by its command, each role in its own process, and the sandbox as
+upstream in another process with its bill in a file. Processes are found by the supervisor's pid.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ from tests.live import free_port
 
 START_S = 60.0
 STOP_S = 60.0
-# No call may take longer than this, whatever is killed meanwhile: a hang is a failure. A call that comes while all
-# starts anew waits for that, which takes most of a minute where three of these suites share two slow cores.
+# No call may take longer than this, whatever is killed meanwhile: a hang is a failure. A call during a restart waits
+# for it, which takes most of a minute if three of these suites share two slow cores.
 HANG_S = 180.0
-# An answer that stays with the gateway would otherwise end as a broken connection, which a kill explains as well: the
-# edge takes that connection for an idle one and closes it.
+# Longer than HANG_S, so that an answer that the gateway never sends is seen as a hang. Otherwise the edge would close
+# the connection as idle, which looks like the effect of a kill.
 IDLE_S = 2 * HANG_S
 POLL_S = 0.05
 
-# The model inside the package, which is free.
+# The bundled model, which is free.
 BUNDLED = "all-MiniLM-L6-v2"
 PER_TOKEN = "text-embedding-3-small"
 PER_TOKEN_DEAR = "text-embedding-3-large"
 PER_CALL = "text-embedding-ada-002"
-# The sandbox's own prices, so that the bill and the charges must agree line by line. A call of PER_CALL always has
-# PER_CALL_WORDS words, for which the sandbox bills 100 nano each.
+# The sandbox's own prices, so that the bill and the charges must agree line by line. Each call of PER_CALL has
+# PER_CALL_WORDS words, and the sandbox bills 100 nano-USD per word.
 PER_CALL_WORDS = 7
 PER_CALL_NANO = 700
 NANO_PER_TOKEN = {PER_TOKEN: 20, PER_TOKEN_DEAR: 130}
 
 
 def usd(nano: int) -> str:
-    """Nano-dollars as the decimal dollars that commands take."""
+    """Nano-dollars as decimal dollars, the format of commands."""
     return f"{nano // 10**9}.{nano % 10**9:09d}"
 
 
 def words(count: int, mark: str) -> str:
-    """A text that the sandbox counts as `count` tokens; `mark` makes it like no other."""
+    """A text that the sandbox counts as `count` tokens; `mark` makes it unique."""
     return " ".join([f"w{mark}", *("word" for _ in range(count - 1))])
 
 
@@ -91,7 +91,7 @@ class Upstream:
         self._process.stdout.close()
 
     def bill(self) -> list[dict[str, Any]]:
-        """Every line so far."""
+        """All lines so far."""
         if not self.bill_path.exists():
             return []
         return [json.loads(line) for line in self.bill_path.read_text("ascii").splitlines()]
@@ -140,11 +140,11 @@ class Cluster:
         return self.process.pid
 
     def children(self, role: str | None = None) -> dict[int, str]:
-        """The roles' processes that live now: pid -> role."""
+        """The live processes of the roles: pid -> role."""
         return {pid: name for pid, name in children_of(self.pid).items() if role in (None, name)}
 
     async def ready(self) -> None:
-        """Wait until it answers that it can serve and every role has its process."""
+        """Wait until /readyz succeeds and every role's processes are ready. Fails the test if they never are."""
         deadline_s = time.monotonic() + START_S
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
             while True:
@@ -159,11 +159,11 @@ class Cluster:
 
     @property
     def has_ledger_process(self) -> bool:
-        """Elsewhere each worker writes the ledger in a thread of its own."""
+        """Whether the ledger has its own process; if not, each worker writes it in a thread."""
         return self.settings.is_sqlite and self.settings.workers > 1
 
     def is_complete(self) -> bool:
-        """Whether every role has its processes, each worker said it is ready and each helper's socket accepts."""
+        """Whether every role has its processes, each worker has logged that it is ready and each socket accepts."""
         roles = list(self.children().values())
         self._read_events()
         helpers = ["models", "control", "sandbox"]
@@ -177,11 +177,11 @@ class Cluster:
         )
 
     def _read_events(self) -> None:
-        """Which workers said in the log that they are ready; a worker that still starts is not complete."""
+        """Collect the workers that have logged that they are ready."""
         self._ready_workers |= {event["pid"] for event in self.new_events("worker_ready")}
 
     def new_events(self, name: str) -> list[dict[str, Any]]:
-        """The log's events of one name that were written since the last time anybody asked."""
+        """The log's events of this name since the last call, for any name."""
         path = Path(self.settings.log_file)
         if not path.exists():
             return []
@@ -202,13 +202,13 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
 
     def kill_supervisor(self) -> None:
-        """kill -9 of the supervisor, and reap it."""
+        """Kill the supervisor with SIGKILL, and reap it."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM, drain, exit status; whatever ignores that for too long is killed by its pid."""
+        """Send SIGTERM and return the exit status; kills the supervisor if it does not exit within STOP_S."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
@@ -248,7 +248,7 @@ class Cluster:
         channels.add_channel(self.admin, given, secrets)
 
     def sandbox_prices(self) -> None:
-        """Prices equal to the sandbox's own, so that the charge of a call is what the upstream bills for it."""
+        """Set the sandbox's own prices, so that the charge of a call equals the upstream's bill for it."""
         for model, nano in NANO_PER_TOKEN.items():
             set_price(self.admin, model, input_per_1m=usd(nano * 1_000_000))
         set_price(self.admin, PER_CALL, per_call=usd(PER_CALL_NANO))
@@ -272,19 +272,19 @@ class Cluster:
 
 
 def set_price(admin: Admin, model: str, **amounts: str) -> None:
-    """A new version of a model's price; amounts are decimal US dollars."""
+    """Add a version of a model's price; amounts are decimal US dollars."""
     prices.set_price(admin, prices.PriceInput(model=model, **amounts))
 
 
 def serve_command(role: str | None = None) -> list[str]:
-    """`elkapi serve`, whole or one role alone; the settings come from the environment."""
+    """The command of `elkapi serve`, for all roles or one; the settings come from the environment."""
     return [str(Path(sys.executable).parent / "elkapi"), "serve", *(["--role", role] if role else [])]
 
 
 @contextmanager
 def cluster(database_url: str = "", **settings: Any) -> Iterator[Cluster]:
-    """A gateway that is set up and not started. Settings are those of elkapi.settings."""
-    # The folder's name is short: a unix socket's path has at most 107 bytes, and pytest's own folders are long.
+    """A gateway that is set up but not started. Keyword arguments are fields of Settings."""
+    # Not in pytest's folders, whose names are long: a Unix socket's path has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="elk-"))
     made = Cluster(folder, "" if database_url.startswith("sqlite") else database_url, **settings)
     made.data_dir.mkdir(mode=0o700)
@@ -300,7 +300,7 @@ def cluster(database_url: str = "", **settings: Any) -> Iterator[Cluster]:
 
 @contextmanager
 def upstream(folder: Path, *arguments: str) -> Iterator[Upstream]:
-    """A sandbox that bills into `folder`."""
+    """A running sandbox with its bill in `folder`."""
     made = Upstream(folder, *arguments)
     made.start()
     try:
@@ -310,7 +310,7 @@ def upstream(folder: Path, *arguments: str) -> Iterator[Upstream]:
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One call as its caller saw it."""
+    """The answer to one call."""
 
     status: int
     headers: dict[str, str]
@@ -335,7 +335,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def answered_in_time(call: str) -> AsyncIterator[None]:
-    """Fail the test when the call inside has no answer after HANG_S."""
+    """Fail the test if the call inside has no answer after HANG_S."""
     try:
         async with asyncio.timeout(HANG_S):
             yield
@@ -345,14 +345,14 @@ async def answered_in_time(call: str) -> AsyncIterator[None]:
 
 
 class Client:
-    """Callers of one gateway: every call ends within HANG_S, or the test fails."""
+    """A client of one gateway: every call must end within HANG_S, or the test fails."""
 
     def __init__(self, origin: str, http: aiohttp.ClientSession) -> None:
         self.origin = origin
         self.http = http
 
     async def embed(self, key: str, model: str, content: Any, **headers: str) -> Answer:
-        """POST /v1/embeddings. Raises aiohttp.ClientError when the connection breaks, fails the test on a hang."""
+        """POST /v1/embeddings. Raises aiohttp.ClientError if the connection breaks; fails the test on a hang."""
         body = msgspec.json.encode({"model": model, "input": content, "encoding_format": "base64"})
         sent = {"authorization": f"Bearer {key}", "content-type": "application/json", **headers}
         async with answered_in_time(f"{model}, {str(content)[-80:]}, {headers}"):
@@ -365,19 +365,19 @@ class Client:
 @contextlib.asynccontextmanager
 async def client(origin: str, connections: int = 64, *, reuse: bool = True) -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(limit=connections, force_close=not reuse)
-    # The hang is watched by Client itself, so that it cannot be mistaken for an answer.
+    # No timeout here: Client detects a hang itself, so that it is not counted as a broken connection.
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as http:
         yield Client(origin, http)
 
 
 # The machine
 
-# A process that ends while its file is read is told by the second.
+# The second is raised if a process ends while its file is being read.
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
 def children_of(parent: int) -> dict[int, str]:
-    """Live processes below `parent` that run a role: pid -> role."""
+    """Live children of `parent` that run a role: pid -> role."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
@@ -394,7 +394,7 @@ def children_of(parent: int) -> dict[int, str]:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
+    """Whether a process is running (a zombie is not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except GONE:

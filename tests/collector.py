@@ -1,4 +1,4 @@
-"""An OTLP collector on a loopback port: reads what it is sent with the official types, or refuses, or hangs."""
+"""An OTLP collector on a loopback port: parses exports with the official types, refuses them or hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """`spans` and `metrics` as they came; it answers `status`, and nothing while a test has cleared `answers`."""
+    """Collects `spans` and `metrics`. It answers with `status`, or waits while a test has cleared `answers`."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -54,7 +54,7 @@ class Collector:
 
 
 def values(attributes: Any) -> dict[str, Any]:
-    """Attributes as plain values."""
+    """Attributes as plain values by key."""
     return {one.key: value_of(one.value) for one in attributes}
 
 
@@ -66,7 +66,7 @@ def value_of(value: AnyValue) -> Any:
 
 
 def points(collector: Collector, name: str) -> list[tuple[dict[str, Any], Any]]:
-    """(attributes, point) of a histogram."""
+    """The (attributes, point) pairs of a histogram."""
     return [(values(point.attributes), point) for point in collector.metrics[name].histogram.data_points]
 
 

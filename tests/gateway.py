@@ -1,6 +1,6 @@
-"""A whole worker inside the test's own loop, with the sandbox as its upstream: what the relay suites drive.
+"""A complete worker in the test's event loop, with the sandbox as its upstream, for the relay suites.
 
-Everything is real (server, snapshot, ledger thread, upstream client, SQLite or PostgreSQL) but the process boundaries.
+Everything except the process boundaries is real: server, snapshot, ledger thread, upstream client, database.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SMALL = "text-embedding-3-small"
 
 
 class Gateway:
-    """A running worker and the operator's hands on it; every change waits until the worker has seen it."""
+    """A running worker and methods to configure it; every change waits until the worker has loaded it."""
 
     server: Server
     runner: BatchRunner
@@ -61,7 +61,7 @@ class Gateway:
         return self.installation.database
 
     async def settled(self) -> None:
-        """Wait until the worker's snapshot is as new as the database, and its keys too, which hear of it after that."""
+        """Wait until the worker has loaded the database's current version; the key cache is updated last."""
         with self.database.read() as connection:
             wanted = int(str(connection.execute(text("select value from meta where name = 'config_version'")).scalar()))
         await until(lambda: self.plane.key_cache._version >= wanted)
@@ -172,7 +172,7 @@ class Gateway:
         await self.settled()
 
     def ask(self, key: str | None, body: Any = None, **more: Any) -> Any:
-        """POST /v1/embeddings; `body` bytes go as they are."""
+        """POST /v1/embeddings by default; a `body` of bytes is sent unchanged."""
         headers = {"content-type": "application/json", **more.pop("headers", {})}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
@@ -181,7 +181,7 @@ class Gateway:
         return self.http.post(path, content=content, headers=headers, **more)
 
     async def account(self, request_id: str, key: str) -> dict[str, Any]:
-        """`GET /v1/requests/{id}` as the key's owner, once the record is written."""
+        """`GET /v1/requests/{id}` with this key, once the record is written."""
 
         async def record() -> Any:
             reply = await self.http.get(f"/v1/requests/{request_id}", headers={"authorization": f"Bearer {key}"})
@@ -190,20 +190,20 @@ class Gateway:
         return dict(await until(record, what=f"a record of {request_id}"))
 
     def books(self) -> CheckReport:
-        """The ledger's own check, which found nothing wrong."""
+        """The report of the ledger's check, which must be ok."""
         with self.database.read() as connection:
             report = check(connection)
         assert report.ok, report.lines()
         return report
 
     def closed_books(self) -> CheckReport:
-        """`books`, with no hold open."""
+        """`books`, and no hold may be open."""
         report = self.books()
         assert report.open_holds == 0
         return report
 
     def books_slowly(self) -> tuple[asyncio.Event, threading.Lock]:
-        """The disk takes its time from the next booking on, which the event tells of, until the lock is released."""
+        """Block the ledger from the next settlement on: (event set when that begins, lock to release)."""
         ledger, booking = self.plane.ledger, asyncio.Event()
         assert isinstance(ledger, ThreadLedger)
         settle, disk = ledger.settle, ledger.writer.lock
@@ -234,13 +234,13 @@ async def gateway(
     chat: tuple[BundledModel, ...] = (),
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway with its data in `folder`; extra keyword arguments are Settings."""
+    """A gateway with its data in `folder`; further keyword arguments are fields of Settings."""
     (folder / "metrics").mkdir(parents=True, exist_ok=True)
     chosen = Settings(
         data_dir=str(folder),
         database_url=database_url,
         log_file=str(folder / "gateway.log"),
-        # A busy machine's slow disk is no miss of the response cache, and refuses no call.
+        # Long waits, so that a slow disk on a busy machine neither misses the response cache nor refuses calls.
         **{"snapshot_poll_s": 0.01, "cache_wait_s": 10.0, "hold_wait_s": 30.0, "settle_wait_s": 30.0, **settings},
     )
     if not database_url and not (folder / "elkapi.sqlite3").exists():
@@ -273,7 +273,7 @@ async def gateway(
 
 @contextlib.contextmanager
 def served(folder: Path, furnish: Callable[[Gateway], Awaitable[_T]], **settings: Any) -> Iterator[_T]:
-    """What `furnish` makes of a gateway on a thread of its own, for clients that block; it ends with the block."""
+    """Run a gateway in its own thread, for blocking clients, until the block ends; yields the result of `furnish`."""
     furnished: list[_T] = []
     ready = threading.Event()
     stopping: list[Callable[[], object]] = []

@@ -1,7 +1,7 @@
-"""What a streamed answer of each client dialect must look like: validators of the bytes a caller gets (guarantee 59).
+"""Validators of the streams of each client dialect, as bytes that a caller gets (guarantee 59).
 
-They know the dialects from their contracts and SDKs, not from our writers. Each raises AssertionError with the frame it
-stumbled over. `broken` streams end in an explicit error, with no sign of a clean end.
+They follow the dialects' contracts and SDKs, not our writers. Each raises AssertionError with the invalid frame.
+`broken` streams end in an explicit error, without the mark of a clean end.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ DELTAS = {
 
 
 def check_stream(client: str, stream: bytes | str, *, broken: bool = False) -> None:
-    """Raises AssertionError where the stream is not of the client's dialect."""
+    """Raise AssertionError if the stream violates the client's dialect."""
     data = stream.encode() if isinstance(stream, str) else stream
     if client == "gemini" and broken:
-        # Outside of the events the error stands once more: Google's SDK for Go looks for it only there.
+        # The error is repeated outside the events: Google's Go SDK looks for it only there.
         data, end, bare = data.rpartition(b"\r\n\r\n")
         assert bare
         assert data.endswith(b"data: " + bare), data[-80:]
@@ -54,8 +54,8 @@ def check_stream(client: str, stream: bytes | str, *, broken: bool = False) -> N
 
 
 def frames_in(data: bytes) -> list[tuple[str, str]]:
-    """(event, data) of every frame that is no comment. Raises AssertionError for a line that no frame may have."""
-    # Google ends lines with CRLF, and its frames may be passed on as they came.
+    """(event, data) of every frame except comments. Raises AssertionError for an invalid line."""
+    # Google ends lines with CRLF, and its frames may be passed on unchanged.
     data = data.replace(b"\r\n", b"\n")
     assert data.endswith(b"\n\n"), data[-80:]
     frames = []
@@ -66,7 +66,7 @@ def frames_in(data: bytes) -> list[tuple[str, str]]:
         assert all(line.startswith(("event: ", "data: ")) for line in lines), raw
         event = "".join(line[7:] for line in lines if line.startswith("event: "))
         said = [line[6:] for line in lines if line.startswith("data: ")]
-        # One line of data a frame: not every client's parser joins several.
+        # One data line per frame: not every client's parser joins several.
         assert len(said) == 1, raw
         frames.append((event, said[0]))
     assert frames
@@ -80,7 +80,7 @@ def _rows(frames: list[tuple[str, str]]) -> list[Row]:
 
 
 def _check_chunks(frames: list[tuple[str, str]], broken: bool, object_: str) -> list[Row]:
-    """The chunks of an OpenAI-like stream without their end."""
+    """Check the chunks of an OpenAI-like stream; returns them without the end."""
     assert not any(event for event, _ in frames)
     if broken:
         error = msgspec.json.decode(frames[-1][1])["error"]
@@ -88,7 +88,7 @@ def _check_chunks(frames: list[tuple[str, str]], broken: bool, object_: str) -> 
         assert error["type"]
     else:
         assert frames[-1][1] == "[DONE]"
-    # Azure says of the prompt first, in a chunk that has no id; it passes as it came to who asked for usage.
+    # Azure's first chunk, on the prompt, has no id; it is passed on unchanged to callers that asked for usage.
     chunks = [row for row in _rows(frames[:-1]) if row.get("choices") or "prompt_filter_results" not in row]
     for chunk in chunks:
         assert chunk["object"] == object_
@@ -194,19 +194,19 @@ def check_responses(frames: list[tuple[str, str]], broken: bool) -> None:
     assert [event for event, _ in frames] == [row["type"] for row in rows]
     numbers = [row["sequence_number"] for row in rows]
     if broken and rows[-1]["type"] == "error" and rows[-2:-1] and rows[-2]["type"] != "response.failed":
-        # Of events that were passed on as they came; only the last one is ours.
+        # The events were passed on unchanged; only the last one is the gateway's.
         assert numbers[-1] == numbers[-2] + 1
     else:
         assert numbers == list(range(len(rows)))
     if broken and rows[-1]["type"] == "error" and len(rows) > 1 and rows[-2]["type"] == "response.failed":
-        # Some clients know the one, some the other.
+        # The gateway sends both: some clients know only one of them.
         assert rows.pop()["message"]
     last = rows[-1]
     if broken:
         assert last["type"] in ("error", "response.failed"), last
         assert (last.get("response", {}).get("error") or last)["message"], last
         if last["type"] == "error":
-            # Before it came nothing, or events that were passed on as they were.
+            # It follows nothing, or events that were passed on unchanged.
             return
     else:
         assert last["type"] in ("response.completed", "response.incomplete"), last

@@ -1,6 +1,6 @@
-"""A network namespace of one's own, whose only interface is loopback: for suites that must show what needs no network.
+"""A private network namespace with only loopback, for suites that prove that something needs no network.
 
-`without_network` is the test's side, the other functions are for the program that runs inside.
+The test calls `without_network`; the other functions are for the program that runs inside.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import socket
 import struct
 import subprocess
 
-# The kernel's names for reading and setting an interface's flags, and the flag that says it is up.
+# The ioctl requests that read and set an interface's flags, and the flag for "up".
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 
 
 def without_network() -> tuple[list[str], str | None]:
-    """(the command that cuts the network for what follows it, why this machine has none): root needs no user namespace.
+    """(prefix for a command that must run without network, None), or ([], the reason why this machine has none).
 
-    The reason is no failure in CI either: some containers forbid it, and nothing installed could change that.
+    Root needs no user namespace. The reason is no failure even in CI: some containers forbid namespaces, and no package
+    could change that.
     """
     if shutil.which("unshare") is None:
         return [], "unshare is not installed (Debian: util-linux)"
@@ -31,7 +32,7 @@ def without_network() -> tuple[list[str], str | None]:
 
 
 def bring_loopback_up() -> None:
-    """A new namespace has one interface, and it is down."""
+    """Bring up loopback, which is down in a new namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         asked = struct.pack("16sh14x", b"lo", 0)
         _, flags = struct.unpack("16sh14x", fcntl.ioctl(control, SIOCGIFFLAGS, asked))
@@ -39,7 +40,7 @@ def bring_loopback_up() -> None:
 
 
 def reaches_out() -> str:
-    """What happens to a connection that would leave this machine (a documentation address, which nobody has)."""
+    """The outcome of connecting to another machine (a reserved documentation address)."""
     with socket.socket() as probe:
         probe.settimeout(2)
         try:

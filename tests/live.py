@@ -1,4 +1,4 @@
-"""A whole gateway as users run it: `elkapi serve` in a directory of its own, its output in a file beside it."""
+"""A complete gateway as users run it: `elkapi serve` in its own directory, with its output in a file there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _READY = re.compile(r"ready on (http://\S+)")
 
 
 class LiveGateway:
-    """A running gateway: `base_url` without a slash at its end, `key` of a customer, `data_dir`, and the command."""
+    """A running gateway: `base_url` has no trailing slash, `key` is a customer's; `run` runs commands on its data."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class LiveGateway:
         self._log: IO[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it can serve. Fails the test, with the log, when it does not."""
+        """Start it and wait until it is ready. Fails the test, with the log, if it never is."""
         self._log = self.log_path.open("ab")
         self.process = subprocess.Popen(
             [str(command()), "serve", "--port", "0"],
@@ -66,7 +66,7 @@ class LiveGateway:
         self.key = self.make_key("live")
 
     def stop(self) -> int:
-        """End it by its own pid; returns its exit status. Its children end with it."""
+        """Stop it and its children; returns its exit status."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
@@ -81,7 +81,7 @@ class LiveGateway:
         return status
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The `elkapi` command on this gateway's data, while it runs."""
+        """Run an `elkapi` command on the data of this running gateway."""
         done = subprocess.run(
             [str(command()), *arguments],
             env=self.environment,
@@ -96,16 +96,16 @@ class LiveGateway:
         return done
 
     def run_json(self, *arguments: str) -> Any:
-        """The answer of a command that takes --json."""
+        """The parsed output of a command with --json."""
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def make_key(self, name: str, *arguments: str) -> str:
-        """A new customer's key."""
+        """Create a key of a new customer; further arguments are those of `elkapi key create`."""
         made: str = self.run_json("key", "create", "--name", name, *arguments)["key"]
         return made
 
     def log_tail(self) -> str:
-        """The last of what it wrote."""
+        """The end of its output."""
         try:
             return self.log_path.read_text("utf-8", "replace")[-LOG_CHARS_SHOWN:]
         except FileNotFoundError:
@@ -125,9 +125,9 @@ class LiveGateway:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago, and is none of those that whoever asks for any port gets.
+    """A free TCP port on loopback, outside the range that the kernel assigns from.
 
-    A process takes seconds to start, and the tests beside it ask for hundreds of ports meanwhile.
+    A process takes seconds to start, and parallel tests ask the kernel for hundreds of ports meanwhile.
     """
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -136,14 +136,14 @@ def free_port() -> int:
 
 
 def command() -> Path:
-    """The `elkapi` command of the environment the tests run in."""
+    """The path of the `elkapi` command in the tests' environment."""
     return Path(sys.executable).parent / "elkapi"
 
 
 @contextmanager
 def running_gateway(**environment: str) -> Iterator[LiveGateway]:
-    """A gateway of one's own; `environment` are settings such as ELKAPI_WORKERS="4"."""
-    # The folder's name is short: a unix socket's path has at most 107 bytes, and pytest's own folders are long.
+    """A new gateway; `environment` are settings such as ELKAPI_WORKERS="4"."""
+    # Not in pytest's folders, whose names are long: a Unix socket's path has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="elk-"))
     gateway = LiveGateway(folder, environment)
     try:

@@ -1,4 +1,4 @@
-"""A pipe that takes nothing more, as that of a log's reader which has stopped."""
+"""A full pipe, like that of a log whose reader has stopped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def full_pipe() -> tuple[int, int]:
-    """(reading, writing) ends; whoever writes waits until somebody reads. Closing both is the caller's."""
+    """(read end, write end); writing blocks until something is read. The caller closes both."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback: keeps what it is sent and answers as the test says; down while it is closed."""
+"""A webhook receiver on loopback: records events and answers as the test says; unreachable while closed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
 
 
 class Received(msgspec.Struct, frozen=True):
-    """One event as it came."""
+    """One event as received."""
 
     path: str
     headers: dict[str, str]
@@ -30,7 +30,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """`says` gives the bytes of the answer, b"" for none at all; `held` keeps answers back while it is not set."""
+    """`says` returns the answer's bytes, b"" to close the connection unanswered; answers wait until `held` is set."""
 
     def __init__(self, says: Callable[[Received], bytes] = lambda _: OK) -> None:
         self.says = says

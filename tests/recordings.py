@@ -1,4 +1,4 @@
-"""Streams of providers as they come over the wire, and what a dialect reads of them."""
+"""Recorded streams of providers, and the events that a dialect reads from them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ RECORDINGS = sorted((Path(__file__).parent / "unit" / "translate" / "recordings"
 
 
 def recordings_of(wire: str) -> dict[str, bytes]:
-    """The streams of one wire by name."""
+    """The recorded streams of one wire format, by name."""
     found = [path for path in RECORDINGS if path.stem.startswith(f"{wire}-")]
     return {path.stem.removeprefix(f"{wire}-"): path.read_bytes() for path in found}
 
 
 def events_of(dialect: Dialect, *pieces: bytes) -> list[Event]:
-    """What the dialect reads of a stream that comes in these pieces."""
+    """The events that the dialect reads from a stream in these pieces."""
     decoder, reader = SseDecoder(), dialect.reader()
     frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
     return [event for frame in frames for event in reader.feed(frame)]
 
 
 def facts() -> ReplyFacts:
-    """An answer to a chat that asks for nothing but its usage."""
+    """Reply facts for a minimal chat request with usage."""
     asked = ChatRequest(model="m", messages=[])
     return ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=asked, include_usage=True)
 
 
 def read_in_every_cut(dialect: Dialect, stream: bytes, expected: list[Event]) -> None:
-    """Assert that the stream gives these events, whole and cut at any byte."""
+    """Assert that the stream gives these events, whole and split at any byte."""
     for cut in range(len(stream)):
         assert events_of(dialect, stream[:cut], stream[cut:]) == expected, cut

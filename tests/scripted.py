@@ -1,6 +1,6 @@
-"""An upstream that plays a recorded stream frame by frame, when the test says so, and a gateway before it.
+"""An upstream that sends a recorded stream frame by frame on the test's command, and a gateway in front of it.
 
-Nothing is timed: the upstream plays one frame, and the test waits until it has crossed the gateway.
+Nothing depends on time: the upstream sends one frame, and the test waits until the gateway has processed it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROMPT = "Tell me. " * 500
 SECRETS = {"gemini": "AIzaUpstream", "anthropic": "sk-ant-upstream"}
 RECORDINGS = Path(__file__).parent / "unit" / "translate" / "recordings"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-# Nano-USD a token of each class, all different so that no class can pass for another.
+# Nano-USD per token of each class, all different so that no class can be mistaken for another.
 NANO = {
     "input": 1_000,
     "cached": 100,
@@ -53,13 +53,13 @@ BALANCE_USD = "1000"
 
 
 def frames_of(name: str) -> list[bytes]:
-    """A recording's frames, each with its blank line."""
+    """A recording's frames, each with its terminating blank line."""
     text = (RECORDINGS / f"{name}.sse").read_bytes().replace(b"\r\n", b"\n")
     return [frame + b"\n\n" for frame in text.split(b"\n\n") if frame.strip()]
 
 
 class Played:
-    """One call that reached the upstream: `play` sends a frame of its answer, `break_off` cuts it."""
+    """One call that reached the upstream: `play` sends a frame of its answer, `break_off` aborts it."""
 
     def __init__(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.body = body
@@ -67,42 +67,42 @@ class Played:
         self._writer = writer
 
     def begin(self) -> None:
-        """The head of a streamed answer."""
+        """Send the head of a streamed answer."""
         self._writer.write(HEAD)
 
     def answer(self, body: object) -> None:
-        """A whole answer instead of a stream, and the end of its connection."""
+        """Send a JSON answer instead of a stream, and close the connection."""
         text = msgspec.json.encode(body)
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
         self._writer.write(head % len(text) + text)
         self._writer.close()
 
     def answer_partly(self, body: bytes) -> None:
-        """The beginning of a whole answer; the rest of it does not come."""
+        """Send the first half of a JSON answer, and nothing more."""
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         self._writer.write(head % (2 * len(body)) + body)
 
     def play(self, frame: bytes) -> None:
-        """One frame in a chunk of its own."""
+        """Send one frame in its own chunk."""
         self._writer.write(b"%x\r\n%b\r\n" % (len(frame), frame))
 
     def end(self) -> None:
-        """The answer is whole."""
+        """End the answer."""
         self._writer.write(b"0\r\n\r\n")
 
     def break_off(self) -> None:
-        """The connection ends in the middle of the answer."""
+        """Abort the connection in the middle of the answer."""
         self._writer.transport.abort()
 
     async def given_up(self) -> None:
-        """Wait until the gateway has closed the connection; nothing but its end may come."""
+        """Wait until the gateway closes the connection; it may send nothing more."""
         with contextlib.suppress(ConnectionError):
             assert await self._reader.read() == b""
         self._writer.close()
 
 
 class Upstream:
-    """Waits for calls; each one is a `Played`."""
+    """The scripted upstream; each call becomes a `Played` in `calls`."""
 
     def __init__(self) -> None:
         self.calls: asyncio.Queue[Played] = asyncio.Queue()
@@ -135,7 +135,7 @@ async def scripted() -> AsyncIterator[Upstream]:
 
 
 class Watch:
-    """Counts the frames that crossed the gateway and keeps every record that was written."""
+    """Counts the frames that the gateway has processed, and collects every record written."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = 0
@@ -170,7 +170,7 @@ class Watch:
 
 
 class Stage:
-    """A gateway before a scripted upstream, one channel, one price, one key."""
+    """A gateway in front of a scripted upstream, with one price and one key."""
 
     def __init__(self, gate: Gateway, upstream: Upstream, watch: Watch, key: str, asked: Asked) -> None:
         self.gate, self.upstream, self.watch = gate, upstream, watch
@@ -181,7 +181,7 @@ class Stage:
         self._request = head.encode() + body
 
     def without_sse(self) -> None:
-        """Gemini's stream is asked for as one JSON array."""
+        """Request Gemini's stream as one JSON array."""
         self._request = self._request.replace(b"?alt=sse", b"", 1)
 
     async def call(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Played]:
@@ -190,20 +190,20 @@ class Stage:
         return reader, writer, await self.upstream.calls.get()
 
     async def play(self, played: Played, frames: list[bytes]) -> None:
-        """The whole answer from its head on."""
+        """Send the head and these frames."""
         played.begin()
         for frame in frames:
             await self.pass_on(played, frame)
 
     async def pass_on(self, played: Played, frame: bytes) -> None:
-        """One frame, until it has crossed the gateway."""
+        """Send one frame and wait until the gateway has processed it."""
         count = self.watch.passed + 1
         played.play(frame)
         await self.watch.until(count)
 
     async def check_books(self, charged: int) -> None:
-        """Every hold was resolved once, and nobody paid anything but the charges."""
-        # A caller who leaves while the money is written does not wait for it.
+        """Assert that every hold is resolved and that exactly `charged` nano-USD were charged."""
+        # The settlement may still be running if the caller left.
         await until(lambda: not self.gate.books().open_holds)
         assert self.gate.closed_books().customers_posted_nano == parse_usd(BALANCE_USD) - charged
         assert self.watch.records.empty()
@@ -220,9 +220,9 @@ async def stage(
     limits: ChannelLimits | None = None,
     **more: Any,
 ) -> AsyncIterator[Stage]:
-    """A gateway whose channels all lead to one scripted upstream; `more` are members of the caller's body.
+    """A gateway whose channels all use one scripted upstream; `more` are fields of the caller's body.
 
-    `limits` are those of the channel that is asked first: the next one has all the time that a busy machine takes.
+    `limits` apply to the first channel only, so that a busy machine cannot make the next one time out.
     """
     async with scripted() as upstream, gateway(tmp_path) as gate:
         for number in range(channels):

@@ -1,8 +1,8 @@
-"""Values against the official SDKs' types, strictly: the SDKs themselves construct their models from whatever comes.
+"""Strict validation of values against the official SDKs' types; the SDKs themselves accept anything in answers.
 
-A mismatch is a member that is missing, of another type or outside of its words, null where none may be, or an object
-that no type of a union is. A member that a type does not know is one where the type is `closed`: of a request, since
-providers refuse what they do not know; of an answer, every SDK keeps them.
+A mismatch is a missing field, a wrong type, a value outside an enumeration, an invalid null, or an object that matches
+no member of a union. Unknown fields are mismatches only if `closed`, which is for requests: providers refuse unknown
+fields there, while every SDK keeps those of answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAGS = ("type", "role", "status")
 
 
 def mismatches(tp: Any, value: Any, path: str = "", *, closed: bool = False) -> list[str]:
-    """What of a decoded JSON value is not of an SDK's type (a model, a TypedDict, or what their members are)."""
+    """The mismatches of a decoded JSON value with an SDK's type (a model, a TypedDict, or the type of a field)."""
     tp = _bare(tp)
     origin = get_origin(tp)
     if tp in (Any, object):
@@ -51,7 +51,7 @@ def mismatches(tp: Any, value: Any, path: str = "", *, closed: bool = False) -> 
 
 
 def _of_union(branches: list[Any], value: Any, path: str, closed: bool) -> list[str]:
-    """The least that is wrong by any branch: of those with the value's own tag where some have one."""
+    """The fewest mismatches with any branch; only branches with the value's tag count, if there are any."""
     if value is None:
         return [] if type(None) in branches else [f"{path}: null"]
     branches = [one for one in branches if one is not type(None)]
@@ -94,7 +94,7 @@ def _is_plain(tp: Any, value: Any) -> bool:
 
 @cache
 def _fields(tp: Any) -> dict[str, tuple[Any, bool]] | None:
-    """The members of a model or a TypedDict by their names on the wire: (type, whether it must be there)."""
+    """The fields of a model or a TypedDict by their wire names: (type, whether required); None for other types."""
     if isinstance(tp, type) and issubclass(tp, BaseModel):
         return {f.alias or name: (f.annotation, f.is_required()) for name, f in tp.model_fields.items()}
     if not typing_extensions.is_typeddict(tp):
@@ -103,7 +103,7 @@ def _fields(tp: Any) -> dict[str, tuple[Any, bool]] | None:
     for base in typing_extensions.get_original_bases(tp):
         inherited |= _fields(base) or {}
     own = typing_extensions.get_type_hints(tp, include_extras=True)
-    # The SDKs postpone their annotations, so that Python itself does not know which members are required.
+    # The SDKs postpone their annotations, so Python's own `__required_keys__` may be wrong.
     needed = {name: get_origin(hint) in (typing.Required, typing_extensions.Required) for name, hint in own.items()}
     return {name: (hint, needed[name] or inherited.get(name, (0, False))[1]) for name, hint in own.items()}
 
@@ -119,7 +119,7 @@ def _bare(tp: Any) -> Any:
 
 
 def _members(tp: Any) -> list[Any]:
-    """The branches of a union and of the unions in it."""
+    """The branches of a union, with nested unions flattened."""
     found = []
     for one in map(_bare, get_args(tp)):
         found += _members(one) if get_origin(one) in (Union, types.UnionType) else [one]

@@ -1,6 +1,6 @@
 """Migrated databases for tests: a SQLite file to copy, and PostgreSQL databases that are emptied after each test.
 
-A copy of the file costs a fraction of migrating another, and emptying a database a tenth of copying one.
+Copying the file takes a fraction of the time of a migration, and emptying a database a tenth of copying it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from elkapi.storage.migrations import migrate
 
 
 def copy_migrated_sqlite(path: Path) -> None:
-    """Put a fresh, migrated database where no file is yet."""
+    """Create a fresh, migrated database at a new path."""
     create_sqlite_file(path)
     path.write_bytes(_migrated())
 
@@ -30,12 +30,12 @@ def _migrated() -> bytes:
         path = Path(folder) / "elkapi.sqlite3"
         database = Database.open(f"sqlite:///{path}")
         migrate(database)
-        # The last to close a SQLite file folds its -wal back in.
+        # Closing the last connection merges the -wal file into the database.
         database.close()
         return path.read_bytes()
 
 
-# Everything of a schema that a test may change. Rows of pg_class change with every emptying, so these are counted.
+# Detects schema changes by a test. Rows of pg_class change whenever a database is emptied, so they are only counted.
 _SCHEMA = b"""SELECT
     (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_namespace), (SELECT count(*) FROM pg_proc),
     (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_constraint), (SELECT count(*) FROM pg_db_role_setting),
@@ -47,7 +47,7 @@ _OURS = "FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind"
 
 
 class MigratedDatabases:
-    """PostgreSQL databases, copied from a migrated one when none is free, given back as they were."""
+    """A pool of PostgreSQL databases, copied from a migrated one if none is free."""
 
     def __init__(self, template_url: str) -> None:
         self._server, _, self._template = template_url.rpartition("/")
@@ -60,7 +60,7 @@ class MigratedDatabases:
             self._sequences = b"; ".join(_position(connection, name) for name in sequences)
 
     def take(self) -> str:
-        """The URL of a database that nobody else has."""
+        """The URL of a database that is in its initial state and not in use."""
         if self._free:
             return self._free.pop()
         name = f"migrated_{os.getpid()}_{next(self._numbers)}"
@@ -71,7 +71,7 @@ class MigratedDatabases:
         return url
 
     def give_back(self, url: str) -> None:
-        """Empty it for the next test; one whose schema was changed is dropped."""
+        """Reset a database for the next test, or drop it if its schema was changed."""
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(_OTHERS).fetchall()
             unchanged = connection.execute(_SCHEMA).fetchone() == self._schemas[url]
@@ -83,10 +83,10 @@ class MigratedDatabases:
             self._on_server(f'DROP DATABASE "{url.rpartition("/")[2]}" WITH (FORCE)')
 
     def _empty(self, connection: psycopg.Connection) -> None:
-        """Every table has the template's rows and every sequence its position, on new pages and without statistics."""
+        """Restore the template's rows and sequence positions, on new pages and without statistics."""
         used = _names(connection, "= 'r' AND pg_relation_size(oid) > 0")
         deletes = "; ".join(f'DELETE FROM "{name}"' for name in used)
-        # A replica fires no triggers, so foreign keys ask for no order.
+        # In the replica role no triggers fire, so foreign keys do not require an order.
         connection.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes}; COMMIT".encode())
         connection.execute(f"VACUUM {', '.join(used)}".encode())
         with connection.transaction(), connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""One call in every client dialect, and the text of its answer: what the suites of text calls share."""
+"""Makes one call in any client dialect and reads the text of its answer; shared by the suites of text calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UPSTREAMS = {
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A call as it is sent."""
+    """A call: path, body and extra headers."""
 
     path: str
     body: dict[str, Any]
@@ -29,7 +29,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def ask(client: str, model: str, prompt: str, *, stream: bool = False, max_tokens: int = 200, **more: Any) -> Asked:
-    """The call of one user message in a client's dialect."""
+    """A call with one user message in a client's dialect; `more` are further fields of the body."""
     if client == "chat":
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
         return Asked("/v1/chat/completions", {**body, "stream": stream, "max_tokens": max_tokens, **more})
@@ -81,12 +81,12 @@ _DELTAS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def streamed_text(client: str, stream: str) -> str:
-    """The text of a stream's deltas."""
+    """The joined text of a stream's deltas."""
     return "".join(_DELTAS[client](event) for event in events(stream))
 
 
 def is_whole(client: str, stream: str) -> bool:
-    """Whether the stream ended as its dialect ends a whole answer; all of it must obey the dialect's grammar then."""
+    """Whether the stream ended like a complete answer of its dialect; if so, all of it must be valid."""
     whole = _ends_well(client, stream)
     if whole:
         check_stream(client, stream)
@@ -106,7 +106,7 @@ def _ends_well(client: str, stream: str) -> bool:
 
 
 def has_error(client: str, stream: str) -> bool:
-    """Whether the stream says explicitly that it failed; it must do so by the dialect's grammar then."""
+    """Whether the stream has an explicit error; if so, it must be a valid broken stream of its dialect."""
     failed = any(frame.get("error") or frame.get("type") in ("error", "response.failed") for frame in events(stream))
     if failed:
         check_stream(client, stream, broken=True)

@@ -1,6 +1,6 @@
-"""One case for each text row that is served: the call, and what its answer must show. A new row needs one entry here.
+"""One case for each text operation that is served: the call and the expected answer. A new row needs an entry here.
 
-`tests/relay/test_text_rows.py` makes each call by every path and with every spelling of the key.
+`tests/relay/test_text_rows.py` makes each call on every path and with every way to send the key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ASKED = f"[[say: {SAID}]]"
 CHAT, CLAUDE, GEMINI, EMBEDDING = "gpt-4o", "claude-sonnet-5-5", "gemini-2.5-flash", "text-embedding-3-small"
 INSTRUCT, MODERATION, RERANKER = "gpt-3.5-turbo-instruct", "omni-moderation-latest", "jina-reranker-v2"
 GOOGLE_EMBEDDING = "gemini-embedding-001"
-# What each kind of upstream is asked for.
+# The models of each kind of upstream.
 MODELS = {
     "openai": (CHAT, INSTRUCT, EMBEDDING, MODERATION, RERANKER),
     "anthropic": (CLAUDE,),
@@ -29,12 +29,12 @@ MODELS = {
 VERSION = {"anthropic-version": "2023-06-01"}
 
 FAMILIES = ("openai", "anthropic", "gemini")
-# Rows of these families that are tasks: `tests/tasks` calls them.
+# Rows of these families that are tasks; `tests/tasks` tests them.
 VIDEOS = ("openai.video", "openai.seedance", "openai.veo3-chat")
 
 
 def text_rows() -> dict[str, str]:
-    """The text rows as `elkapi operations` prints them: id -> kind."""
+    """The text rows as printed by `elkapi operations`: id -> kind."""
     rows = json.loads(CliRunner().invoke(operations, ["--json"]).output)
     return {row["id"]: row["kind"] for row in rows if row["family"] in FAMILIES and not row["id"].startswith(VIDEOS)}
 
@@ -44,9 +44,9 @@ Shown = Callable[[Any], object]
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """A row to be called first, and what is added to its body; its answer's `id` fills the path.
+    """A row to call first, with `body` added to its body; the `id` of its answer fills the path of the case.
 
-    `poll` is a row that is called with the same id until its answer is `until`.
+    `poll` is a row that is called with that id until `until` is true of its answer.
     """
 
     row: str
@@ -56,10 +56,10 @@ class Needs(msgspec.Struct, frozen=True):
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """A call and what comes of it. `params` fill the path, `query` follows it; `needs` is done before.
+    """A call and its expected answer. `params` fill the path, `query` is appended to it; `needs` is called first.
 
-    `shows` maps the answer to what must equal `expected`: decoded when `media` is JSON, else its text. A row below
-    another: `Case(needs=Needs("openai.responses", {"store": True}), shows=lambda got: got["object"] == "response")`.
+    `shows` maps the answer (decoded if `media` is JSON, otherwise its text) to a value that must equal `expected`. A row
+    that needs another: `Case(needs=Needs("openai.responses", {"store": True}), shows=lambda got: got["id"] != "")`.
     """
 
     shows: Shown
@@ -77,7 +77,7 @@ def _streamed(client: str) -> Shown:
 
 
 def _both(name: str, client: str, body: dict[str, Any], **more: Any) -> dict[str, Case]:
-    """A row and its streamed twin."""
+    """The cases of a row and of its streaming variant."""
     whole = Case(body=body, shows=lambda reply: text_of(client, reply), expected=SAID, **more)
     twin = msgspec.structs.replace(whole, body={**body, "stream": True}, shows=_streamed(client), media=EVENTS)
     return {name: whole, f"{name}-stream": twin}
@@ -94,7 +94,7 @@ def _completed(text: str) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """A model's name in a list or an answer: the lists of models take the form that the caller's headers ask for."""
+    """A model's name in OpenAI's, Anthropic's or Google's format: the caller's headers select a list's format."""
     return str(row["id"] if "id" in row else row["name"].removeprefix("models/"))
 
 
@@ -129,7 +129,7 @@ def _object(name: str) -> dict[str, Any]:
     return {"shows": lambda reply: reply["object"], "expected": name}
 
 
-# Of answers that are kept: each is made first, and then read, listed, changed or forgotten.
+# Rows on stored answers: each is created first, and then read, listed, changed or deleted.
 STORED: dict[str, Case] = {
     "openai.responses-get": Case(needs=_RESPONSE, shows=lambda reply: text_of("responses", reply), expected=SAID),
     "openai.responses-get-stream": Case(

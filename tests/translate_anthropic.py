@@ -1,4 +1,4 @@
-"""Small makers that the tests of the Anthropic dialect share."""
+"""Helpers that the tests of the Anthropic dialect share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def streamed(events: list[Event]) -> bytes:
 
 
 def read(**members: Any) -> ChatRequest:
-    """What is read of an Anthropic body with these members."""
+    """The neutral request read from an Anthropic body with these fields."""
     return DIALECT.read_request(msgspec.json.encode(GOOD | members))
 
 
@@ -50,7 +50,7 @@ def rewritten(body: dict[str, Any], profile: Profile = BUDGET) -> dict[str, Any]
 
 
 def body_of(profile: Profile = BUDGET, **members: Any) -> dict[str, Any]:
-    """The Anthropic body of a neutral request with these members."""
+    """The Anthropic body of a neutral request with these fields."""
     return written(asked(**members), profile)
 
 

@@ -1,6 +1,6 @@
-"""Waiting for what another task, thread or process does: one helper for tests with a loop, one for those without.
+"""Polling for the effect of another task, thread or process: one helper with an event loop, one without.
 
-Where an event or a queue tells of it, wait for that instead. `cpu_s` tells how much a process worked.
+Prefer to wait for an event or a queue if there is one. `cpu_s` measures a process's work.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TypeVar
 
 import pytest
 
-WAIT_S = 30.0  # Generous: it only keeps a failure from hanging.
+WAIT_S = 30.0  # Generous: it only keeps a failing test from hanging.
 _T = TypeVar("_T")
 
 
 async def until(holds: Callable[[], _T | Awaitable[_T]], within_s: float = WAIT_S, what: str = "") -> _T:
-    """What `holds` gives, or what that awaits, once it is true; the loop runs meanwhile.
+    """Poll `holds` (awaiting its result if needed) until it is true, and return that; the loop runs meanwhile.
 
-    Fails the test when it never is, with `what` or the text of `holds`.
+    Fails the test after `within_s` seconds, naming `what` or the source of `holds`.
     """
     pauses = _pauses(within_s, what, holds)
     while not (found := await _awaited(holds())):
@@ -31,7 +31,7 @@ async def until(holds: Callable[[], _T | Awaitable[_T]], within_s: float = WAIT_
 
 
 def until_blocking(holds: Callable[[], _T]) -> _T:
-    """As `until`, where no loop runs."""
+    """`until` for tests without an event loop."""
     pauses = _pauses(WAIT_S, "", holds)
     while not (found := holds()):
         time.sleep(next(pauses))
@@ -39,7 +39,7 @@ def until_blocking(holds: Callable[[], _T]) -> _T:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of processor time a process has used: whether it works, and how much, however busy the machine is."""
+    """Seconds of CPU time that a process has used, which is independent of how busy the machine is."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -49,7 +49,7 @@ async def _awaited(found: _T | Awaitable[_T]) -> _T:
 
 
 def _pauses(within_s: float, what: str, holds: Callable[[], object]) -> Iterator[float]:
-    """Seconds to the next look: soon at first, then longer, since a look may cost a query or a process's time."""
+    """Seconds until the next poll: growing, since a poll may be expensive. Fails the test after `within_s`."""
     deadline_s, pause_s = time.monotonic() + within_s, 0.001
     while time.monotonic() < deadline_s:
         yield pause_s
