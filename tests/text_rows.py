@@ -58,8 +58,8 @@ class Needs(msgspec.Struct, frozen=True):
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A call and its expected answer. `params` fill the path, `query` is appended to it; `needs` is called first.
 
-    `shows` maps the answer (decoded if `media` is JSON, otherwise its text) to a value that must equal `expected`. A row
-    that needs another: `Case(needs=Needs("openai.responses", {"store": True}), shows=lambda got: got["id"] != "")`.
+    `shows` maps the answer (decoded if `media` is JSON, otherwise its text) to a value that must equal `expected`. A
+    row after another: `Case(needs=Needs("openai.responses", {"store": True}), shows=lambda got: got["id"] != "")`.
     """
 
     shows: Shown

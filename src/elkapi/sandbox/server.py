@@ -1,6 +1,6 @@
 """Runs a sandbox (`app`): sockets, uvicorn with the wire protocol, and a thread for tests.
 
-`run` blocks, and prints one line with each address once it accepts connections. `running` is for tests.
+`run` blocks, and prints a line for each address once it accepts connections. `running` is for tests.
 """
 
 from __future__ import annotations
