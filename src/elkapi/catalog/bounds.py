@@ -140,7 +140,7 @@ def bounded(
                 other_models = True
             else:
                 made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
-    if (declared and _has_served(declared, declaring)) or _is_served(served):
+    if _has_served(declaring) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = max(_searches(declared), min(tool_calls, SEARCHES_ALLOWED_MAX))
         open_ended = True
@@ -190,11 +190,12 @@ def _is_served(members: Iterable[msgspec.Raw]) -> bool:
     return False
 
 
-def _has_served(declared: bytes, declaring: Iterable[bytes]) -> bool:
-    """Whether the provider runs one of these tools, as far as known; `declared` is the concatenation of `declaring`."""
-    if _NOT_OWN.search(declared) is None:
-        return False
-    return _SERVED_TOOL.search(declared) is not None or any(map(_declares_unknown, declaring))
+def _has_served(declaring: Iterable[bytes]) -> bool:
+    """Whether the provider runs one of the tools in these objects itself, as far as is known."""
+    return any(
+        _NOT_OWN.search(one) is not None and (_SERVED_TOOL.search(one) is not None or _declares_unknown(one))
+        for one in declaring
+    )
 
 
 def _declares_unknown(declaring: bytes) -> bool:
@@ -279,7 +280,7 @@ def added_by(channel: Channel) -> Added:
     sent = msgspec.json.encode(members)
     body = spelled_out(sent)
     small = folded(body)
-    serves = _has_served(small, [small]) or _is_served(members[name] for name in members if name.casefold() in _SERVING)
+    serves = _has_served([small]) or _is_served(members[name] for name in members if name.casefold() in _SERVING)
     return Added(
         tokens + len(sent) + (SERVED_TOOLS_TOKENS_MAX if serves else 0),
         _searches(small) if serves else 0,
