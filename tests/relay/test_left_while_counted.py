@@ -158,10 +158,8 @@ async def test_a_booking_that_fails_after_its_caller_left_is_no_fault_that_nobod
     assert not faults
 
 
-async def test_a_count_that_is_begun_while_the_gateway_stops_is_over_with_the_drain(
-    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its caller left, and is charged for what had come; the stop waits no longer than for any other call."""
+def deadlines_of_counts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Every count fails from here on; how long each may have taken, in seconds."""
     seconds: list[float] = []
 
     async def no_count(_: object, order: UpstreamRequest, *__: object) -> None:
@@ -169,6 +167,14 @@ async def test_a_count_that_is_begun_while_the_gateway_stops_is_over_with_the_dr
         raise UpstreamFailure("no", phase="connect", sent=False)
 
     monkeypatch.setattr(count, "answer_to", no_count)
+    return seconds
+
+
+async def test_a_count_that_is_begun_while_the_gateway_stops_is_over_with_the_drain(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller left, and is charged for what had come; the stop waits no longer than for any other call."""
+    seconds = deadlines_of_counts(monkeypatch)
     async with gateway(tmp_path) as gate:
         call = await under_way(gate, sandbox)
         draining = asyncio.create_task(drained(gate.plane, gate.server, BatchRunner(gate.plane, error_body), 2))
@@ -187,13 +193,7 @@ async def test_a_count_that_is_begun_before_a_short_drain_is_over_with_it(
     tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the worker would be gone before its caller, who left, is charged."""
-    seconds: list[float] = []
-
-    async def no_count(_: object, order: UpstreamRequest, *__: object) -> None:
-        seconds.append(order.deadlines.total_s)
-        raise UpstreamFailure("no", phase="connect", sent=False)
-
-    monkeypatch.setattr(count, "answer_to", no_count)
+    seconds = deadlines_of_counts(monkeypatch)
     async with gateway(tmp_path, drain_s=0.5) as gate:
         (await under_way(gate, sandbox)).cancel()
         await until(lambda: gate.sql("select charge_nano from requests"))
