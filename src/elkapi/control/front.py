@@ -1,4 +1,4 @@
-"""The page at `/` and the placeholder for the console: an introduction and first calls to try; pure."""
+"""The page at `/`, an introduction with first calls to try, and the page at `/console`; pure."""
 
 from __future__ import annotations
 
