@@ -21,9 +21,15 @@ class Whole(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return super().convert(whole_number(value) if isinstance(value, str) else value, param, ctx)
+            number = whole_number(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        # click's own refusals name the range as help does.
+        if self.min is not None and number < self.min:
+            self.fail(f"{number} is below the minimum, {self.min}", param, ctx)
+        if self.max is not None and number > self.max:
+            self.fail(f"{number} is above the maximum, {self.max}", param, ctx)
+        return super().convert(number, param, ctx)
 
 
 class Number(click.types.FloatParamType):

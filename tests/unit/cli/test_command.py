@@ -1027,6 +1027,20 @@ def test_a_length_goes_with_features_of_text_alone(elkapi: Elkapi, variant: str,
     assert (done.status, why in done.err) == (2, True), done.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("channel", "key", "remove", "0"), "0 is below the minimum, 1 "),
+        (("channel", "key", "remove", str(2**63)), f"{2**63} is above the maximum, {2**63 - 1} "),
+        (("key", "list", "--limit", "0"), "0 is below the minimum, 1 "),
+        (("key", "list", "--limit", "100001"), "100001 is above the maximum, 100000 "),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_bound(elkapi: Elkapi, arguments: tuple[str, ...], why: str) -> None:
+    done = elkapi(*arguments)
+    assert (done.status, why in done.err) == (2, True), done.err
+
+
 @pytest.mark.parametrize("arguments", [("channel", "add"), ("route", "explain"), ("key", "list")])
 def test_a_help_states_a_range_only_where_a_number_has_one(elkapi: Elkapi, arguments: tuple[str, ...]) -> None:
     said = elkapi(*arguments, "--help").out
