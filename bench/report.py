@@ -10,20 +10,45 @@ P99_MS_MIN = 0.1
 HEADING = "# Performance\n\nWhat the gateway costs, measured on this project's own benches; every table says how.\n"
 
 
+# The goals of one row each: (scenario, the figure, how its goal is named, at most this many times nginx's).
+ROW_GOALS = (
+    ("large", "cpu_ratio", "CPU of an embedding of 20 KB", 6.0),
+    ("small", "cpu_ratio", "CPU of an embedding of 0.3 KB", 6.0),
+    ("chat", "cpu_ratio", "CPU of a chat", 6.0),
+    ("paced", "cpu_ratio", "CPU of a paced stream", 2.6),
+    ("large", "added_p99_ratio", "added p99 of an embedding of 20 KB", 3.0),
+    ("small", "added_p99_ratio", "added p99 of an embedding of 0.3 KB", 3.0),
+)
+GOAL_CONNECTIONS = 32
+LEDGER_US_GOAL, WORKER_MB_GOAL, KEYS_GOAL = 40, 130, 1.10
+
+
 def table(result: dict[str, Any]) -> str:
-    """The block for docs/performance.md: the setup, then one row per reply size and concurrency."""
+    """The block for docs/performance.md: the setup, the goals, then one row per reply size and concurrency."""
     machine = result["machine"]
     lines = [
         "## A relayed call beside nginx",
         "",
-        f"`make bench` on {result['date']}: {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}, "
-        f"one worker, SQLite on disk with `synchronous={result['synchronous']}`, log to a file, a priced model "
-        f"(every call holds and settles money). {result['rounds']} interleaved rounds of {result['duration_s']} s; "
-        "medians, with the lowest and highest round in brackets. The server has one core; the load (wrk, or a client "
-        "that plays streams) and the C upstream share the other. CPU is user and system time of the whole process tree "
-        "per call, or per whole stream of 100 events; latency added is over the same call sent straight to the "
-        "upstream. For paced streams it is that of each event on its way from the upstream's send to the client, for "
-        "streams at once that of their first event. In brackets: how many times nginx's p99.",
+        f"Measured by `make bench` on {result['date']}, at version {machine['revision']}: {machine['cores']} cores "
+        f"({machine['cpu']}), Python {machine['python']}, one worker, SQLite on disk with "
+        f"`synchronous={result['synchronous']}`, the log in a file, and a priced model, so that every call holds and "
+        "settles money.",
+        "",
+        "| goal | wanted | measured | held |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {wanted} | {measured} | {'yes' if held else '**no**'} |"
+            for name, wanted, measured, held in goals(result)
+        ),
+        "",
+        "How to read the table below:",
+        "",
+        f"- Each figure is the median of {result['rounds']} interleaved rounds of {result['duration_s']} s; square "
+        "brackets have the lowest and the highest round.",
+        "- CPU is the user and system time of the whole process tree, per call or per whole stream of 100 events.",
+        "- Latency added is over the same call sent straight to the upstream. For paced streams it is that of each "
+        "event between the upstream's send and the client, for streams at once that of their first event.",
+        "- `(3.0x)` behind an added p99: this many times nginx's.",
         "",
         "| call | connections | nginx CPU us | gateway CPU us | ratio | nginx adds p50 / p99 ms | "
         "gateway adds p50 / p99 ms | gateway calls/s | errors |",
@@ -42,29 +67,54 @@ def table(result: dict[str, Any]) -> str:
         lines += [*_crowd(result["crowd"]), ""]
     if "ledger_us" in result:
         lines += [
-            f"Hold and settlement: {_range(result['ledger_us'])} us of CPU a call, the difference between a priced and "
-            "a zero-priced model at 32 connections (a free call needs no hold; both write their usage row).",
+            f"**Money.** A hold and its settlement take {_range(result['ledger_us'])} us of CPU a call: the difference "
+            f"between a priced model and a free one, whose calls need no hold, at {GOAL_CONNECTIONS} connections.",
             "",
         ]
     memory = ", ".join(f"{role} {mb:.0f} MB" for role, mb in sorted(result["rss_mb"].items()))
-    lines += [f"Resident memory after the run: {memory}.", ""]
+    lines += [f"**Memory**, resident after the run: {memory}.", ""]
     if keys := result.get("keys"):
         lines += [
-            f"Key table: {keys['rows']:,} keys cost {keys['ratio'][0]:.3f} [{keys['ratio'][1]:.3f}-"
-            f"{keys['ratio'][2]:.3f}] times the CPU of 100 (calls spread over "
-            f"{keys['used']:,} of them, at {keys['connections']} connections).",
+            f"**Keys.** A call costs {keys['ratio'][0]:.3f} [{keys['ratio'][1]:.3f}-{keys['ratio'][2]:.3f}] times as "
+            f"much CPU with {keys['rows']:,} keys as with 100, at {keys['connections']} connections that use "
+            f"{keys['used']:,} of them.",
             "",
         ]
     if found := result.get("profile"):
         rooms = ", ".join(f"{room} {share:.0%}" for room, share in found["rooms"] if share >= 0.01)
         lines += [
-            f"Where a worker's time goes, sampled under 32 connections. By room: {rooms}. Own time by function:",
+            f"**Where the time goes** in a worker, sampled at {GOAL_CONNECTIONS} connections. By room (package): "
+            f"{rooms}. By function, its own time alone:",
             "",
         ]
         lines += ["| share | function |", "|---|---|"]
         lines += [f"| {share:.1%} | `{name}` |" for name, share in found["functions"]]
         lines += [""]
     return "\n".join(lines)
+
+
+def goals(result: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """(goal, wanted, measured, held) of every goal whose part of the bench ran."""
+    rows = {row["scenario"]: row for row in result["rows"] if row["connections"] == GOAL_CONNECTIONS}
+    found = []
+    for scenario, field, name, most in ROW_GOALS:
+        if (row := rows.get(scenario)) and field in row:
+            times = row[field] if isinstance(row[field], float) else row[field][0]
+            found.append((f"{name} beside nginx's", f"<= {most:g}x", f"{times:.2f}x", times <= most))
+    if crowd := result.get("crowd"):
+        run, late_ms = crowd["gateway"], crowd["late_ms"]
+        held = run["errors"] == 0 and run["max_ms"] <= late_ms
+        wanted, measured = f"none, <= {late_ms} ms", f"{run['errors']:.0f}, {run['max_ms']:.1f} ms"
+        found.append((f"lost of {crowd['streams']} streams at once, latest event", wanted, measured, held))
+    if cost := result.get("ledger_us"):
+        found.append(("hold and settlement", f"<= {LEDGER_US_GOAL} us", f"{cost[0]:.0f} us", cost[0] <= LEDGER_US_GOAL))
+    if worker_mb := result["rss_mb"].get("elk-worker"):
+        found.append(("a worker", f"<= {WORKER_MB_GOAL} MB", f"{worker_mb:.0f} MB", worker_mb <= WORKER_MB_GOAL))
+    if keys := result.get("keys"):
+        times = keys["ratio"][0]
+        name = f"CPU with {keys['rows']:,} keys beside 100"
+        found.append((name, f"<= {KEYS_GOAL:.2f}x", f"{times:.3f}x", times <= KEYS_GOAL))
+    return found
 
 
 def _times(row: dict[str, Any]) -> str:
@@ -81,8 +131,8 @@ def _crowd(found: dict[str, Any]) -> list[str]:
         if isinstance(run, dict)
     ]
     return [
-        f"{found['streams']} streams at once, an event every 50 ms each, on one worker: lag of an event p50 / p99 / "
-        f"worst {', '.join(parts)}. Wanted: none lost, none over {found['late_ms']} ms late."
+        f"**Many streams.** {found['streams']} at once, each with an event every 50 ms, through one worker; lag of an "
+        f"event p50 / p99 / worst: {', '.join(parts)}."
     ]
 
 

@@ -65,6 +65,21 @@ def test_writing_the_block_twice_replaces_only_the_block(tmp_path: Path) -> None
     assert text.count("gateway bench: begin") == text.count("gateway bench: end") == 1
 
 
+def test_a_goal_is_held_up_to_its_figure_and_only_what_ran_is_judged() -> None:
+    import report
+
+    row = {"scenario": "small", "connections": 32, "cpu_ratio": [6.0, 5.0, 7.0], "added_p99_ratio": 3.01}
+    alone = {"scenario": "chat", "connections": 1, "cpu_ratio": [17.0, 17.0, 17.0]}
+    crowd = {"streams": 512, "late_ms": 250, "gateway": {"errors": 1, "max_ms": 9.0}}
+    found = report.goals({"rows": [row, alone], "rss_mb": {"elk-worker": 130.4}, "crowd": crowd})
+    assert [(measured, held) for _, _, measured, held in found] == [
+        ("6.00x", True),
+        ("3.01x", False),
+        ("1, 9.0 ms", False),
+        ("130 MB", False),
+    ]
+
+
 def test_rounds_are_paired_so_that_drift_cancels() -> None:
     import gateway
 
