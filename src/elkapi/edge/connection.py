@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from elkapi.edge.exchange import Exchange, head, header_lines
+from elkapi.edge.heads import KnownHead, known, parsed
 from elkapi.edge.upgrade import without_upgrade
 from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from elkapi.ids import new_id
@@ -34,6 +35,8 @@ LINGER_S = 2.0
 # could keep the answer's memory, and the hold of a call whose answer is still arriving, indefinitely.
 WRITE_STALL_S = 60.0
 UPGRADES_PER_READ_MAX = 4
+# How many heads of a connection are learnt: one that never repeats them is not looked at for ever.
+HEADS_LEARNT_MAX = 4
 FRAGMENT = 0x23  # The sign `#`; as a number, since a look for bytes is dearer (see catalog.jsonedit).
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
@@ -59,6 +62,11 @@ class Connection(asyncio.Protocol):
         self.now_s = time.monotonic()  # when the last bytes arrived
         self.deadline_s = self.now_s + self.settings.keepalive_idle_s
         self.header_bytes = 0
+        self.is_parsing = False  # between the first byte of a request that the parser was given and its last
+        self.known: KnownHead | None = None
+        self.heads_to_learn = HEADS_LEARNT_MAX
+        # What is still to come of a body whose head was recognised: the parser sees neither.
+        self.unparsed_bytes = 0
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.writable: asyncio.Future[None] | None = None  # set while the client is slow; done when it is not
@@ -104,7 +112,46 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.now_s = time.monotonic()
-        if self.incoming is None and not self.header_bytes:
+        if self.known is not None and self.current is None and not self.is_parsing:
+            data = self._after_known(self.known, data)
+        elif self.unparsed_bytes:
+            data = self._after_unparsed(data)
+        if data:
+            self._parse(data)
+
+    def _after_known(self, known: KnownHead, data: bytes) -> bytes:
+        """Begin the request whose head `data` begins with, if it is the known one; returns what follows the request."""
+        found = known.recognise(data)
+        if found is None:
+            return data
+        head, length, start = found
+        if length > self.settings.body_bytes_max:
+            return data
+        exchange = Exchange(self, head)
+        if len(data) - start == length:  # As most clients send it.
+            exchange.has_all(data[start:])
+            self.deadline_s = inf
+            self._begin(exchange)
+            return b""
+        self.incoming = exchange
+        self.unparsed_bytes = length
+        self._allow_body(self.now_s, length)
+        self._begin(exchange)
+        return self._after_unparsed(data[start:])
+
+    def _after_unparsed(self, data: bytes) -> bytes:
+        """Take what `data` has of the body behind a recognised head; returns what follows it."""
+        length = self.unparsed_bytes
+        self.unparsed_bytes = max(0, length - len(data))
+        if data:
+            self.on_body(data[:length])
+        if not self.unparsed_bytes:
+            self.on_message_complete()
+        return data[length:]
+
+    def _parse(self, data: bytes) -> None:
+        begins = self.current is None and not self.is_parsing
+        if begins:
             self.deadline_s = self.now_s + self.settings.header_read_s
         self.header_bytes += len(data)
         try:
@@ -126,6 +173,10 @@ class Connection(asyncio.Protocol):
             self._refuse(cause if isinstance(cause, GatewayError) else BadRequest("The HTTP request is malformed."))
         except httptools.HttpParserError:
             self._refuse(BadRequest("The HTTP request is malformed.", code="bad_request_body"))
+        else:
+            if begins and self.heads_to_learn and self.current is not None:
+                self.heads_to_learn -= 1
+                self.known = known(data, self.current.head)
 
     def _feed(self, data: bytes) -> None:
         for _ in range(UPGRADES_PER_READ_MAX - 1):
@@ -206,6 +257,7 @@ class Connection(asyncio.Protocol):
     # Parser callbacks
 
     def on_message_begin(self) -> None:
+        self.is_parsing = True
         self.upgrading = False
         self.url = b""
         self.headers = []
@@ -238,7 +290,7 @@ class Connection(asyncio.Protocol):
         if length > settings.body_bytes_max:
             raise BodyTooLarge(f"The body must be at most {settings.body_bytes_max} bytes, but has {length}.")
         self.header_bytes = 0
-        self.incoming = exchange = Exchange(self, fields)
+        self.incoming = exchange = Exchange(self, parsed(parser, self.url, self.headers, fields))
         if self.current is None:
             self._allow_body(self.now_s, length)
             self._begin(exchange)
@@ -259,6 +311,7 @@ class Connection(asyncio.Protocol):
         if self.upgrading and self.incoming is None:
             return  # The same request is parsed again, without its Upgrade and with its body.
         exchange, self.incoming = self.incoming, None
+        self.is_parsing = False
         self.header_bytes = 0
         self.deadline_s = inf
         if exchange:
@@ -282,7 +335,7 @@ class Connection(asyncio.Protocol):
 
     def _invite(self, exchange: Exchange) -> None:
         """Ask for a body that the client may hold back until then (Expect)."""
-        if exchange.fields[b"expect"].lower() == b"100-continue" and not exchange.plain:
+        if exchange.head.fields[b"expect"].lower() == b"100-continue" and not exchange.plain:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _work(self) -> None:
@@ -323,15 +376,15 @@ class Connection(asyncio.Protocol):
             following = self.waiting.popleft()
             self._begin(following)
             if not following.body_complete:
-                self._allow_body(time.monotonic(), int(following.fields.get(b"content-length", 0)))
-                if b"expect" in following.fields:
+                self._allow_body(time.monotonic(), int(following.head.fields.get(b"content-length", 0)))
+                if b"expect" in following.head.fields:
                     self._invite(following)
             if not self.waiting:
                 self.transport.resume_reading()
         elif self.incoming is None:
             # A reply that began before the drain did not announce that it is the last.
-            idle_s = DRAIN_IDLE_S if self.server.draining else self.settings.keepalive_idle_s
-            self.deadline_s = time.monotonic() + idle_s
+            wait_s = self.settings.header_read_s if self.is_parsing else self.settings.keepalive_idle_s
+            self.deadline_s = time.monotonic() + (DRAIN_IDLE_S if self.server.draining else wait_s)
 
     def close_soon(self) -> None:
         """A drain began: close when idle, after the client had DRAIN_IDLE_S for one more request."""
@@ -343,7 +396,7 @@ class Connection(asyncio.Protocol):
         self.deadline_s = inf
         if self.incoming and not self.incoming.answered:
             self.incoming.fail(RequestTimeout("The request body did not arrive in time."))
-        elif self.incoming is None and self.current is None and self.header_bytes and not self.closing:
+        elif self.current is None and self.is_parsing and not self.closing:
             self._refuse(RequestTimeout("The request head did not arrive in time."))
         elif self.current is None and not self.closing and self._is_unread():
             # The client has sent a request meanwhile: a lagging loop answers before it closes.

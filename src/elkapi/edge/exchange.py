@@ -10,9 +10,10 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from elkapi.edge.heads import RequestHead
 from elkapi.errors import BodyTooLarge, GatewayError
 from elkapi.ids import new_id
-from elkapi.relay.call import JSON, Call, ClientGone, Fields, Headers
+from elkapi.relay.call import JSON, Call, ClientGone, Headers
 
 if TYPE_CHECKING:
     from elkapi.edge.connection import Connection
@@ -22,7 +23,6 @@ NO_CONTENT, NOT_MODIFIED = 204, 304
 PIECES_MAX = 65_536
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 
 def _status_line(status: int) -> bytes:
@@ -56,28 +56,19 @@ class Exchange:
         "common",
         "connection",
         "error",
-        "fields",
+        "head",
         "head_only",
-        "headers",
-        "method",
         "plain",
         "started",
         "task",
-        "url",
     )
 
-    def __init__(self, connection: Connection, fields: Fields) -> None:
-        parser = connection.parser
-        method = parser.get_method()
+    def __init__(self, connection: Connection, head: RequestHead) -> None:
         self.connection = connection
-        self.url = connection.url
-        self.headers = connection.headers
-        self.fields = fields
-        self.method = _METHODS.get(method) or method.decode("ascii", "replace")
-        self.head_only = method == b"HEAD"
-        # HTTP/1.0 has no chunks, and a client may wait for the end of the connection whatever it requested.
-        self.plain = parser.get_http_version() < "1.1"
-        self.close_after = self.plain or not parser.should_keep_alive()
+        self.head = head
+        self.head_only = head.method == "HEAD"
+        self.plain = head.plain
+        self.close_after = head.close_after
         self.call_id = new_id()
         self.task: asyncio.Task[None] | None = None
         self.started = self.answered = self.body_complete = False
@@ -101,6 +92,11 @@ class Exchange:
         self._chunks.append(chunk)
         if len(self._chunks) == PIECES_MAX:
             self._chunks = [b"".join(self._chunks)]
+
+    def has_all(self, body: bytes) -> None:
+        """The request's whole body, within `body_bytes_max`, instead of pieces."""
+        self._chunks.append(body)
+        self.body_complete = True
 
     def complete(self) -> None:
         """The request's body is complete."""
@@ -141,22 +137,18 @@ class Exchange:
 
     async def run(self) -> None:
         """Run the server's handler; a reply that is incomplete afterwards ends with the connection."""
-        connection = self.connection
-        path, _, query = self.url.decode("latin-1").partition("?")
-        if path[:1] != "/":
-            # The absolute form names an authority; only its path is used (never route on Host).
-            path = "/" + path.partition("://")[2].partition("/")[2]
+        connection, head = self.connection, self.head
         call = Call(
             self.call_id,
-            "GET" if self.head_only else self.method,
-            path,
-            query,
-            self.headers,
+            "GET" if self.head_only else head.method,
+            head.path,
+            head.query,
+            head.headers,
             connection.client_ip,
             self._joined() if self.body_complete else self._read,
             self,
             connection.now_s,
-            self.fields,
+            head.fields,
         )
         call.head_only = self.head_only
         try:
