@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import openai
 import pytest
@@ -244,7 +244,7 @@ def test_sources_beside_the_choices_are_citations_of_the_text_before_the_end() -
 @pytest.mark.parametrize("name", ["chat", "responses", "anthropic", "gemini"])
 @pytest.mark.parametrize("late", [False, True])
 def test_sources_beside_the_choices_reach_callers_of_every_dialect(name: Any, late: bool) -> None:
-    request = ChatRequest(model="m", messages=(Message("user", (Text("q"),)),), stream=True)
+    request = ChatRequest(model="m", messages=[Message("user", (Text("q"),))], stream=True)
     facts = ReplyFacts("id", "m", 1_700_000_000, request)
     tail: list[Event] = [Finish("stop"), SOURCES[0]] if late else [SOURCES[0], Finish("stop")]
     events: list[Event] = [START, TextDelta("x"), *tail, UsageSeen(USAGE), End()]
@@ -300,7 +300,7 @@ def test_bytes_that_are_no_json_are_unreadable(data: bytes) -> None:
 
 # --- written ---------------------------------------------------------------------------------------------------------
 
-THINKING = [
+THINKING: list[Event] = [
     Start("up-1", "claude-up"),
     ThinkingDelta("Let "),
     ThinkingDelta("me."),
@@ -363,12 +363,11 @@ def _written(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 def _client(body: bytes, content_type: str) -> openai.OpenAI:
-    transport = httpx.MockTransport(
-        lambda request: httpx.Response(200, headers={"content-type": content_type}, content=body)
+    transport = httpx2.MockTransport(
+        lambda request: httpx2.Response(200, headers={"content-type": content_type}, content=body)
     )
-    return openai.OpenAI(
-        api_key="sk-x", base_url="http://gateway.test/v1", http_client=httpx.Client(transport=transport), max_retries=0
-    )
+    http = httpx2.Client(transport=transport)
+    return openai.OpenAI(api_key="sk-x", base_url="http://gateway.test/v1", http_client=http, max_retries=0)
 
 
 def _plain(completion: Any) -> Any:
@@ -399,7 +398,7 @@ def test_the_sdk_adds_the_stream_up_to_the_whole_answer(name: str) -> None:
         ) as stream,
     ):
         try:
-            streamed = stream.get_final_completion()
+            streamed: object = stream.get_final_completion()
         except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError):
             streamed = stream.current_completion_snapshot
     with _client(DIALECT.write_reply(events, facts), "application/json") as client:
@@ -451,7 +450,12 @@ def test_a_signed_image_goes_back_to_gemini_as_it_came() -> None:
 
 
 def test_a_thought_after_an_image_is_signed_for_itself() -> None:
-    drawn = [ImageOut("image/png", "iVBO"), ThinkingDelta("Hm."), ThinkingSignature("c2ln", "gemini"), TextDelta("a")]
+    drawn: list[Event] = [
+        ImageOut("image/png", "iVBO"),
+        ThinkingDelta("Hm."),
+        ThinkingSignature("c2ln", "gemini"),
+        TextDelta("a"),
+    ]
     message = json.loads(DIALECT.write_reply([*drawn, Finish("stop"), End()], _facts()))["choices"][0]["message"]
     signed = {"index": 0, "type": "thinking", "thinking": "Hm.", "signature": "c2ln", "signed_by": "gemini"}
     assert message["thinking_blocks"] == [signed]
@@ -459,7 +463,11 @@ def test_a_thought_after_an_image_is_signed_for_itself() -> None:
 
 
 def test_a_custom_tools_call_holds_its_input_as_it_is() -> None:
-    called = [ToolCallStart(0, "call_1", "patch", custom=True), ToolCallDelta(0, "*** "), ToolCallDelta(0, "End")]
+    called: list[Event] = [
+        ToolCallStart(0, "call_1", "patch", custom=True),
+        ToolCallDelta(0, "*** "),
+        ToolCallDelta(0, "End"),
+    ]
     message = json.loads(DIALECT.write_reply([*called, Finish("tool_calls"), End()], _facts()))["choices"][0]["message"]
     call = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": "*** End"}}
     assert (message["tool_calls"], message["content"]) == ([call], None)
@@ -507,9 +515,8 @@ def test_g56_a_failed_stream_makes_the_sdk_raise_and_never_ends_cleanly() -> Non
     texts: list[str | None] = []
     with _client(stream, "text/event-stream") as client:
         chunks = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "q"}], stream=True)
-        pieces = (texts.append(chunk.choices[0].delta.content) for chunk in chunks)
         with pytest.raises(openai.APIError, match="Too many") as caught:
-            list(pieces)
+            texts.extend(chunk.choices[0].delta.content for chunk in chunks)
     assert texts == ["", "Hal"]
     assert caught.value.type == "rate_limit_error"
 
@@ -540,7 +547,7 @@ def test_the_error_of_a_broken_stream_is_of_the_type_its_status_has(status: int,
     ],
 )
 def test_why_an_answer_ended_is_told_in_chats_words(reason: Any, word: str) -> None:
-    events = [TextDelta("a"), Finish(reason), End()]
+    events: list[Event] = [TextDelta("a"), Finish(reason), End()]
     assert json.loads(DIALECT.write_reply(events, _facts()))["choices"][0]["finish_reason"] == word
     frames = [json.loads(frame.data or b"") for frame in _frames(_written(events, _facts(include_usage=False)))]
     assert frames[-1]["choices"][0]["finish_reason"] == word
@@ -560,8 +567,8 @@ def test_a_caller_of_functions_is_answered_in_kind() -> None:
 
 def test_a_caller_of_functions_gets_one_call_of_several_whole_and_streamed() -> None:
     """There is no place for a second one, and Gemini cannot be held to one."""
-    first = [ToolCallStart(0, "a", "f"), ToolCallDelta(0, '{"a":1}')]
-    second = [ToolCallStart(1, "b", "g"), ToolCallDelta(1, '{"b":2}')]
+    first: list[Event] = [ToolCallStart(0, "a", "f"), ToolCallDelta(0, '{"a":1}')]
+    second: list[Event] = [ToolCallStart(1, "b", "g"), ToolCallDelta(1, '{"b":2}')]
     events: list[Event] = [Start("i", "m"), *first, *second, Finish("tool_calls"), End()]
     facts = _facts(extra={"functions": True})
     whole = json.loads(DIALECT.write_reply(events, facts))["choices"][0]["message"]["function_call"]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from hypothesis import given
@@ -129,8 +129,8 @@ def _facts(include_usage: bool = True) -> ReplyFacts:
 
 
 def _client(body: bytes, kind: str) -> openai.OpenAI:
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers={"content-type": kind}, content=body))
-    http = httpx.Client(transport=transport)
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers={"content-type": kind}, content=body))
+    http = httpx2.Client(transport=transport)
     return openai.OpenAI(api_key="sk-x", base_url="http://gateway.test/v1", http_client=http, max_retries=0)
 
 

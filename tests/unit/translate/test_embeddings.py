@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from google import genai
@@ -49,7 +50,8 @@ def test_google_genai_embeds_with_an_openai_upstream() -> None:
     options = types.HttpOptions(base_url="http://127.0.0.1:9", httpx_client=http)
     with genai.Client(api_key="k", http_options=options) as client:
         config = types.EmbedContentConfig(output_dimensionality=2, task_type="RETRIEVAL_QUERY")
-        found = client.models.embed_content(model="m", contents=["red", "blue"], config=config)
+        texts: types.ContentListUnion = ["red", "blue"]
+        found = client.models.embed_content(model="m", contents=texts, config=config)
     assert found.embeddings is not None
     assert [tuple(row.values or ()) for row in found.embeddings] == list(VECTORS)
     assert found.usage_metadata is not None
@@ -61,20 +63,20 @@ def test_google_genai_embeds_with_an_openai_upstream() -> None:
 def test_openai_embeds_with_a_gemini_upstream(encoding: Any) -> None:
     sent: list[dict[str, Any]] = []
 
-    def gateway(call: httpx.Request) -> httpx.Response:
+    def gateway(call: httpx2.Request) -> httpx2.Response:
         request = e.read_openai_request(call.content)
         assert request.base64 is (encoding != "float")
         sent.append(json.loads(e.write_gemini_request(request, "gemini-embedding-001")))
         answer = _body({"embeddings": [{"values": vector} for vector in VECTORS]})
         reply = e.read_gemini_reply(answer, len(request.texts))
-        return httpx.Response(200, content=e.write_openai_reply(reply, request, request.model, 7))
+        return httpx2.Response(200, content=e.write_openai_reply(reply, request, request.model, 7))
 
-    http = httpx.Client(transport=httpx.MockTransport(gateway))
+    http = httpx2.Client(transport=httpx2.MockTransport(gateway))
     with openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1", http_client=http) as client:
         found = client.embeddings.create(model="m", input=["red", "blue"], dimensions=2, encoding_format=encoding)
-    vectors = [row.embedding for row in found.data]
+    vectors: list[Any] = [row.embedding for row in found.data]
     if encoding == "base64":
-        vectors = [struct.unpack("<2f", base64.b64decode(row)) for row in vectors]  # type: ignore[arg-type]
+        vectors = [struct.unpack("<2f", base64.b64decode(row)) for row in vectors]
     assert [tuple(row) for row in vectors] == list(VECTORS)
     assert (found.model, found.usage.prompt_tokens, found.usage.total_tokens) == ("m", 7, 7)
     assert sent == [

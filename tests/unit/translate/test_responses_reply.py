@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import openai
 import pytest
@@ -343,11 +343,9 @@ def _written(events: Sequence[Event], facts: ReplyFacts = FACTS) -> tuple[bytes,
 
 
 def _sdk(stream: bytes) -> openai.OpenAI:
-    reply = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=stream)
-    transport = httpx.MockTransport(lambda _request: reply)
-    return openai.OpenAI(
-        api_key="sk-test", base_url="http://gateway/v1", http_client=httpx.Client(transport=transport), max_retries=0
-    )
+    reply = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=stream)
+    http = httpx2.Client(transport=httpx2.MockTransport(lambda _request: reply))
+    return openai.OpenAI(api_key="sk-test", base_url="http://gateway/v1", http_client=http, max_retries=0)
 
 
 def _without_parsed(value: Any) -> Any:
@@ -411,15 +409,15 @@ def test_g59_the_stream_obeys_the_grammar(name: str) -> None:
             assert index in added
             assert index not in done
         if kind == "response.output_item.done":
-            done.add(index)
+            done.add(frame["output_index"])
         if kind == "response.content_part.added":
-            parts.add((index, frame["content_index"]))
+            parts.add((frame["output_index"], frame["content_index"]))
         if kind in ("response.output_text.delta", "response.refusal.delta"):
-            place = (index, frame["content_index"])
+            place = (frame["output_index"], frame["content_index"])
             assert place in parts
             texts[place] = texts.get(place, "") + frame["delta"]
         if kind == "response.content_part.done":
-            place = (index, frame["content_index"])
+            place = (frame["output_index"], frame["content_index"])
             assert texts.get(place, "") == frame["part"].get("text", frame["part"].get("refusal"))
     assert done == set(added)
     finished = {
@@ -488,14 +486,21 @@ def test_a_refusal_without_words_is_still_a_refusal_to_the_caller() -> None:
 
 
 def test_an_answer_cut_in_a_call_leaves_its_arguments_incomplete() -> None:
-    events = [Start("a", "b"), ToolCallStart(0, "c", "weather"), ToolCallDelta(0, '{"a"'), Finish("length"), End()]
+    events: list[Event] = [
+        Start("a", "b"),
+        ToolCallStart(0, "c", "weather"),
+        ToolCallDelta(0, '{"a"'),
+        Finish("length"),
+        End(),
+    ]
     (call,) = json.loads(DIALECT.write_reply(events, FACTS))["output"]
     assert (call["status"], call["arguments"]) == ("incomplete", '{"a"')
 
 
 def test_g56_a_failure_ends_in_an_event_on_which_the_sdk_raises() -> None:
     failure = Failure(503, "their_word", "The upstream broke off.")
-    for events in ([], [Start("a", "b"), ThinkingDelta("h"), TextDelta("par")]):
+    begun: list[Event] = [Start("a", "b"), ThinkingDelta("h"), TextDelta("par")]
+    for events in ([], begun):
         writer = DIALECT.writer(FACTS)
         stream = b"".join(writer.feed(event) for event in events) + writer.fail(failure)
         assert b"their_word" not in stream
@@ -528,7 +533,7 @@ def test_a_token_has_its_bytes_and_the_likeliest_ones_at_its_place() -> None:
 
 @pytest.mark.parametrize(("passage", "place"), [("b", (4, 5)), ("b a", (0, 3)), ("x", (5, 5)), ("", (5, 5))])
 def test_a_source_stands_where_its_words_were_last_said(passage: str, place: tuple[int, int]) -> None:
-    events = [TextDelta("b a b"), Citation("https://x.example", "t", passage=passage), TextDelta(" b")]
+    events: list[Event] = [TextDelta("b a b"), Citation("https://x.example", "t", passage=passage), TextDelta(" b")]
     (message,) = json.loads(DIALECT.write_reply(events, FACTS))["output"]
     (source,) = message["content"][0]["annotations"]
     assert (source["start_index"], source["end_index"]) == place
