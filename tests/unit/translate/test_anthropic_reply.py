@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -49,7 +50,7 @@ def _usage(output: int, **members: int) -> UsageSeen:
 
 
 RECORDINGS = recordings_of("anthropic")
-START = [Start("msg_01", "claude-x"), _usage(1)]
+START: list[Event] = [Start("msg_01", "claude-x"), _usage(1)]
 SEARCH = {
     "type": "web_search_tool_result",
     "tool_use_id": "srvtoolu_1",
@@ -216,14 +217,10 @@ KINDS = ["message_start", "content_block_start", "content_block_delta", "content
 def test_odd_members_raise_nothing_but_unreadable(members: dict[str, Any], kind: str) -> None:
     for body in (members, members | {"type": kind}, members | {"type": "message"}):
         data = msgspec.json.encode(body)
-        for read in (
-            lambda data=data: DIALECT.reader().feed(Frame(data, b"", data)),
-            lambda d=data: DIALECT.read_reply(d),
-        ):
-            try:
-                read()
-            except Unreadable:
-                continue
+        with contextlib.suppress(Unreadable):
+            DIALECT.reader().feed(Frame(data, b"", data))
+        with contextlib.suppress(Unreadable):
+            DIALECT.read_reply(data)
 
 
 # --- written ---------------------------------------------------------------------------------------------------------
@@ -412,7 +409,7 @@ def test_a_call_with_an_object_inside_is_not_over_before_its_own_end() -> None:
 
 
 def test_every_signed_thought_is_a_block_of_its_own() -> None:
-    thoughts = [
+    thoughts: list[Event] = [
         *(ThinkingDelta("a"), ThinkingDelta("b"), ThinkingSignature("s", "anthropic")),
         *(ThinkingDelta("c"), ThinkingSignature("t", "anthropic")),
     ]
@@ -435,9 +432,10 @@ def test_a_source_stands_with_the_text_before_it_and_with_nothing_else() -> None
 
 
 def test_a_refusal_that_ran_into_its_limit_was_cut_by_it() -> None:
-    for reason, word in (("stop", "refusal"), ("length", "max_tokens")):
-        events = [RefusalDelta("I cannot"), Finish(reason), End()]  # type: ignore[arg-type]
-        assert json.loads(DIALECT.write_reply(events, facts()))["stop_reason"] == word
+    for finish, word in ((Finish("stop"), "refusal"), (Finish("length"), "max_tokens")):
+        assert (
+            json.loads(DIALECT.write_reply([RefusalDelta("I cannot"), finish, End()], facts()))["stop_reason"] == word
+        )
 
 
 @pytest.mark.parametrize(

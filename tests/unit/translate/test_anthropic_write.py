@@ -140,7 +140,7 @@ def test_an_anthropic_caller_is_given_the_shape_of_the_mapped_model() -> None:
 
 
 def test_thinking_by_budget_rests_inside_a_loop_whose_thoughts_are_lost() -> None:
-    asked_for = {"tools": (Tool("now"),), "reasoning": Reasoning(effort="low")}
+    asked_for: dict[str, Any] = {"tools": (Tool("now"),), "reasoning": Reasoning(effort="low")}
     assert "thinking" not in body_of(messages=LOOP, **asked_for)
     assert body_of(ADAPTIVE, messages=LOOP, **asked_for)["thinking"] == ADAPTIVE_SHOWN
     kept = [LOOP[0], Message("assistant", (Thinking("hm", "s", "anthropic"), CALL)), LOOP[2]]

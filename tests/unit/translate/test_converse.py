@@ -71,7 +71,7 @@ SHAPE = _service().operation_model("Converse").input_shape
 
 def _written(profile: Profile = CLAUDE, **members: Any) -> dict[str, Any]:
     """The body; what the SDK's own description of the service says about it is checked on the way."""
-    body = json.loads(DIALECT.write_request(asked(**members), profile))
+    body: dict[str, Any] = json.loads(DIALECT.write_request(asked(**members), profile))
     report = botocore.validate.ParamValidator().validate(body | {"modelId": "m"}, SHAPE)
     assert not report.has_errors(), report.generate_report()
     assert body.keys() <= SHAPE.members.keys()
@@ -467,8 +467,8 @@ def test_images_and_citations() -> None:
 
 
 def test_the_arguments_of_the_stand_in_for_a_schema_are_the_text() -> None:
-    start = {"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t", "name": OUTPUT_TOOL}}}
-    delta = {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '{"a":1}'}}}
+    start: dict[str, Any] = {"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t", "name": OUTPUT_TOOL}}}
+    delta: dict[str, Any] = {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '{"a":1}'}}}
     frames = [("contentBlockStart", start), ("contentBlockDelta", delta), ("messageStop", {"stopReason": "tool_use"})]
     assert _read(frames) == [TextDelta('{"a":1}'), Finish("stop")]
     block = {"toolUse": {"toolUseId": "t", "name": OUTPUT_TOOL, "input": {"a": 1}}}
@@ -477,7 +477,7 @@ def test_the_arguments_of_the_stand_in_for_a_schema_are_the_text() -> None:
 
 
 def test_a_call_beside_the_stand_in_for_a_schema_is_a_call() -> None:
-    names = ((OUTPUT_TOOL, {"a": 1}), ("now", {}))
+    names: tuple[tuple[str, Any], ...] = ((OUTPUT_TOOL, {"a": 1}), ("now", {}))
     blocks = [{"toolUse": {"toolUseId": "t", "name": name, "input": given}} for name, given in names]
     body = {"output": {"message": {"content": blocks}}, "stopReason": "tool_use"}
     read = [TextDelta('{"a":1}'), ToolCallStart(0, "t", "now"), ToolCallDelta(0, "{}"), Finish("tool_calls")]

@@ -90,19 +90,21 @@ def translated(*several: list[Event], ends_by_close: bool = False) -> tuple[c.Tr
         ([RefusalDelta("no"), Finish("stop")], True, False, True),
     ],
 )
-def test_what_a_model_said_and_declined_is_learnt(events, content, spoken, refused):
+def test_what_a_model_said_and_declined_is_learnt(
+    events: list[Event], content: bool, spoken: bool, refused: bool
+) -> None:
     crossing, _ = translated(events)
     assert (crossing.content, crossing.spoken, crossing.refused) == (content, spoken, refused)
 
 
-def test_the_latest_usage_counts_and_one_that_is_lost_takes_it_away():
+def test_the_latest_usage_counts_and_one_that_is_lost_takes_it_away() -> None:
     crossing, _ = translated([UsageSeen(Usage(calls=1)), UsageSeen(USAGE, unsplit=True)])
     assert (crossing.usage, crossing.unsplit) == (USAGE, True)
     crossing, _ = translated([UsageSeen(USAGE, unsplit=True), UsageLost()])
     assert (crossing.usage, crossing.unsplit) == (None, False)
 
 
-def test_the_start_the_finish_and_the_end_are_learnt():
+def test_the_start_the_finish_and_the_end_are_learnt() -> None:
     crossing, sent = translated([Start("a", "m"), Finish("length")])
     assert crossing.start == Start("a", "m")
     assert (crossing.finish_reason, crossing.ended, crossing.whole) == ("length", False, False)
@@ -115,7 +117,7 @@ def test_the_start_the_finish_and_the_end_are_learnt():
     assert not crossing.whole
 
 
-def test_nothing_is_written_after_a_failure_and_nothing_read_after_the_end():
+def test_nothing_is_written_after_a_failure_and_nothing_read_after_the_end() -> None:
     failure = Failure(502, "upstream_error", "broken")
     crossing, sent = translated([TextDelta("a"), failure, TextDelta("b")])
     assert (crossing.failure, sent) == (failure, b"TextDelta;")
@@ -124,7 +126,7 @@ def test_nothing_is_written_after_a_failure_and_nothing_read_after_the_end():
     assert crossing.feed(Frame(b": comment\n\n", b"", None)) == b""
 
 
-def test_the_closing_frames_wait_and_a_count_of_our_own_is_told_in_them():
+def test_the_closing_frames_wait_and_a_count_of_our_own_is_told_in_them() -> None:
     crossing, sent = translated([Start("a", "m"), TextDelta("a"), UsageSeen(USAGE), Finish("stop"), End()])
     assert sent == b"Start;TextDelta;"
     assert crossing.finish() == b"finish;"
@@ -136,11 +138,17 @@ def test_the_closing_frames_wait_and_a_count_of_our_own_is_told_in_them():
     assert b'"prompt_tokens":5,"completion_tokens":2' in chat.finish_counted(USAGE)
 
 
-def test_the_tally_keeps_what_was_said_apart_from_what_was_thought_up_to_its_bound():
+def test_the_tally_keeps_what_was_said_apart_from_what_was_thought_up_to_its_bound() -> None:
     tally = c.Tally()
     assert tally.is_empty
-    said = [TextDelta("text "), RefusalDelta("no "), ToolCallStart(0, "id", "name "), ToolCallDelta(0, "{}")]
-    for event in [*said, ThinkingDelta("thought"), ImageOut("image/png", "aGk="), Start("a", "m")]:
+    said: list[Event] = [
+        TextDelta("text "),
+        RefusalDelta("no "),
+        ToolCallStart(0, "id", "name "),
+        ToolCallDelta(0, "{}"),
+    ]
+    unspoken: list[Event] = [ThinkingDelta("thought"), ImageOut("image/png", "aGk="), Start("a", "m")]
+    for event in [*said, *unspoken]:
         tally.add(event)
     assert "".join(tally.text) == "text no name {}"
     assert tally.thinking == ["thought"]
@@ -155,12 +163,12 @@ def test_the_tally_keeps_what_was_said_apart_from_what_was_thought_up_to_its_bou
     assert only_beyond.text == []
 
 
-def test_an_answer_that_does_not_end_is_ended_where_it_would_have_to_be_kept():
-    piece = TextDelta("x" * (c.TALLY_BYTES_MAX + 1))
+def test_an_answer_that_does_not_end_is_ended_where_it_would_have_to_be_kept() -> None:
+    piece: list[Event] = [TextDelta("x" * (c.TALLY_BYTES_MAX + 1))]
     times = c.ANSWER_BYTES_MAX // (c.TALLY_BYTES_MAX + 1)
-    crossing, _ = translated(*([piece] for _ in range(times)))
+    crossing, _ = translated(*[piece] * times)
     assert crossing.failure is None
-    crossing, _ = translated(*([piece] for _ in range(times + 1)))
+    crossing, _ = translated(*[piece] * (times + 1))
     assert crossing.failure == c.ENDLESS
 
 
@@ -169,7 +177,7 @@ FINISH = '{"id":"c","model":"theirs","choices":[{"index":0,"delta":{},"finish_re
 COUNTED = '{"id":"c","model":"theirs","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}'
 
 
-def test_frames_of_one_dialect_pass_as_they_came_and_its_end_waits():
+def test_frames_of_one_dialect_pass_as_they_came_and_its_end_waits() -> None:
     crossing = relayed("chat")
     given = frames(CHUNK, FINISH, COUNTED, "[DONE]", "trailing")
     sent = [crossing.feed(frame) for frame in given]
@@ -178,12 +186,12 @@ def test_frames_of_one_dialect_pass_as_they_came_and_its_end_waits():
     assert (crossing.usage, crossing.finish_reason, crossing.whole) == (USAGE, "stop", True)
 
 
-def test_a_comment_passes_and_is_not_read():
+def test_a_comment_passes_and_is_not_read() -> None:
     crossing = relayed("chat")
     assert crossing.feed(Frame(b": waiting\n\n", b"", None)) == b": waiting\n\n"
 
 
-def test_the_usage_that_the_caller_did_not_ask_for_stays_with_us():
+def test_the_usage_that_the_caller_did_not_ask_for_stays_with_us() -> None:
     crossing = relayed("chat", strip_usage=True)
     sent = [crossing.feed(frame) for frame in frames(CHUNK, FINISH, COUNTED)]
     assert [bool(piece) for piece in sent] == [True, True, False]
@@ -194,7 +202,7 @@ def test_the_usage_that_the_caller_did_not_ask_for_stays_with_us():
         assert together.feed(frames(both)[0]) == frames(both)[0].raw
 
 
-def test_the_callers_name_of_a_model_replaces_the_upstreams_once_a_frame():
+def test_the_callers_name_of_a_model_replaces_the_upstreams_once_a_frame() -> None:
     crossing = relayed("chat", rename=("model", "ours"))
     odd = '{"id":"c", "model" : "theirs","choices":[{"index":0,"delta":{"content":"\\"model\\":\\"x\\""}}]}'
     assert crossing.feed(frames(CHUNK)[0]) == frames(CHUNK.replace("theirs", "ours"))[0].raw
@@ -244,14 +252,14 @@ def test_what_a_tool_is_asked_keeps_its_own_model(dialect: str, member: str, eve
     assert sent == event | ({"modelVersion": "ours"} if dialect == "gemini" else {})
 
 
-def test_an_error_inside_a_relayed_stream_is_not_passed_but_told_as_a_failure():
+def test_an_error_inside_a_relayed_stream_is_not_passed_but_told_as_a_failure() -> None:
     crossing = relayed("chat")
     assert crossing.feed(frames('{"error":{"message":"secret host","type":"server_error"}}')[0]) == b""
     assert crossing.failure is not None
     assert not crossing.whole
 
 
-def test_what_follows_the_end_of_a_relayed_stream_is_bounded(monkeypatch):
+def test_what_follows_the_end_of_a_relayed_stream_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c, "ENDING_BYTES_MAX", 30)
     crossing = relayed("chat")
     done, more = frames("[DONE]", "sixteen bytes")[0], Frame(b"x" * 16, b"", b"x")
@@ -262,7 +270,7 @@ def test_what_follows_the_end_of_a_relayed_stream_is_bounded(monkeypatch):
     assert crossing.failure == c.ENDLESS
 
 
-def test_a_whole_answer_for_a_relayed_stream_holds_its_closing_frames_back():
+def test_a_whole_answer_for_a_relayed_stream_holds_its_closing_frames_back() -> None:
     crossing = relayed("chat")
     sent = crossing.whole_answer([Start("c", "m"), TextDelta("hi"), Finish("stop"), End()])
     assert b'"content":"hi"' in sent
@@ -276,7 +284,7 @@ GEMINI_END = (
 )
 
 
-def test_an_array_holds_each_frame_as_a_member_and_is_closed_with_the_last():
+def test_an_array_holds_each_frame_as_a_member_and_is_closed_with_the_last() -> None:
     crossing = relayed("gemini", c.Array)
     given = frames(GEMINI, GEMINI_END)
     assert crossing.feed(Frame(b": x\n\n", b"", None)) == b""
@@ -291,7 +299,7 @@ def test_an_array_holds_each_frame_as_a_member_and_is_closed_with_the_last():
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_an_array_that_fails_ends_as_an_array_with_the_error_in_it(begun):
+def test_an_array_that_fails_ends_as_an_array_with_the_error_in_it(begun: bool) -> None:
     crossing = relayed("gemini", c.Array)
     sent = crossing.feed(frames(GEMINI)[0]) if begun else b""
     told = msgspec.json.decode(sent + crossing.fail(Failure(503, "overloaded", "later")))
@@ -299,7 +307,7 @@ def test_an_array_that_fails_ends_as_an_array_with_the_error_in_it(begun):
     assert (told[-1]["error"]["code"], told[-1]["error"]["message"]) == (503, "later")
 
 
-def test_the_end_of_another_candidate_neither_holds_the_first_back_nor_makes_it_whole():
+def test_the_end_of_another_candidate_neither_holds_the_first_back_nor_makes_it_whole() -> None:
     crossing = relayed("gemini")
     other = '{"candidates":[{"index":1,"finishReason":"STOP"}]}'
     for frame in frames(GEMINI, other, GEMINI):
@@ -309,7 +317,7 @@ def test_the_end_of_another_candidate_neither_holds_the_first_back_nor_makes_it_
     assert crossing.whole
 
 
-def test_a_blocked_prompt_is_an_answer_in_its_own_dialect():
+def test_a_blocked_prompt_is_an_answer_in_its_own_dialect() -> None:
     blocked = '{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":5}}'
     crossing = relayed("gemini")
     crossing.feed(frames(blocked)[0])
@@ -322,7 +330,7 @@ def test_a_blocked_prompt_is_an_answer_in_its_own_dialect():
 
 
 @pytest.mark.parametrize("numbers", [[], [0], [0, 41]])
-def test_an_error_of_ours_takes_the_number_after_the_last_that_was_sent(numbers):
+def test_an_error_of_ours_takes_the_number_after_the_last_that_was_sent(numbers: list[int]) -> None:
     crossing = relayed("responses", c.Numbered)
     for number in numbers:
         delta = '{"type":"response.output_text.delta","delta":"hi","item_id":"i","output_index":0,"content_index":0,'

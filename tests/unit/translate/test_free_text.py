@@ -12,6 +12,7 @@ from elkapi.translate.free_text import as_functions, custom_tools_for
 from elkapi.translate.ir import (
     ChatRequest,
     End,
+    Event,
     Finish,
     Message,
     Start,
@@ -82,7 +83,7 @@ def test_a_caller_whose_dialect_cannot_unwrap_keeps_its_custom_tools() -> None:
 def test_the_caller_gets_its_custom_call_back() -> None:
     call = as_functions(REQUEST).messages[1].parts[0]
     assert isinstance(call, ToolCall)
-    events = [
+    events: list[Event] = [
         Start("a", "b"),
         ToolCallStart(0, call.id, call.name),
         *(ToolCallDelta(0, letter) for letter in call.arguments),

@@ -154,7 +154,7 @@ def test_usage_is_told_only_when_it_changes() -> None:
 
 
 def test_g58_a_whole_answer_gives_the_events_of_its_stream() -> None:
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"text": "hm", "thought": True},
         {"text": "Two."},
         {"functionCall": {"name": "weather", "args": {"city": "Ulm"}}},

@@ -161,7 +161,10 @@ def test_snake_case_means_the_same() -> None:
 def test_a_member_that_is_null_is_not_there() -> None:
     nothing: dict[str, Any] = {"cachedContent": None, "system_instruction": None, "toolConfig": None}
     part = {"text": "hi", "videoMetadata": None, "inlineData": None}
-    tools = [{"functionDeclarations": None, "googleSearch": {}}, {"google_search": None, "codeExecution": {}}]
+    tools: list[dict[str, Any]] = [
+        {"functionDeclarations": None, "googleSearch": {}},
+        {"google_search": None, "codeExecution": {}},
+    ]
     request = _read({**nothing, "contents": [{"role": None, "parts": [part]}], "tools": tools})
     assert request == _read({"contents": [{"parts": [{"text": "hi"}]}], "tools": [{"googleSearch": {}}, tools[1]]})
     DIALECT.check_crossing(request)
@@ -222,7 +225,7 @@ def test_the_chunks_of_a_streamed_answer_are_one_text_again() -> None:
     ]
     contents = [{"role": "user", "parts": [{"text": "a"}, {"text": "b"}]}, {"role": "model", "parts": parts}]
     asked, said = DIALECT.read_request(json.dumps({"contents": contents}).encode()).messages
-    signed = {"signature": "c2ln", "signed_by": "gemini"}
+    signed: dict[str, Any] = {"signature": "c2ln", "signed_by": "gemini"}
     assert said.parts == (ir.Thinking("hm", **signed), ir.Text("You said: hi"), ir.Thinking(**signed), ir.Text("!"))
     assert asked.parts == (ir.Text("a"), ir.Text("b"))
 

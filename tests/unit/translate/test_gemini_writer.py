@@ -206,7 +206,12 @@ def test_thoughts_are_shown_only_when_asked_for() -> None:
 
 
 def test_our_own_signatures_go_back_to_the_caller() -> None:
-    events = [ir.TextDelta("a"), ir.ThinkingSignature("c2ln", "gemini"), ir.TextDelta("b"), ir.Finish("stop")]
+    events: list[ir.Event] = [
+        ir.TextDelta("a"),
+        ir.ThinkingSignature("c2ln", "gemini"),
+        ir.TextDelta("b"),
+        ir.Finish("stop"),
+    ]
     parts = json.loads(DIALECT.write_reply(events, _facts()))["candidates"][0]["content"]["parts"]
     assert parts == [{"text": "a", "thoughtSignature": "c2ln"}, {"text": "b"}]
 
@@ -289,7 +294,7 @@ def test_a_chat_of_the_sdk_keeps_its_history_and_answers_calls() -> None:
 
 
 def test_the_first_call_of_another_upstream_is_signed_by_googles_stand_in() -> None:
-    events = [
+    events: list[ir.Event] = [
         ir.Start("up", "up"),
         ir.ToolCallStart(0, "a", "f"),
         ir.ToolCallDelta(0, "{}"),
@@ -308,7 +313,7 @@ def _candidate(events: list[ir.Event], **members: Any) -> dict[str, Any]:
 
 
 def test_sources_are_told_once_each_with_what_they_stand_behind() -> None:
-    cited = [
+    cited: list[ir.Event] = [
         ir.TextDelta("Sunny. Warm."),
         ir.Citation("https://a.test/", "A", passage="Sunny."),
         ir.Citation("https://b.test/", "B"),
@@ -349,7 +354,7 @@ def test_log_probabilities_are_told_token_by_token() -> None:
 
 @pytest.mark.parametrize("reasoning", [None, ir.Reasoning(), ir.Reasoning(visible=False), ir.Reasoning("high")])
 def test_thoughts_that_nobody_asked_to_see_are_not_shown(reasoning: ir.Reasoning | None) -> None:
-    events = [ir.ThinkingDelta("hm"), ir.TextDelta("42"), ir.Finish("stop")]
+    events: list[ir.Event] = [ir.ThinkingDelta("hm"), ir.TextDelta("42"), ir.Finish("stop")]
     assert _candidate(events, reasoning=reasoning)["content"]["parts"] == [{"text": "42"}]
     shown = _candidate(events, reasoning=ir.Reasoning(visible=True))["content"]["parts"]
     assert shown == [{"text": "hm", "thought": True}, {"text": "42"}]

@@ -62,7 +62,7 @@ def frames(*chunks: Any) -> list[bytes]:
 
 
 def test_chunks_of_two_answers_with_calls_are_one_completion_again() -> None:
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]},
         {"tool_calls": [{"index": 1, "id": "c2", "type": "custom", "custom": {"name": "g", "input": "x"}}]},
         {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": '{"a"'}}]},

@@ -116,7 +116,7 @@ def call(index: int | None, id: str | None, name: str | None, arguments: str | N
         ({"thinking_blocks": "odd", "images": "odd", "annotations": "odd"}, []),
     ],
 )
-def test_each_member_of_a_chat_delta_is_read(members: dict[str, object], events: list[Event]) -> None:
+def test_each_member_of_a_chat_delta_is_read(members: dict[str, Any], events: list[Event]) -> None:
     assert chat_events(delta(**members)) == events
 
 
@@ -203,7 +203,7 @@ def test_an_older_function_call_and_a_custom_tools_call_are_calls() -> None:
         ("length", {"tool_calls": [call(0, "a", "f", "")]}, None, Finish("length")),
     ],
 )
-def test_why_a_chat_answer_ended(word: str, before: dict[str, object], met: object, finish: Finish) -> None:
+def test_why_a_chat_answer_ended(word: str, before: dict[str, Any], met: object, finish: Finish) -> None:
     assert chat_events(delta(**before), finished(word, stop_reason=met))[-1] == finish
 
 
@@ -376,14 +376,14 @@ def test_calls_are_numbered_without_the_stand_in_for_a_schema() -> None:
     assert told(*block(0, tool), ending)[-1] == Finish("tool_calls")
     assert told(ending)[-1] == Finish("tool_calls")
     whole = {"type": "message", "stop_reason": "tool_use"}
-    for content, reason in (
-        ([stand_in], "stop"),
-        ([stand_in, tool], "tool_calls"),
-        ([tool], "tool_calls"),
-        ([], "tool_calls"),
+    for content, finish in (
+        ([stand_in], Finish("stop")),
+        ([stand_in, tool], Finish("tool_calls")),
+        ([tool], Finish("tool_calls")),
+        ([], Finish("tool_calls")),
     ):
         read = anthropic.DIALECT.read_reply(msgspec.json.encode(whole | {"content": content}))
-        assert read[-2:] == [Finish(reason), End()]
+        assert read[-2:] == [finish, End()]
 
 
 @pytest.mark.parametrize(
@@ -698,7 +698,7 @@ def test_a_known_item_of_a_response_must_be_one() -> None:
 
 def test_a_likely_token_that_a_response_does_not_name_is_left_out() -> None:
     tops = [{"token": "b", "logprob": -2.0}, {"token": None, "logprob": -3.0}, {"token": "c", "logprob": None}]
-    event = {"type": "response.output_text.delta", "delta": "a"}
+    event: dict[str, Any] = {"type": "response.output_text.delta", "delta": "a"}
     event["logprobs"] = [{"token": "a", "logprob": -1.0, "top_logprobs": tops}]
     told = TextDelta("a", (TokenLogprob("a", -1.0, (("b", -2.0),)),))
     assert responses.DIALECT.reader().feed(frame(event, b"response.output_text.delta")) == [told]

@@ -6,7 +6,6 @@ import contextlib
 import json
 from typing import Any
 
-import msgspec
 import openai.types.responses as sdk
 import pytest
 from hypothesis import given, settings
@@ -608,8 +607,7 @@ def _requests(draw: st.DrawFn) -> ChatRequest:
         calls = [part for part in parts if isinstance(part, ToolCall)]
         if parts:
             messages.append(Message("assistant", tuple(parts)))
-            results = [ToolResult(call.id, (draw(_text),), call.name, custom=call.custom) for call in calls]
-            results = [msgspec.structs.replace(row, parts=(Text(row.parts[0].text),)) for row in results]
+            results = [ToolResult(call.id, (Text(draw(_text).text),), call.name, custom=call.custom) for call in calls]
             messages.append(Message("user", (*results, *draw(_user))))
     tools = tuple(draw(st.lists(st.builds(Tool, _names, st.none() | st.text(), st.just({"type": "object"})))))
     return ChatRequest(

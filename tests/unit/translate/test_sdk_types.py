@@ -55,7 +55,8 @@ def test_every_recorded_answer_is_of_the_types_of_every_clients_sdk(client: str,
     events = read(recording)
     if any(isinstance(event, Failure) for event in events):
         return
-    asked = ChatRequest(model="m", messages=[], logprobs=True, dialect="chat" if client == "completions" else client)
+    caller: Any = "chat" if client == "completions" else client
+    asked = ChatRequest(model="m", messages=[], logprobs=True, dialect=caller)
     facts = ReplyFacts(f"{PREFIXES.get(client, '')}1", "m", 1_700_000_000, asked, include_usage=True)
     writer = DIALECTS[client].writer(facts)
     streamed = b"".join(map(writer.feed, events)) + writer.finish()

@@ -11,7 +11,7 @@ import pytest
 from elkapi.translate import crossing as crossings
 from elkapi.translate.crossing import Crossing, Numbered, Relayed, Translated
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.ir import Finish, Start, TextDelta
+from elkapi.translate.ir import Event, Finish, Start, TextDelta
 from elkapi.translate.sse import Frame, SseDecoder
 from tests.recordings import facts
 
@@ -35,7 +35,8 @@ def begun(source: str, client: str) -> tuple[Crossing, Frame]:
     """A crossing whose tally is full, and a frame of text as the upstream goes on sending it."""
     crossing, decoder, upstream = crossing_of(source, client), SseDecoder(), DIALECTS[source].writer(facts())
     frames: list[Frame] = []
-    for event in (Start("answer-1", "m"), *[TextDelta(TEXT)] * (crossings.TALLY_BYTES_MAX // len(TEXT) + 2)):
+    pieces: list[Event] = [TextDelta(TEXT)] * (crossings.TALLY_BYTES_MAX // len(TEXT) + 2)
+    for event in (Start("answer-1", "m"), *pieces):
         frames = decoder.feed(upstream.feed(event))
         for frame in frames:
             crossing.feed(frame)

@@ -285,7 +285,7 @@ def test_a_gemini_usage_that_leaves_the_prompt_out_is_not_believed_and_what_else
 
 
 def test_what_gemini_wrote_is_in_its_total_where_it_does_not_say_it() -> None:
-    def read(**counts: int) -> Usage | None:
+    def read(**counts: Any) -> Usage | None:
         return u.read_gemini_usage(u.GeminiUsage(promptTokenCount=5, **counts))
 
     assert read(totalTokenCount=9) == Usage(input_tokens=5, output_tokens=4, calls=1)
