@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import pytest
 
@@ -19,7 +19,11 @@ WAIT_S = 30.0  # Generous: it only keeps a failing test from hanging.
 _T = TypeVar("_T")
 
 
-async def until(holds: Callable[[], _T | Awaitable[_T]], within_s: float = WAIT_S, what: str = "") -> _T:
+@overload
+async def until(holds: Callable[[], Awaitable[_T | None]], within_s: float = WAIT_S, what: str = "") -> _T: ...
+@overload
+async def until(holds: Callable[[], _T | None], within_s: float = WAIT_S, what: str = "") -> _T: ...
+async def until(holds: Callable[[], Any], within_s: float = WAIT_S, what: str = "") -> Any:
     """Poll `holds` (awaiting its result if needed) until it is true, and return that; the loop runs meanwhile.
 
     Fails the test after `within_s` seconds, naming `what` or the source of `holds`.
@@ -30,7 +34,7 @@ async def until(holds: Callable[[], _T | Awaitable[_T]], within_s: float = WAIT_
     return found
 
 
-def until_blocking(holds: Callable[[], _T]) -> _T:
+def until_blocking(holds: Callable[[], _T | None]) -> _T:
     """`until` for tests without an event loop."""
     pauses = _pauses(WAIT_S, "", holds)
     while not (found := holds()):
@@ -44,7 +48,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _awaited(found: _T | Awaitable[_T]) -> _T:
+async def _awaited(found: Any) -> Any:
     return await found if isinstance(found, Awaitable) else found
 
 

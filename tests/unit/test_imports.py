@@ -40,13 +40,14 @@ def _rooms_imported(tree: ast.Module, package: list[str]) -> set[tuple[int, str,
     """(line, room of elkapi or "", top-level module) of every import, wherever in the file it stands."""
     found = set()
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             prefix = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*prefix, *([node.module] if node.module else [])])
             names = [f"{base}.{alias.name}" for alias in node.names] if base == "elkapi" else [base]
+        else:
+            continue
         for name in names:
             top, _, rest = name.partition(".")
             found.add((node.lineno, _room(rest.split(".")) if top == "elkapi" else "", top))

@@ -19,7 +19,7 @@ from elkapi.errors import Unavailable
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
-from elkapi.supervisor import ORDER_VARIABLE
+from elkapi.supervisor import ORDER_VARIABLE, Supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_the_first_key_is_shown_where_the_port_is_taken(
 def test_the_first_key_is_shown_where_the_start_is_stopped(
     new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(supervisor: app.Supervisor) -> int:
+    def run(supervisor: Supervisor) -> int:
         supervisor._stop_all()
         return 0
 
@@ -91,7 +91,7 @@ def test_a_role_whose_database_or_disk_is_not_to_be_had_says_so_in_one_line(
 def test_the_first_key_is_shown_once_where_all_is_ready(
     new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(supervisor: app.Supervisor) -> int:
+    def run(supervisor: Supervisor) -> int:
         supervisor._announce()
         supervisor._stop_all()
         return 0
@@ -139,7 +139,7 @@ def test_a_whole_gateway_and_a_role_alone_are_not_started_beside_each_other(
     monkeypatch.setattr(app, "_prepared", lambda _settings: Preparation(models, ()))
     monkeypatch.setattr(app, "run_role", lambda *_: None)
 
-    def beside(supervisor: app.Supervisor) -> int:
+    def beside(supervisor: Supervisor) -> int:
         try:
             with pytest.raises(StartError, match=f"{role} is already running"):
                 app.serve(new_installation, role)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def supervising(tmp_path: Path) -> Any:
 def test_a_child_that_fails_for_hours_does_not_end_the_supervisor(
     supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     child = supervising._helpers[0]
     child.failures = 5000
     child.process = Ended()  # type: ignore[assignment]
@@ -68,7 +69,7 @@ def test_a_machine_out_of_processes_does_not_end_the_supervisor_nor_lose_descrip
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     worker = supervising._workers[0]
     before = len(list(Path("/proc/self/fd").iterdir()))
     supervising._start(worker)
@@ -227,7 +228,7 @@ def on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return Running()
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     yield made, started
     made._socket.close()
     for child in made._callable:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -223,7 +224,7 @@ async def test_a_redis_keeps_answers_whatever_it_forgets_and_for_who_may_load_no
     bounds = Bounds(bytes_max=1000, entries_max=5, age_s_max=100.0)
     theirs = RedisStore(redis_url, bounds, SYSTEM_CLOCK, WAIT_S)
     ours = RedisStore(redis_url.replace("redis://", "redis://plain:any@"), bounds, SYSTEM_CLOCK, WAIT_S)
-    server = theirs._redis
+    server: Any = theirs._redis
     await server.flushdb()
     await server.execute_command("ACL", "SETUSER", "plain", "on", "nopass", "~*", "+@all", "-script")
     try:

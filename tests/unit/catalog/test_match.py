@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -88,7 +89,7 @@ CONTRACTS = next(
 
 @pytest.mark.skipif(not CONTRACTS.is_dir(), reason="the contracts stand beside the repository only in the workplace")
 def test_served_rows_agree_with_the_contract() -> None:
-    rows = {}
+    rows: dict[str, Any] = {}
     for file in CONTRACTS.glob("*.yaml"):
         rows |= {row["id"]: row for row in yaml.safe_load(file.read_text())}
     served = {id_: one for one in CATALOG.operations for id_ in (one.id, *(other for other, _ in one.also))}

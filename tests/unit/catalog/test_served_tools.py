@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -14,9 +14,11 @@ from openai.types.responses.tool_param import ToolParam
 
 from elkapi.catalog import bounds
 from elkapi.catalog.bounds import PICTURES_MADE_TOKENS_MAX, SEARCHES_MAX, SERVED_TOOLS_TOKENS_MAX, bounded_by_model
+from elkapi.catalog.operation import Facts
 from elkapi.catalog.text import read_chat, read_generate, read_messages, read_responses
 from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, OTHERS, RESPONSES
 
+Reader = Callable[[bytes], Facts]
 MESSAGES = [{"role": "user", "content": "x"}]
 
 
@@ -113,13 +115,13 @@ def test_a_model_behind_a_tool_that_a_conversation_declares_is_one_that_the_call
 def test_a_conversation_that_tells_of_tools_or_of_their_work_declares_none() -> None:
     told = json.dumps(_item({"type": "web_search"}, "additional_tools"))
     searched = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
-    asked = {"model": "m", "input": [{"role": "user", "content": told}, searched]}
+    asked: dict[str, Any] = {"model": "m", "input": [{"role": "user", "content": told}, searched]}
     assert read_responses(json.dumps(asked).encode()).upper.searches == 0
     asked["input"].append(_item({"type": "function", "name": "f"}, "additional_tools")["input"][0])
     assert read_responses(json.dumps(asked).encode()).upper.searches == 0
 
 
-def _covers(read: Any, asked: dict[str, Any], served: dict[str, Any], own: dict[str, Any]) -> None:
+def _covers(read: Reader, asked: dict[str, Any], served: dict[str, Any], own: dict[str, Any]) -> None:
     """The served tool is bounded; one of the caller's own, which has such a name, is not."""
 
     def beyond(tool: dict[str, Any]) -> int:
@@ -149,6 +151,7 @@ def test_a_call_holds_for_what_its_model_is_told_of_tools(tools: list[dict[str, 
     """A short call with a tool was held for its bytes, which are fewer than that."""
     asked = {"model": "m", "max_tokens": 9, "messages": MESSAGES}
     plain = read_messages(json.dumps(asked).encode()).upper.input_tokens
+    none: list[Any] | None
     for none in ([], None):
         assert read_messages(json.dumps({**asked, "tools": none}).encode()).upper.input_tokens < plain + 20
     body = json.dumps({**asked, "tools": tools}).encode()
@@ -187,7 +190,7 @@ def test_a_bound_by_the_models_name_keeps_the_searches() -> None:
 
 
 NEW = {"type": "orbital_lookup", "name": "x"}
-ASKED = [
+ASKED: list[tuple[Reader, dict[str, Any]]] = [
     (read_chat, {"model": "m", "messages": MESSAGES}),
     (read_responses, {"model": "m", "input": "x"}),
     (read_messages, {"model": "m", "max_tokens": 9, "messages": MESSAGES}),

@@ -52,7 +52,7 @@ def _channel(family: str, **fields: object) -> Channel:
     ],
 )
 def test_a_text_call_finds_a_wire_of_every_family(family: str, wire: str, model: str, found: str) -> None:
-    served = endpoint_for(family, wire, True, model)  # type: ignore[arg-type]
+    served = endpoint_for(family, wire, True, model)
     assert served is not None
     assert served[0] == found
 
@@ -70,7 +70,7 @@ def test_a_text_call_finds_a_wire_of_every_family(family: str, wire: str, model:
     ],
 )
 def test_other_calls_cross_only_where_an_answer_can_be_carried_back(family: str, wire: str, found: str | None) -> None:
-    served = endpoint_for(family, wire, False, "m")  # type: ignore[arg-type]
+    served = endpoint_for(family, wire, False, "m")
     assert (served and served[0]) == found
 
 

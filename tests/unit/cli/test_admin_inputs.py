@@ -175,10 +175,10 @@ def test_headers_given_twice_in_other_letters_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["model", "stream", "input", "", "a\nb"])
 def test_parameters_that_the_gateway_reads_are_not_overridden(name: str) -> None:
-    raw = msgspec.Raw(b"1")
-    for arguments in (({name: raw}, {}, ()), ({}, {name: raw}, ()), ({}, {}, (name,))):
+    given = {name: msgspec.Raw(b"1")}
+    for set_, default, remove in ((given, {}, ()), ({}, given, ()), ({}, {}, (name,))):
         with pytest.raises(InvalidInput):
-            overrides.check_parameters(*arguments)
+            overrides.check_parameters(set_, default, remove)
 
 
 def test_no_channel_overrides_what_a_hold_was_counted_from() -> None:

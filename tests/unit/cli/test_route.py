@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.cli.conftest import Elkapi
@@ -21,7 +23,7 @@ def staged(elkapi: Elkapi) -> Elkapi:
     return elkapi
 
 
-def steps(found: dict) -> list[tuple[str, str, str]]:
+def steps(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(step["model"], step["channel"], step["outcome"]) for step in found["steps"]]
 
 

@@ -59,7 +59,7 @@ def _rows_of_call(name: str, node: ast.Call) -> set[Row]:
     if name not in CLASSES:
         return set()
     codes = [k.value.value for k in node.keywords if k.arg == "code" and isinstance(k.value, ast.Constant)]
-    return {row_of(CLASSES[name], code) for code in codes if code is not None}
+    return {row_of(CLASSES[name], str(code)) for code in codes if code is not None}
 
 
 def test_every_class_and_every_code_is_documented() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from elkapi.control import telemetry
 from elkapi.control.telemetry import Telemetry
-from elkapi.observe.calls import CallFacts, frame_of
+from elkapi.observe.calls import CallFacts, calls_in, frame_of
 
 
 class Exported:
@@ -55,7 +55,7 @@ def test_a_process_without_descriptors_takes_a_workers_calls_once_it_has_some(mo
 
 
 def test_a_batch_that_is_still_being_read_at_the_end_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on, calls_in = threading.Event(), threading.Event(), telemetry.calls_in
+    begun, go_on = threading.Event(), threading.Event()
 
     def slowly(data: bytes) -> list[CallFacts]:
         begun.set()

@@ -263,7 +263,11 @@ async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(start)
             side = await served(writer)
-            await until(lambda side=side: side.incoming or side.header_bytes)
+
+            def has_begun(side: connection.Connection = side) -> bool:
+                return bool(side.incoming or side.header_bytes)
+
+            await until(has_begun)
             server._tick()
             reply = await reader.read(4096)
             assert reply.startswith(b"HTTP/1.1 408 ")

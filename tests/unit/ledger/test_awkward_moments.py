@@ -7,7 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ async def test_g08_a_hold_granted_as_its_caller_leaves_is_given_back(
     call = asyncio.create_task(ledger.hold(order))
     await until_sent(ledger, 1)
     # Both happen in one iteration of the loop: the caller's task has not run again in between.
-    steps = [ledger.grant, lambda: call.cancel()]
+    steps: list[Callable[[], object]] = [ledger.grant, call.cancel]
     for step in steps if granted_first else reversed(steps):
         step()
     with pytest.raises(asyncio.CancelledError):

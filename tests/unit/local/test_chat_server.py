@@ -229,11 +229,12 @@ async def test_a_caller_who_leaves_stops_the_runtime_at_its_next_chunk_and_frees
     engine = Scripted(*[chunk("a") for _ in range(50)])
     engine.go = threading.Semaphore(0)
     app = ChatApp(engine, BUNDLED_CHAT, LIMITS)
-    assert app.slots is not None
+    slots = app.slots
+    assert slots is not None
     sent = await _leaving(app, engine, engine.began)
     assert not any(one.get("body", b"").startswith(b"data: [DONE]") for one in sent)
     engine.go.release(1)
-    await until(lambda: not app.slots.running)
+    await until(lambda: not slots.running)
     assert engine.stopped_after == 0
     engine.go.release(100)
     app.close()

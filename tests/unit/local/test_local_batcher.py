@@ -171,7 +171,10 @@ def test_random_arrivals_lose_nothing_and_answer_everything_once(seed: int) -> N
     draw = random.Random(seed)
     lanes = draw.choice([1, 2, 4])
     batcher = Batcher(Limits(queue_items_max=300, queue_tokens_max=20_000), lanes)
-    now_s, running, open_tickets, answered, refused = 0.0, [], [], [], 0
+    now_s, refused = 0.0, 0
+    running: list[Batch] = []
+    open_tickets: list[Ticket] = []
+    answered: list[Ticket] = []
     for _ in range(1_500):
         now_s += draw.expovariate(1000)
         action = draw.random()

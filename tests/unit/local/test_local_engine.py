@@ -10,7 +10,7 @@ import pytest
 
 from elkapi.local import engine as engine_module
 from elkapi.local.engine import Engine, embed_texts
-from elkapi.local.models import BUNDLED, locate
+from elkapi.local.models import BUNDLED, ModelUnusable, locate
 
 TOLERANCE = 1e-5
 
@@ -74,7 +74,7 @@ def test_embed_texts_gives_lists_and_refuses_what_does_not_fit(
         embed_texts([""])
     with pytest.raises(ValueError, match="402 tokens"):
         embed_texts(["word " * 400])
-    with pytest.raises(engine_module.ModelUnusable, match="no local model is called 'nope'"):
+    with pytest.raises(ModelUnusable, match="no local model is called 'nope'"):
         embed_texts(["a"], model="nope")
 
 

@@ -26,7 +26,7 @@ from elkapi.local import server
 from elkapi.local.batcher import Limits
 from elkapi.local.engine import Engine, Vectors
 from elkapi.local.server import ModelApp
-from elkapi.local.serving import Bodies, Overloaded
+from elkapi.local.serving import EXIT_NO_MODEL, Bodies, Overloaded
 from tests.waiting import until, until_blocking
 
 MODEL = "all-MiniLM-L6-v2"
@@ -337,7 +337,7 @@ def test_without_any_usable_model_the_process_says_why_and_ends_with_78(
     from elkapi.local import models
 
     monkeypatch.setattr(models, "BUNDLED", (msgspec.structs.replace(models.BUNDLED[0], weights_sha256="0" * 64),))
-    assert server.run(str(tmp_path / "x.sock")) == server.EXIT_NO_MODEL == 78
+    assert server.run(str(tmp_path / "x.sock")) == EXIT_NO_MODEL == 78
     assert "0" * 64 in caplog.text
     assert models.BUNDLED[0].tokenizer_sha256 not in caplog.text
     assert not (tmp_path / "x.sock").exists()
@@ -346,7 +346,7 @@ def test_without_any_usable_model_the_process_says_why_and_ends_with_78(
 def test_a_broken_row_file_ends_the_process_naming_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model.json").write_bytes(b"{")
-    assert server.run(str(tmp_path / "x.sock"), models_dir=str(tmp_path)) == server.EXIT_NO_MODEL
+    assert server.run(str(tmp_path / "x.sock"), models_dir=str(tmp_path)) == EXIT_NO_MODEL
     assert "mine/model.json is not a model row" in caplog.text
 
 

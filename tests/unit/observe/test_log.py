@@ -60,7 +60,11 @@ def test_lines_are_written_while_the_log_is_open_however_many_there_are(tmp_path
         for number in range(2 * LINES_AT_ONCE + 1):
             log.write("line", number=number)
         wanted = (round_ + 1) * (2 * LINES_AT_ONCE + 1)
-        until_blocking(lambda wanted=wanted: file.read_bytes().count(b"\n") >= wanted)
+
+        def is_written(wanted: int = wanted) -> bool:
+            return file.read_bytes().count(b"\n") >= wanted
+
+        until_blocking(is_written)
     log.close()
     numbers = [msgspec.json.decode(line)["number"] for line in file.read_bytes().splitlines()]
     assert numbers == list(range(2 * LINES_AT_ONCE + 1)) * 3

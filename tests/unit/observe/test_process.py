@@ -73,8 +73,8 @@ def test_watcher_signals_when_the_parent_changes(monkeypatch: pytest.MonkeyPatch
     parents = iter([7, 7, 1])
     slept: list[float] = []
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr(process.os, "getppid", lambda: next(parents))
-    monkeypatch.setattr(process.os, "kill", lambda pid, signum: killed.append((pid, signum)))
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append((pid, signum)))
     process._watch(7, slept.append)
     assert slept == [process.PARENT_POLL_S] * 2
     assert killed == [(os.getpid(), signal.SIGKILL)]

@@ -10,6 +10,7 @@ import pytest
 
 from elkapi.catalog import CATALOG
 from elkapi.relay import pages
+from elkapi.relay.route import can_serve
 from elkapi.sandbox.providers import VIDEO_MODELS
 from elkapi.snapshot import Snapshot
 from elkapi.types import Channel, ChannelKey, Grant, Policy, Scope
@@ -20,11 +21,10 @@ PLANE: Any = SimpleNamespace(catalog=CATALOG, model_facts={})
 
 def test_a_second_list_of_the_models_looks_at_no_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    serves = pages.can_serve
 
     def counted(snapshot: Snapshot, grant: Grant, operation: Any, model: str) -> bool:
         asked.append(model)
-        return serves(snapshot, grant, operation, model)
+        return can_serve(snapshot, grant, operation, model)
 
     monkeypatch.setattr(pages, "can_serve", counted)
     keys = (ChannelKey(1, "k"),)

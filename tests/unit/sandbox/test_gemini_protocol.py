@@ -144,7 +144,7 @@ def test_hidden_thoughts_are_counted_and_not_shown(api: httpx.Client) -> None:
     assert answer["usageMetadata"]["thoughtsTokenCount"] == 6
     off = said(api, text="[[say: one]]", generationConfig={"thinkingConfig": {"thinkingBudget": 0}})
     assert "thoughtsTokenCount" not in off["usageMetadata"]
-    off_pro = {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}
+    off_pro: dict[str, Any] = {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}
     assert "only works in thinking mode" in refused(api, body(**off_pro), "/v1beta/models/gemini-2.5-pro")
 
 
@@ -264,6 +264,7 @@ def test_embeddings_are_made_alone_and_together(api: httpx.Client, sandbox: Runn
     assert [entry["values"] for entry in together] == [alone, alone]
     assert len(alone) == 8
     assert [json.loads(bytes(line))["prompt_tokens"] for line in sandbox.sandbox.bill.statement().lines] == [2, 4]
+    wrong: dict[str, Any]
     for wrong in ({**one, "taskType": "SOME"}, {**one, "outputDimensionality": 9999}, {"content": {"parts": []}}):
         assert api.post(f"{path}:embedContent", json=wrong).status_code == 400
     assert api.post(f"{path}:batchEmbedContents", json={"requests": [one]}).status_code == 400

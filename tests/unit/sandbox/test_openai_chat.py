@@ -11,7 +11,7 @@ import pytest
 from .exchanging import KEY
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -113,7 +113,7 @@ ASKED: list[dict[str, Any]] = [
     body_of(
         "x",
         response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": TOOL["function"]["parameters"]}},
-    ),  # type: ignore[index]
+    ),
     body_of("日本語のテキスト, naïve 🎉"),
 ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai.types.responses import ResponseItemList
+from openai.types.responses import ResponseInputMessageItem, ResponseItemList
 
 from .exchanging import Clock, bill_shown
 
@@ -188,7 +188,9 @@ def test_a_stored_response_is_read_listed_streamed_and_deleted(http: httpx.Clien
     rest = read_events(http.get(path, params={"stream": "true", "starting_after": 3}))
     assert rest == replayed[4:]
     items = ResponseItemList.model_validate(http.get(f"{path}/input_items").json()).data
-    assert [item.content[0].text for item in items] == ["two", "one"]
+    messages = [item for item in items if isinstance(item, ResponseInputMessageItem)]
+    assert [[part.to_dict()["text"] for part in message.content] for message in messages] == [["two"], ["one"]]
+    assert len(items) == 2
     one = http.get(f"{path}/input_items", params={"order": "asc", "limit": 1}).json()
     assert (one["data"][0]["content"][0]["text"], one["has_more"]) == ("one", True)
     assert http.post(f"{path}/cancel").status_code == 400

@@ -83,7 +83,7 @@ class Sandbox:
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.0
         self.sandbox = create(Options(now=lambda: self.now_s))
-        transport = httpx.ASGITransport(app=self.sandbox)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=self.sandbox)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost")
         self.case: Case
         self.id = ""

@@ -136,7 +136,7 @@ def test_an_asked_status_stays_one_at_minimax(http: httpx.Client) -> None:
 def test_minimax_takes_pictures(sandbox: Running, http: httpx.Client) -> None:
     picture = "data:image/png;base64," + base64.b64encode(png("a", 320, 320)).decode()
     subject = [{"type": "character", "image": ["https://pictures.example/a.png"]}]
-    fields = {"model": "S2V-01", "first_frame_image": picture, "subject_reference": subject}
+    fields: dict[str, Any] = {"model": "S2V-01", "first_frame_image": picture, "subject_reference": subject}
     assert minimax_ended(http, minimax(http, **fields)["task_id"])["status"] == "Success"
     assert bill(sandbox) == ("minimax", "S2V-01", 650_000_000)
 

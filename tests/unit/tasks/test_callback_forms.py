@@ -51,7 +51,7 @@ SPECS: dict[str, TaskSpec] = {
     "ark": ark.TASK,
     "duomi": duomi.RUNWAY_TASK,
 }
-WORDS = {
+WORDS: dict[NoticeForm, tuple[str, set[str]]] = {
     "kling": ("task_status", {"submitted", "processing", "succeed", "failed"}),
     "minimax": ("status", {"processing", "success", "failed"}),
     "runway": ("status", {"PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"}),

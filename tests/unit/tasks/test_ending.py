@@ -18,7 +18,7 @@ SUBMIT = next(one for one in CATALOG.operations if one.id == "seedance.submit")
 NANO_PER_TOKEN = 1000
 
 
-def film(**more: int) -> TaskAsset:
+def film(**more: Any) -> TaskAsset:
     return TaskAsset(id=b"a" * 16, kind="video", content_type="video/mp4", size_bytes=1, **more)
 
 

@@ -16,7 +16,13 @@ LONG = "a" * (TEXT_CHARS_KEPT_MAX + 1)
 
 def asked(**fields: Any) -> Asked:
     price = Price(id=1, model="m", version=1)
-    named = {"body": {}, "group": "default", "price": price, "accounts": (1,), "upper": Usage(calls=1)} | fields
+    named: dict[str, Any] = {
+        "body": {},
+        "group": "default",
+        "price": price,
+        "accounts": (1,),
+        "upper": Usage(calls=1),
+    } | fields
     return Asked(ratio_micro=1_000_000, held_nano=0, **named)
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from pydantic import TypeAdapter
 from runwayml.types import ImageToVideoCreateResponse, TaskRetrieveResponse
-from runwayml.types.task_retrieve_response import Pending, Running
+from runwayml.types.task_retrieve_response import Pending, Running, Throttled
 
 from elkapi.catalog import CATALOG
 from elkapi.catalog.jsonpath import put
@@ -251,7 +251,7 @@ def test_runways_sdk_is_told_what_its_caller_pays_and_never_what_the_account_the
     )
     body = shown("runway.task", task)
     told = TypeAdapter(TaskRetrieveResponse).validate_python(body)
-    paid = told.estimated_cost if isinstance(told, Pending | Running) else told.cost
+    paid = told.estimated_cost if isinstance(told, Pending | Running | Throttled) else told.cost
     assert paid.credits == {State.SUCCEEDED: 32, State.FAILED: 0}.get(state, 40.0)
     wrapped = SHOWING.shown(OPERATIONS["runway.feed-get"], task, "https://gateway.test")[1]
     assert str(CREDITS) not in str(body) + str(wrapped["data"]["data"])

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from elkapi.tasks import machine, wording
-from elkapi.tasks.showing import readdressed, spec_of
+from elkapi.tasks.showing import spec_of
+from elkapi.translate.task_views import readdressed
 from elkapi.types import Channel, ChannelKey, State
 from tests.unit.tasks.test_showing import OPERATIONS, a_task
 
