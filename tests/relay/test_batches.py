@@ -26,6 +26,7 @@ from elkapi.relay.batches import runner
 from elkapi.relay.batches.line import Collected
 from elkapi.relay.batches.pages import delete_batch
 from elkapi.relay.batches.store import BatchStore
+from elkapi.relay.serve import serve
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
 from elkapi.storage.repos import batches as batches_repo
@@ -44,7 +45,7 @@ from tests.waiting import until
 MODEL = "batch-model"
 THEIRS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-4o", "gemini": "gemini-2.5-pro"}
 WAIT_S = 30.0
-QUICK = {"batch_retry_s": 0.01, "batch_parallel_max": 8, "batch_key_parallel_max": 4}
+QUICK: dict[str, Any] = {"batch_retry_s": 0.01, "batch_parallel_max": 8, "batch_key_parallel_max": 4}
 
 
 @pytest.fixture
@@ -364,7 +365,7 @@ async def test_lists_page_both_ways(lite: Gateway, sandbox: Running) -> None:
     assert [found.id for found in (await sdk.messages.batches.list(before_id=newest_first[2])).data] == newest_first[:2]
     for bad in ({"limit": 0}, {"limit": 1001}, {"after_id": "msgbatch_x"}, {"before_id": made[0], "after_id": made[1]}):
         with pytest.raises(anthropic.BadRequestError):
-            await sdk.messages.batches.list(**bad)  # type: ignore[arg-type]
+            await sdk.messages.batches.list(**bad)
     slow = await sdk.messages.batches.create(requests=[line(0, "[sandbox: delay=500ms] x")])
     with pytest.raises(anthropic.BadRequestError, match="has not ended"):
         await sdk.messages.batches.delete(slow.id)
@@ -468,7 +469,9 @@ async def test_an_idempotency_key_makes_one_batch(lite: Gateway, sandbox: Runnin
     assert (unsure.status_code, "is being created" in unsure.text) == (409, True)
 
 
-async def test_of_two_that_delete_a_batch_one_did_and_the_other_finds_none(lite: Gateway, sandbox: Running) -> None:
+async def test_of_two_that_delete_a_batch_one_did_and_the_other_finds_none(
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await staged(lite, sandbox)
     sdk = client(lite, await lite.key("1"))
     batch = await sdk.messages.batches.create(requests=[line(0, "hello")])
@@ -482,7 +485,7 @@ async def test_of_two_that_delete_a_batch_one_did_and_the_other_finds_none(lite:
                 connection.execute(update(message_batches).values(status="deleted"))
         return await write(work)
 
-    lite.plane.batches.write = late  # type: ignore[method-assign]
+    monkeypatch.setattr(lite.plane.batches, "write", late)
     with pytest.raises(anthropic.NotFoundError):
         await sdk.messages.batches.delete(batch.id)
 
@@ -672,7 +675,7 @@ async def test_a_line_that_meets_a_fault_of_our_own_is_tried_again_a_few_times(
     """Before its hold, where the ledger knows nothing of it: not for as long as its batch may run, which is a day."""
     await staged(lite, sandbox)
     monkeypatch.setattr(runner, "UNSURE_S", 0.01)
-    serve, served = line_module.serve, list[bytes]()
+    served = list[bytes]()
 
     async def broken(plane: Any, call: Any, admitted: Any) -> None:
         served.append(call.id)

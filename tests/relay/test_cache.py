@@ -274,7 +274,7 @@ async def test_no_answer_of_an_upstream_that_a_channel_no_longer_names_is_given(
     lite: Gateway, sandbox: Running, change: str
 ) -> None:
     """The operator points a channel elsewhere: what the old upstream said is none of its answers."""
-    azure = {"family": "azure", "options": {"api-version": "2024-06-01"}} if change == "options" else {}
+    azure: dict[str, Any] = {"family": "azure", "options": {"api-version": "2024-06-01"}} if change == "options" else {}
     await lite.channel(sandbox.base_url, (MODEL,), name="one", **azure)
     await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
     key = await lite.key("1", policy=ON)
@@ -287,12 +287,12 @@ async def test_no_answer_of_an_upstream_that_a_channel_no_longer_names_is_given(
             spec = channels.read_spec(connection, lite.installation.sealer, channel_id)
             assert spec is not None
             config = msgspec.structs.replace(spec.config, options={"api-version": "2024-10-21"})
-            changed: dict[str, Any] = {
+            changes: dict[str, dict[str, Any]] = {
                 "base_url": {"base_url": elsewhere.url},
                 "family": {"family": "deepseek"},
                 "options": {"config": config},
-            }[change]
-            spec = msgspec.structs.replace(spec, **changed)
+            }
+            spec = msgspec.structs.replace(spec, **changes[change])
             channels.replace_channel(connection, lite.installation.sealer, channel_id, spec, now_ns=1, actor=ACTOR)
         await lite.settled()
         assert (await post(lite, key)).headers["x-elkapi-cache"] == "miss"
@@ -302,7 +302,7 @@ async def test_g52_the_caller_decides_within_what_the_policy_allows(lite: Gatewa
     await prepared(lite, sandbox.base_url)
     silent, willing, forbidden = [await lite.key("1", policy=policy) for policy in (Policy(), ON, Policy(cache=False))]
     assert "x-elkapi-cache" not in (await post(lite, silent)).headers
-    said_of = {}
+    said_of: dict[str, list[str]] = {}
     for word in ("on", "on", "off", "refresh", "max-age=100", "max-age=0", "on, max-age=0"):
         said_of.setdefault(word, []).append((await post(lite, silent, cache=word)).headers["x-elkapi-cache"])
     assert said_of == {

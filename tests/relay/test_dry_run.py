@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ async def test_g60_the_dry_run_tells_what_the_relay_then_does(tmp_path: Path, sa
     fail, number = CASES[case], list(CASES).index(case)
     client, stream = CLIENTS[number % len(CLIENTS)], number % 3 == 1
     async with gateway(tmp_path) as gate, contextlib.AsyncExitStack() as stack:
+        mapped: dict[str, Any]
         for name, model, priority in (("first", BIG, 2), ("second", BIG, 1), ("third", SMALL, 0)):
             url, mapped = sandbox.base_url, {"model_map": {model: "gpt-4o"}}
             if (what := fail.get(name)) is not None:

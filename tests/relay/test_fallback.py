@@ -11,7 +11,7 @@ import pytest
 
 from elkapi.money import format_usd
 from elkapi.sandbox.server import Running
-from elkapi.types import Amounts, Policy, Variant
+from elkapi.types import NO_POLICY, Amounts, Policy, Variant
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.relay.test_text_usage import priced, whole_of
@@ -253,8 +253,8 @@ async def test_the_cache_writes_of_a_refusal_are_lost_as_they_would_be_charged(g
         await priced(gate, FIRST, "anthropic", first.url, Amounts(input_nano_per_1m=1, variants=(variant,)))
         long = [{"type": "text", "text": "Long. " * 500, "cache_control": HOUR}]
         asked = ask("anthropic", FIRST, SAY, system=long, speed="fast")
-        for policy in ({}, {"policy": POLICY}):
-            key = await gate.key("1", **policy)
+        for policy in (NO_POLICY, POLICY):
+            key = await gate.key("1", policy=policy)
             reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
             assert reply.status_code == 200, reply.text
             await gate.account(reply.headers["x-request-id"], key)
@@ -358,7 +358,7 @@ async def test_a_fallback_that_the_key_may_not_use_or_nobody_serves_or_priced_is
     await gate.price(FIRST, per_1m_usd="1")
     await gate.price(SECOND, per_1m_usd="1")
     await gate.price(THIRD, per_1m_usd="1")
-    rows = {FIRST: (THIRD, "nowhere", "unpriced", SECOND)}
+    rows: dict[str, tuple[str, ...]] = {FIRST: (THIRD, "nowhere", "unpriced", SECOND)}
     key = await gate.key("1", models=(FIRST, SECOND, "nowhere", "unpriced"), policy=Policy(fallbacks=rows))
     reply = await post(gate, key, "chat")
     # Nothing serves FIRST at all, which is a failure of its channels too.

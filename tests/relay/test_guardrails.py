@@ -244,7 +244,7 @@ async def test_a_file_that_a_model_writes_is_looked_at(lite: Gateway, stream: bo
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
     begun = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "error": None, "output": []}
     whole = begun | {"status": "completed", "output": [PATCH], "usage": usage}
-    told = (
+    told: tuple[dict[str, Any], ...] = (
         {"type": "response.created", "response": begun | {"status": "in_progress"}},
         {"type": "response.output_item.added", "output_index": 0, "item": PATCH | {"status": "in_progress"}},
         {"type": "response.output_item.done", "output_index": 0, "item": PATCH},

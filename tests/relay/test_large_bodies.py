@@ -67,7 +67,8 @@ async def test_a_large_body_is_read_and_translated_and_its_answer_written_on_a_t
     steps += [noted(monkeypatch, exchange.Text, name) for name in ("__init__", "body", "whole")]
     async with canned(200, claude("x")) as upstream, gateway(tmp_path) as gate:
         key = await prepared(gate, upstream.url, "anthropic")
-        asked = ask("chat", MODEL, "hi", **({"messages": MESSAGES} if large else {}))
+        more: dict[str, Any] = {"messages": MESSAGES} if large else {}
+        asked = ask("chat", MODEL, "hi", **more)
         reply = await gate.ask(key, asked.body, path=asked.path)
     assert reply.status_code == 200, reply.text
     assert [len(threads) for threads in steps] == [1, 1, 1, 1]

@@ -17,6 +17,7 @@ from elkapi.edge.server import CUT_WAIT_S
 from elkapi.ledger.ledger import ThreadLedger
 from elkapi.relay import count, hold
 from elkapi.relay.batches.runner import BatchRunner
+from elkapi.relay.note import note
 from elkapi.sandbox.server import Running
 from elkapi.types import RequestRecord
 from elkapi.upstream import UpstreamFailure, UpstreamRequest
@@ -80,8 +81,12 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_counted_i
         return await asyncio.Event().wait()
 
     noted: list[RequestRecord] = []
-    note = hold.note
-    monkeypatch.setattr(hold, "note", lambda plane, record: (noted.append(record), note(plane, record)))
+
+    def noting(plane: Any, record: RequestRecord) -> None:
+        noted.append(record)
+        note(plane, record)
+
+    monkeypatch.setattr(hold, "note", noting)
     monkeypatch.setattr(hold, "count_locally", never_counts)
     async with gateway(tmp_path) as gate:
         await gate.channel(sandbox.base_url, ("gpt-4o",))

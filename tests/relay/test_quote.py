@@ -62,9 +62,10 @@ async def test_the_call_holds_what_was_quoted_or_is_refused_where_the_quote_is_n
 ) -> None:
     draw = random.Random(seed)
     verdicts = set()
+    fallbacks: tuple[dict[str, tuple[str, ...]], ...] = ({}, {LITTLE: (BIG,)}, {"*": (BIG, LITTLE)})
     for _ in range(14):
         path, body, headers = drawn(draw)
-        policy = Policy(aliases={"nick": LITTLE}, fallbacks=draw.choice(({}, {LITTLE: (BIG,)}, {"*": (BIG, LITTLE)})))
+        policy = Policy(aliases={"nick": LITTLE}, fallbacks=draw.choice(fallbacks))
         await priced.group("default", draw.choice((300_000, 1_000_000, 1_250_001)), policy)
         key = await priced.key(draw.choice(("0", "0.0002", "0.002", "0.02", "5")))
         quote = await quoted(priced, key, path, body, **headers)

@@ -35,7 +35,7 @@ XAI = {
     "code": "Client specified an invalid argument",
     "error": "Incorrect API key provided: xa***ey. You can obtain an API key from https://console.x.ai.",
 }
-ANTHROPIC = {
+ANTHROPIC: dict[str, Any] = {
     "type": "error",
     "error": {
         "type": "invalid_request_error",
@@ -159,7 +159,7 @@ async def test_a_model_that_failed_at_bedrock_is_no_mistake_of_the_caller(
     """AWS has 424 for it, whole and inside a stream."""
     sandbox.sandbox.stand(fault)
     key = await lite.key("1")
-    aws = {"secrets": ("AKIDSANDBOX:sandbox-secret",), "options": {"region": "us-east-1"}}
+    aws: dict[str, Any] = {"secrets": ("AKIDSANDBOX:sandbox-secret",), "options": {"region": "us-east-1"}}
     bedrock = {**aws, "family": "bedrock", "model_map": {MODEL: family_model}}
     await lite.channel(sandbox.base_url, (MODEL,), priority=5, **bedrock)
     await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")

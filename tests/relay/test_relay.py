@@ -286,7 +286,7 @@ async def test_g49_a_failed_call_is_free_and_told_apart(
     assert ("unknown_outcome" in account["flags"]) is (fate == "unknown")
 
 
-def _limits(**values: float) -> Any:
+def _limits(**values: Any) -> Any:
     from elkapi.types import ChannelLimits
 
     return ChannelLimits(**values)
@@ -628,7 +628,7 @@ async def test_base64_is_what_a_caller_gets_who_asked_for_it_of_an_upstream_that
     vectors = [[index + 0.25 * step for step in range(64)] for index in range(300)]
     rows = [{"object": "embedding", "embedding": vector, "index": index} for index, vector in enumerate(vectors)]
     answer = {"object": "list", "data": rows, "model": SMALL, "usage": {"prompt_tokens": 4, "total_tokens": 4}}
-    limits = {} if buffered else {"reply_buffer_bytes_max": 4096}
+    limits: dict[str, Any] = {} if buffered else {"reply_buffer_bytes_max": 4096}
     async with gateway(tmp_path, **limits) as gate, canned(200, answer) as upstream:
         await gate.channel(upstream.url, family="lmstudio")
         key = await gate.key("1")

@@ -46,7 +46,8 @@ async def test_a_tool_loop_over_gemini_3_carries_what_it_signed(
                 ]
                 blocks = [block.model_dump(exclude_none=True) for block in message.content]
                 messages += [{"role": "assistant", "content": blocks}, {"role": "user", "content": results}]
-        assert message.content[-1].text == "done"
+        assert isinstance(said := message.content[-1], anthropic.types.TextBlock)
+        assert said.text == "done"
         last = json.loads(base64.b64decode(sandbox.sandbox.recorder.shown()[-1].body_base64))
     (parts,) = [turn["parts"] for turn in last["contents"] if turn["role"] == "model"]
     signed = [part["thoughtSignature"] for part in parts if "functionCall" in part and "thoughtSignature" in part]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 import openai
 import pytest
+from openai.types.responses import ResponseInputMessageItem, ResponseInputText
 
 from elkapi.sandbox.server import Running
 from tests.canned import canned
@@ -53,9 +54,11 @@ async def test_a_response_is_found_again_as_it_was_answered(
             params: dict[str, Any] = {"model": MODEL, "input": f"[[say: {SAID}]]", "instructions": "Be brief."}
             if stream:
                 live = list(sdk.responses.create(**params, stream=True))
-                assert live[0].type == "response.created"
-                made = live[-1].response
-                assert live[0].response.id == made.id
+                first, last = live[0], live[-1]
+                assert first.type == "response.created"
+                assert last.type == "response.completed"
+                made = last.response
+                assert first.response.id == made.id
             else:
                 made = sdk.responses.create(**params)
             assert made.output_text == SAID
@@ -63,10 +66,14 @@ async def test_a_response_is_found_again_as_it_was_answered(
             found = sdk.responses.retrieve(made.id)
             assert found == made
             (item,) = sdk.responses.input_items.list(made.id).data
-            assert (item.type, item.content[0].text) == ("message", f"[[say: {SAID}]]")
+            assert isinstance(item, ResponseInputMessageItem)
+            assert isinstance(part := item.content[0], ResponseInputText)
+            assert (item.type, part.text) == ("message", f"[[say: {SAID}]]")
             again = list(sdk.responses.retrieve(made.id, stream=True))
             assert [event.sequence_number for event in again] == list(range(len(again)))
-            assert again[-1].response == made
+            end = again[-1]
+            assert end.type == "response.completed"
+            assert end.response == made
             rest = list(sdk.responses.retrieve(made.id, stream=True, starting_after=3))
             assert [event.sequence_number for event in rest] == list(range(4, len(again)))
             with pytest.raises(openai.BadRequestError, match="background"):
@@ -103,7 +110,8 @@ async def test_a_conversation_goes_on_by_id_over_upstreams_of_every_dialect(
             assert third.output_text == "Ada, Rome."
             assert third.instructions is None
             assert len(sdk.responses.input_items.list(third.id).data) == 1
-            assert third.usage.input_tokens > second.usage.input_tokens > first.usage.input_tokens
+            given = [made.usage.input_tokens for made in (first, second, third) if made.usage is not None]
+            assert given[0] < given[1] < given[2]
 
         await sync(work)
     body = json.dumps(asked(sandbox))
@@ -202,7 +210,7 @@ async def test_a_tool_loop_goes_on_by_id_and_refers_to_its_items(lite: Gateway, 
                 references: Any = [form | {"id": call.id}, {"id": question.id} | form][::-1]
                 third = sdk.responses.create(model=MODEL, input=[*references, output], tools=tools, store=False)
                 assert third.output_text == "Seen."
-                assert third.store is False
+                assert third.to_dict()["store"] is False
                 nobody: Any = [form | {"id": "msg_of_nobody"}]
                 with pytest.raises(openai.NotFoundError) as refused:
                     sdk.responses.create(model=MODEL, input=nobody, store=False)
@@ -430,7 +438,9 @@ async def test_the_sdk_polls_and_follows_what_is_made_in_the_background(
             assert (made.status, made.output_text, made.background) == ("completed", SAID, True)
             assert sdk.responses.cancel(made.id) == made
             live = list(sdk.responses.create(model=MODEL, input=f"[[say: {SAID}]]", background=True, stream=True))
-            final = live[-1].response
+            last = live[-1]
+            assert last.type == "response.completed"
+            final = last.response
             assert (final.output_text, final.background) == (SAID, True)
             rest = list(sdk.responses.retrieve(final.id, stream=True, starting_after=live[2].sequence_number))
             assert rest == live[3:]
@@ -483,7 +493,8 @@ async def test_a_streamed_chat_of_another_dialect_is_kept_whole(lite: Gateway, s
             found = sdk.chat.completions.retrieve(chunks[0].id)
             message = found.choices[0].message
             assert message.content == "Let me see."
-            (call,) = message.tool_calls or ()
+            assert message.tool_calls is not None
+            (call,) = message.tool_calls
             assert call.type == "function"
             assert (call.function.name, json.loads(call.function.arguments)) == ("look", {"at": "cats"})
             assert found.choices[0].finish_reason == "tool_calls"

@@ -18,6 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from elkapi.control import otlp
 from elkapi.control import telemetry as control_telemetry
 from elkapi.control.server import listening_socket
+from elkapi.control.spoken import content_attributes
 from elkapi.control.telemetry import telemetry_running
 from elkapi.observe.calls import CallFacts
 from elkapi.observe.trace import is_sampled, onward, trace_of
@@ -252,12 +253,11 @@ async def test_a_call_that_cannot_be_told_takes_no_other_along(
     tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_telemetry, "FLUSH_EVERY_S", 0.5)  # All of them are one batch.
-    attributes = otlp.content_attributes
 
     def without_the_first(call: CallFacts, answer: Any) -> dict[str, str]:
         if b"unspeakable" in (call.body or b""):
             raise RuntimeError("unspeakable")
-        return attributes(call, answer)
+        return content_attributes(call, answer)
 
     monkeypatch.setattr(otlp, "content_attributes", without_the_first)
     depth = "[" * 5000

@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -25,7 +26,7 @@ from tests.waiting import until
 CALLS = 40
 
 
-def some_rates(rng: random.Random) -> dict[str, int]:
+def some_rates(rng: random.Random) -> dict[str, Any]:
     """Up to a thousand dollars a million tokens, most far below; some classes without a rate of their own."""
     names = ("cached", "cache_write_5m", "cache_write_1h", "audio_input", "reasoning")
     own = {f"{name}_nano_per_1m": rng.randrange(10**12) >> rng.randrange(40) for name in names if rng.random() < 0.5}
@@ -165,7 +166,7 @@ class Billing:
         """Do something with a call and say what: the answer is whole, `broken` off, or to be `left`."""
         sent = msgspec.json.decode(played.body)
         told = self.rng.choice((None, "auto", "default", sent.get("service_tier"), sent.get("service_tier")))
-        fate = self.rng.choice(("ok", "ok", "failed", "refused", *(("broken", "left") if stream else ())))
+        fate: str = self.rng.choice(("ok", "ok", "failed", "refused", *(("broken", "left") if stream else ())))
         self.fates.append(fate)
         head = {"id": "1", "object": "chat.completion", "created": 1, "model": sent["model"]}
         head |= {} if told is None else {"service_tier": told}

@@ -6,7 +6,7 @@ Never a truncated success, never a double charge, and nobody pays for a failure 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import pytest
@@ -22,7 +22,11 @@ from tests.waiting import until
 MODEL = "test-model"
 SAID = "one two three four five six seven eight nine ten"
 # What is waited out, and nothing else: a machine that stands still for a while is no fault.
-LIMITS = {"hang": {"header_s": 0.3}, "hang-after-headers": {"first_byte_s": 0.3}, "stall-after=1": {"idle_s": 0.3}}
+LIMITS: dict[str, dict[str, Any]] = {
+    "hang": {"header_s": 0.3},
+    "hang-after-headers": {"first_byte_s": 0.3},
+    "stall-after=1": {"idle_s": 0.3},
+}
 # After content, a deadline is let pass by the test: one that passed before would be a fault of another kind.
 LATE = ("stall-after=5", "endless")
 # Where it comes in one piece with the content before it, nobody was told any: then the next channel is asked.
@@ -68,7 +72,7 @@ def errors_follow_content(lite: Gateway, patched: pytest.MonkeyPatch) -> None:
     begin = Client.__init__
 
     def when_told(self: Client, receive: Any, send: Any, wire: Any) -> None:
-        async def sends(message: dict[str, Any]) -> None:
+        async def sends(message: MutableMapping[str, Any]) -> None:
             if b"error" in (event := message.get("body", b"")) and b'"error":null' not in event:
                 await until(lambda: any(one.current and one.current.started for one in lite.server.connections))
             await send(message)

@@ -10,7 +10,7 @@ import pytest
 from elkapi.sandbox.server import Running
 from tests.canned import canned
 from tests.gateway import Gateway
-from tests.text_calls import CLIENTS, UPSTREAMS, ask
+from tests.text_calls import CLIENTS, UPSTREAMS, Asked, ask
 
 MODEL = "test-model"
 # Where each upstream's own limit stands in what it received.
@@ -22,7 +22,7 @@ LIMITS = {
 THEIRS = {"anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
 
 
-def unlimited(client: str, prompt: str):  # type: ignore[no-untyped-def]
+def unlimited(client: str, prompt: str) -> Asked:
     """The call without an output limit of its own, where the dialect allows that."""
     asked = ask(client, MODEL, prompt)
     for name in ("max_tokens", "max_output_tokens", "generationConfig"):

@@ -27,7 +27,7 @@ def without_error(frames: list[bytes]) -> list[bytes]:
     return [frame for frame in frames if b'"error":{' not in frame and b'"error": {' not in frame]
 
 
-AZURE_ASKS = {
+AZURE_ASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
     "stored": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "store": True}),
     "completions": ("/v1/completions", {"prompt": "hi"}),
@@ -341,7 +341,7 @@ async def test_g45_g46_usage_is_always_asked_for_and_shown_only_to_who_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: dict[str, bool] | None
 ) -> None:
     frames = frames_of("chat-text")
-    more = {} if wish is None else {"stream_options": wish}
+    more: dict[str, Any] = {} if wish is None else {"stream_options": wish}
     async with stage(tmp_path, monkeypatch, "compatible", "chat", **more) as staged:
         reader, writer, played = await staged.call()
         assert msgspec.json.decode(played.body)["stream_options"] == {"include_usage": True}
@@ -423,7 +423,9 @@ async def test_g26_cache_writes_of_unknown_life_cost_the_dearest_also_when_the_c
 ) -> None:
     unsplit = b',"cache_creation":{"ephemeral_5m_input_tokens":40,"ephemeral_1h_input_tokens":60}'
     frames = [frame.replace(unsplit, b"") for frame in frames_of("anthropic-cache")][:3]
-    hour = {"system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]}
+    hour: dict[str, Any] = {
+        "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+    }
     async with stage(tmp_path, monkeypatch, "anthropic", "anthropic", **hour) as staged:
         _, writer, played = await staged.call()
         await staged.play(played, frames)
@@ -473,7 +475,7 @@ async def test_a_stream_that_says_why_it_stopped_is_whole_without_its_last_frame
 ) -> None:
     """Azure closes so after its content filter, and some providers of OpenAI's form always do."""
     piece = {"text": "hello"} if client == "completions" else {"delta": {"role": "assistant", "content": "hello"}}
-    close = {"text": ""} if client == "completions" else {"delta": {}}
+    close: dict[str, Any] = {"text": ""} if client == "completions" else {"delta": {}}
     choices = [{"index": 0, **piece, "finish_reason": None}], [{"index": 0, **close, "finish_reason": "stop"}]
     usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
     head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}

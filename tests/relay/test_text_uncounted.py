@@ -38,7 +38,7 @@ def shown(client: str, reply: Any, stream: bool) -> tuple[int, int]:
 
 
 def call(client: str, stream: bool, fault: str) -> Asked:
-    more = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
+    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
     return ask(client, MODEL, f"[[say: one two three]] [sandbox: {fault}]", stream=stream, **more)
 
 

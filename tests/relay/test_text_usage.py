@@ -36,7 +36,8 @@ NANO = {
     "output_tokens": 5_003,
     "reasoning_tokens": 7_001,
 }
-AMOUNTS = Amounts(**{name.replace("_tokens", "_nano_per_1m"): nano * 10**6 for name, nano in NANO.items()})
+RATES: dict[str, Any] = {name.replace("_tokens", "_nano_per_1m"): nano * 10**6 for name, nano in NANO.items()}
+AMOUNTS = Amounts(**RATES)
 SEARCH_NANO = 10_000_019
 # How each wire's answers are written around a usage object: (family, path of the channel, whole, frames of the stream).
 CHAT = {"id": "c", "object": "chat.completion", "created": 1, "model": "theirs"}
@@ -59,13 +60,13 @@ def whole_of(wire: str, usage: dict[str, Any]) -> dict[str, Any]:
         case "converse":
             message = {"role": "assistant", "content": [{"text": "well"}]}
             return {"output": {"message": message}, "stopReason": "end_turn", "usage": usage}
-    content = {"role": "model", "parts": [{"text": "well"}]}
-    candidate = {"content": content, "finishReason": "STOP", "index": 0}
+    candidate = {"content": {"role": "model", "parts": [{"text": "well"}]}, "finishReason": "STOP", "index": 0}
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "theirs", "responseId": "r"}
 
 
 def frames_of(wire: str, usage: dict[str, Any]) -> bytes:
     """The same as a stream; of wires whose streams are not server-sent events there is none."""
+    rows: list[dict[str, Any]]
     match wire:
         case "chat":
             chunk = {**CHAT, "object": "chat.completion.chunk"}
@@ -78,7 +79,12 @@ def frames_of(wire: str, usage: dict[str, Any]) -> bytes:
             ]
             return b"".join(b"data: " + msgspec.json.encode(row) + b"\n\n" for row in rows) + b"data: [DONE]\n\n"
         case "anthropic":
-            start = {**ANTHROPIC, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+            start: dict[str, Any] = {
+                **ANTHROPIC,
+                "content": [],
+                "stop_reason": None,
+                "usage": {**usage, "output_tokens": 1},
+            }
             block = {"type": "text", "text": ""}
             rows = [
                 {"type": "message_start", "message": start},
@@ -586,7 +592,8 @@ async def test_g36_what_deep_research_reads_and_thinks_is_held_and_charged(tmp_p
     usage |= {"citation_tokens": 120_016, "reasoning_tokens": 173_997}
     async with canned(200, whole_of("chat", usage), frames_of("chat", usage)) as upstream, gateway(tmp_path) as gate:
         usd = {"input": 2, "output": 8, "reasoning": 3}
-        amounts = Amounts(**{f"{name}_nano_per_1m": each * 10**9 for name, each in usd.items()}, search_nano=5_000_000)
+        rates: dict[str, Any] = {f"{name}_nano_per_1m": each * 10**9 for name, each in usd.items()}
+        amounts = Amounts(**rates, search_nano=5_000_000)
         await priced(gate, "finder", "perplexity", upstream.url, amounts, model_map={"finder": "sonar-deep-research"})
         key = await gate.key("9")
         asked = ask("chat", "finder", "Tell me.", stream=stream)

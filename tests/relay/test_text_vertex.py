@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -89,7 +91,7 @@ def content(part: dict[str, object], kind: str) -> list[dict[str, object]]:
     ],
 )
 async def test_a_caller_names_what_only_the_operators_account_reads_where_the_channel_allows_it(
-    gate: Gateway, sandbox: Running, account: str, client: str, more: dict[str, object]
+    gate: Gateway, sandbox: Running, account: str, client: str, more: dict[str, Any]
 ) -> None:
     """Vertex AI reads it with the rights of whoever signs the call, which is the operator."""
 
