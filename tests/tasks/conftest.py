@@ -89,8 +89,9 @@ class Tasks:
 def polled_at_once(patch: pytest.MonkeyPatch, every_s: float = 0.02) -> None:
     """Providers are asked about their tasks as soon as they may be, so that no test waits for a clock."""
     patch.setattr("elkapi.tasks.poller.LOOK_S", 0.01)
-    for name, value in (("first_s", 0.0), ("every_s", every_s), ("every_max_s", every_s)):
-        patch.setattr(Poll, name, property(lambda _, value=value: value))
+    patch.setattr(Poll, "first_s", property(lambda _: 0.0))
+    for name in ("every_s", "every_max_s"):
+        patch.setattr(Poll, name, property(lambda _: every_s))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from elkapi.control.tasking import Ends, opened_poller, polling
 from elkapi.control.telemetry import telemetry_running
 from elkapi.money import parse_usd
 from elkapi.observe.calls import CallFacts
-from elkapi.observe.metrics import CallCounts
+from elkapi.observe.metrics import CallCounts, TaskMetrics
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
 from elkapi.storage.db import cancel_all
@@ -230,12 +230,12 @@ async def test_what_ended_last_is_told_when_the_process_ends(tasks: Tasks, monke
 async def test_a_poller_that_finds_no_room_to_count_in_polls_once_there_is_some(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    full, made = iter((OSError(errno.ENOSPC, "No space left on device"),)), tasking.TaskMetrics
+    full = iter((OSError(errno.ENOSPC, "No space left on device"),))
 
-    def without_room_at_first() -> tasking.TaskMetrics:
+    def without_room_at_first() -> TaskMetrics:
         for failure in full:
             raise failure
-        return made()
+        return TaskMetrics()
 
     monkeypatch.setattr(tasking, "TaskMetrics", without_room_at_first)
     monkeypatch.setattr(tasking, "AGAIN_MAX_S", 0.01)

@@ -83,7 +83,7 @@ def test_ten_operations_are_about_forty_lines() -> None:
 
 async def test_every_submit_begins_a_task_that_is_polled_copied_and_charged(tasks: Tasks, loom: Loom) -> None:
     submits = [one for one in built()["FAMILY"].operations if one.role is Role.SUBMIT]
-    begun = {}
+    begun: dict[str, Any] = {}
     for operation in submits:
         body = {"prompt": "cloth", "length": 5, "task_id": next(iter(begun), None)}
         reply = await tasks.call("POST", operation.path, {name: value for name, value in body.items() if value})

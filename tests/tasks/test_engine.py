@@ -551,7 +551,11 @@ async def test_an_answer_that_the_caller_did_not_stay_for_is_no_fault_that_nobod
     for state in ("failed", "queued"):
         with pytest.raises(httpx.HTTPError):
             await tasks.submit()
-        await until(lambda state=state: tasks.rows() and tasks.rows()[-1][:2] == (state, 1))
+
+        def is_told(state: str = state) -> bool:
+            return bool(tasks.rows()) and tasks.rows()[-1][:2] == (state, 1)
+
+        await until(is_told)
     await until(lambda: not tasks.gate.plane.tasks.submits)
     gc.collect()
     assert not faults

@@ -31,7 +31,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 class Videos(Asking):
     """A key that makes videos by OpenAI's routes."""
 
-    def made(self, path: str, **sent: Any) -> tuple[str, int]:
+    def filmed(self, path: str, **sent: Any) -> tuple[str, int]:
         """(its id, what it cost), once it is made."""
         reply = self.call("POST", path, headers={FAULT: AT_ONCE}, **sent)
         assert reply.status_code == 200, reply.text
@@ -48,20 +48,22 @@ def videos(gateways: Served) -> Videos:
 
 
 def test_a_remix_costs_what_its_source_did(videos: Videos) -> None:
-    source, cost = videos.made("/v1/videos", json=PRO)
+    source, cost = videos.filmed("/v1/videos", json=PRO)
     assert cost == 8 * LARGE
     for body in ({"prompt": "a cat"}, {"prompt": "a cat", "seconds": "4", "size": "1280x720"}):
-        remix, its_cost = videos.made(f"/v1/videos/{source}/remix", json=body)
+        remix, its_cost = videos.filmed(f"/v1/videos/{source}/remix", json=body)
         assert its_cost == cost
         assert videos.call("GET", f"/v1/videos/{remix}").json()["remixed_from_video_id"] == source
-    edit, its_cost = videos.made("/v1/videos/edits", json={"prompt": "a cat", "video": {"id": source}, "seconds": "4"})
+    edit, its_cost = videos.filmed(
+        "/v1/videos/edits", json={"prompt": "a cat", "video": {"id": source}, "seconds": "4"}
+    )
     assert its_cost == cost
     assert videos.call("GET", f"/v1/videos/{edit}").json()["remixed_from_video_id"] is None
 
 
 def test_what_names_a_larger_size_than_its_source_costs_that(videos: Videos) -> None:
     """Some providers would make it; it was priced like its source."""
-    source, cost = videos.made("/v1/videos", json=PRO | {"size": "1280x720"})
+    source, cost = videos.filmed("/v1/videos", json=PRO | {"size": "1280x720"})
     assert cost == 8 * SMALL
     for body in ({"prompt": "a cat", "size": "1792x1024"}, {"prompt": "a cat", "size": "480x854"}):
         dearest = LARGE if body["size"] == "1792x1024" else SMALL
@@ -72,18 +74,18 @@ def test_what_names_a_larger_size_than_its_source_costs_that(videos: Videos) -> 
 
 
 def test_an_extension_costs_the_seconds_that_it_adds(videos: Videos) -> None:
-    source, _ = videos.made("/v1/videos", json=PRO)
+    source, _ = videos.filmed("/v1/videos", json=PRO)
     body = {"prompt": "on", "seconds": "4", "video": {"id": source}}
-    longer, cost = videos.made("/v1/videos/extensions", json=body)
+    longer, cost = videos.filmed("/v1/videos/extensions", json=body)
     assert cost == 4 * LARGE
     # It lasts 12 seconds, and so does what is made of it.
-    assert videos.made(f"/v1/videos/{longer}/remix", json={"prompt": "a cat"})[1] == 12 * LARGE
+    assert videos.filmed(f"/v1/videos/{longer}/remix", json={"prompt": "a cat"})[1] == 12 * LARGE
 
 
 @pytest.mark.parametrize("seconds", [2, 4, 12])
 def test_an_edit_of_an_uploaded_film_costs_its_length(videos: Videos, seconds: int) -> None:
     film = ("a.mp4", mp4(seconds * 1000, 720, 1280), "video/mp4")
-    _, cost = videos.made("/v1/videos/edits", files={"prompt": (None, "in red"), "video": film})
+    _, cost = videos.filmed("/v1/videos/edits", files={"prompt": (None, "in red"), "video": film})
     assert cost == seconds * parse_usd("0.10")
 
 

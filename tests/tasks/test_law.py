@@ -7,6 +7,7 @@ import pytest
 
 from elkapi.ledger import books
 from elkapi.money import parse_usd
+from elkapi.testing.crash import point
 from elkapi.types import TaskAsset
 from tests.tasks.conftest import MODEL, Copies, Tasks
 from tests.tasks.test_engine import HALF
@@ -90,7 +91,7 @@ async def test_g68_a_tasks_state_and_its_money_move_together_or_not_at_all(
     """The books fail behind the change of state, before the entries: neither is there. Then both."""
     task_id = (await tasks.submit()).json()["data"]["task_id"]
     (tasks.upstream.succeed if ends == "succeeded" else tasks.upstream.fail)(task_id)
-    point, failures = books.point, []
+    failures: list[str] = []
 
     def fails(name: str) -> None:
         if name == "ledger.settle.before":

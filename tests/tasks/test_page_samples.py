@@ -10,10 +10,10 @@ import pytest
 from elkapi.catalog import Body, Operation, Role
 from elkapi.control.operation_samples import BODIES, IN_PATHS
 from elkapi.control.operations import sample_body, task_operations
-from tests.tasks.rows import FILE, ONCE, SUBMITS
+from tests.tasks.rows import FILE, ONCE, SUBMITS, Once, Submit
 from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Served, serving
 
-ROWS = {**ONCE, **SUBMITS}
+ROWS: dict[str, Submit | Once] = {**ONCE, **SUBMITS}
 SUBMITTED = {name: one for name, one in task_operations().items() if one.role is Role.SUBMIT}
 SENT = {name: one for name, one in SUBMITTED.items() if name in ROWS}
 

@@ -109,7 +109,7 @@ async def test_a_refusal_before_anything_was_sent_is_an_http_error(tasks: Tasks,
     tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match="unsafe"):
-            await client.chat.completions.create(model=MODEL, messages=ASKED, stream=stream)  # type: ignore[call-overload]
+            await client.chat.completions.create(model=MODEL, messages=ASKED, stream=stream)
     report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano) == (0, 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -266,7 +267,12 @@ def test_a_mapped_model_keeps_the_name_that_its_caller_knows(
     name, caller = f"our-{family}", Caller(gateways, row)
     gateways.run(gateways.gate.price(name, per_call_usd="0.5", output_per_1m_usd="2"))
     url = gateways.sandbox.base_url + below
-    more = {"family": family, "secrets": (f"{family}-key",), "model_map": {name: real}, "forward_headers": (FAULT,)}
+    more: dict[str, Any] = {
+        "family": family,
+        "secrets": (f"{family}-key",),
+        "model_map": {name: real},
+        "forward_headers": (FAULT,),
+    }
     gateways.run(gateways.gate.channel(url, (name,), **more))
     begun = caller.call("POST", caller.path, json={"model": name, **body}, headers=AT)
     assert begun.status_code in (200, 201), begun.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import msgspec
@@ -131,7 +132,7 @@ def test_frames_are_held_where_they_last_longer_than_the_duration_beside_them(mo
 
 def test_two_reference_pictures_are_the_first_frame_and_the_last(gateways: Served) -> None:
     asking = Asking(gateways, "veo.v1-videos-submit")
-    picture = ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")
+    picture: Any = ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")
     parts = [("model", (None, "veo-3.0-generate-001")), ("prompt", (None, "a dog")), ("size", (None, "16x9"))]
     files = [*parts, ("input_reference", picture), ("input_reference", picture)]
     headers = {"authorization": f"Bearer {asking.key}", FAULT: AT_ONCE}
@@ -174,7 +175,11 @@ def test_a_callback_calls_a_task_as_its_caller_does() -> None:
         own_mark='a "b"',
     )
     told = record.Told(reply=msgspec.Raw(b'{"data":{"task_info":{"external_task_id":"%b"}}}' % ours.encode()))
-    facts = dict.fromkeys(TaskRow.__struct_fields__) | {"id": task_id, "state": "running", "created_ns": 0}
+    facts: dict[str, Any] = dict.fromkeys(TaskRow.__struct_fields__) | {
+        "id": task_id,
+        "state": "running",
+        "created_ns": 0,
+    }
     row = TaskRow(**facts | {"progress": 0})
     shown = callback_forms.body("kling", record.Task(row, asked, told).view(), "processing")
     assert msgspec.json.decode(shown)["task_info"] == {"external_task_id": 'a "b"'}
@@ -201,7 +206,7 @@ def test_an_effect_is_made_and_paid_by_the_model_of_its_input(gateways: Served) 
     models = {"kling-v1-5": "kling-v1-5", "fx": "kling-v1"}
     url = gateways.sandbox.base_url + "/kling"
     secrets = ("AKSANDBOX|sandbox-secret",)
-    more = {"family": "kling", "secrets": secrets, "model_map": models, "forward_headers": (FAULT,)}
+    more: dict[str, Any] = {"family": "kling", "secrets": secrets, "model_map": models, "forward_headers": (FAULT,)}
     gateways.run(gate.channel(url, tuple(models), **more))
     for number, name in enumerate(models):
         gateways.run(gate.price(name, per_call_usd=f"0.{number + 7}"))
