@@ -17,7 +17,7 @@ from elkapi.storage.installation import Installation, open_installation
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    patient = {"hold_wait_s": 30.0, "settle_wait_s": 30.0}  # A machine that stands still refuses no call.
+    patient: Any = {"hold_wait_s": 30.0, "settle_wait_s": 30.0}  # A machine that stands still refuses no call.
     return Settings(data_dir=str(tmp_path / "data"), database_url=database_url, snapshot_poll_s=0.02, **patient)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import threading
 
 import pytest
@@ -117,12 +118,13 @@ def test_a_name_made_of_digits_is_found_where_no_id_is(admin: Admin) -> None:
 def test_a_revoked_key_takes_no_change(admin: Admin) -> None:
     view, plaintext = keys.create_key(admin, keys.KeyInput(name="k"))
     keys.revoke_key(admin, "k")
-    for change in (
+    changes: tuple[Callable[[], object], ...] = (
         lambda: keys.revoke_key(admin, "k"),
         lambda: keys.set_key_enabled(admin, "k", True),
         lambda: keys.edit_key(admin, "k", keys.KeyPatch(name="j")),
         lambda: keys.deposit(admin, "k", "5", "never to be spent"),
-    ):
+    )
+    for change in changes:
         with pytest.raises(Refused, match="which is final"):
             change()
     with admin.database.read() as connection:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -286,8 +288,8 @@ def test_a_restore_says_where_it_has_no_room_for_its_copy(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     backups.backup(filled, tmp_path / "copy")
-    monkeypatch.setattr(backups.shutil, "copyfile", full)
-    monkeypatch.setattr(backups.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(Refused, match=f"{tmp_path} has no room for a copy .*TMPDIR"):
         backups.restore(filled.settings, tmp_path / "copy", check=check_books, actor="test")
 

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -430,7 +431,8 @@ def test_what_the_address_asks_of_the_server_goes_before_our_own_bounds(postgres
     raw = database.raw_writer()
     try:
         with database.read() as reading, database.write() as writing:
-            for execute in (reading.exec_driver_sql, writing.exec_driver_sql, raw.execute):
+            executes: tuple[Callable[[str], Any], ...] = (reading.exec_driver_sql, writing.exec_driver_sql, raw.execute)
+            for execute in executes:
                 found = [
                     execute(f"SHOW {name}").fetchone()[0]
                     for name in ("search_path", "statement_timeout", "timezone", "application_name")

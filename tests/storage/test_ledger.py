@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -636,8 +637,8 @@ async def test_an_operators_booking_is_within_bounds_and_never_on_the_houses_acc
     user = funded_account(database, 2**60)
     with database.read() as connection:
         house = system_ids(connection)
-    too_little = {deposit: (0, -1), adjust: (0, -(2**60) - 1), set_credit: (-1,)}[book]
-    for nano in (*too_little, 2**60 + 1):
+    too_little: dict[Any, tuple[int, ...]] = {deposit: (0, -1), adjust: (0, -(2**60) - 1), set_credit: (-1,)}
+    for nano in (*too_little[book], 2**60 + 1):
         with pytest.raises(AccountError, match=r"is not possible|cannot have a credit line"):
             with database.write() as connection:
                 book(connection, user, nano, "", "test")

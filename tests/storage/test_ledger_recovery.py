@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -572,7 +573,7 @@ def test_holds_of_open_tasks_are_listed_however_old_they_are(database: Database)
         for state, task_id in begun.items():
             hold = {"id": task_id + HOLD_SUFFIX[0], "kind": "hold", "debit_account": account, "credit_account": 1}
             connection.execute(transfers.insert(), {**hold, "nano": 7, "created_ns": 1, "owner": TASKS, "note": state})
-            task = dict.fromkeys(("operation", "wire", "form", "model"), "x")
+            task: dict[str, Any] = dict.fromkeys(("operation", "wire", "form", "model"), "x")
             task |= dict.fromkeys(("owner_id", "key_id", "version", "progress", "created_ns", "updated_ns"), 1)
             row = {**task, "id": task_id, "state": state, "poked": False, "asked_sealed": b""}
             connection.execute(tasks.insert(), row)

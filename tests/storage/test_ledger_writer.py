@@ -125,7 +125,7 @@ async def test_the_loop_goes_on_while_another_process_writes(
         slept.append(threading.current_thread())
         sleep(seconds)
 
-    monkeypatch.setattr(books_module.time, "sleep", noted)
+    monkeypatch.setattr(time, "sleep", noted)
     path = sqlite.settings.effective_database_url.removeprefix("sqlite:///")
     locked, release = threading.Event(), threading.Event()
 
@@ -223,7 +223,8 @@ async def test_the_write_ahead_log_begins_anew_under_load(
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite)
     log = Path(sqlite.settings.effective_database_url.removeprefix("sqlite:///") + "-wal")
-    beginnings, largest, all_of_it = set(), 0, 0
+    beginnings: set[bytes] = set()
+    largest, all_of_it = 0, 0
     # A transaction touches three pages at least; a log that never began anew would hold them all.
     while len(beginnings) < 4 or largest >= all_of_it / 2:
         assert ledger.writer.stats.transactions < 20_000
@@ -395,7 +396,7 @@ async def test_a_writer_that_ends_gives_up_on_what_it_owes_after_its_time_and_sa
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
     writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
     writer._loop = asyncio.get_running_loop()
-    monkeypatch.setattr(writer_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     settle = Settle(b"r" * 16, True, 3, 0, None)
     books.fails, books.takes_s = True, 0.6
     writer._write([(settle, None)])

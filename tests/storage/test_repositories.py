@@ -294,7 +294,7 @@ def test_go_2026_4813_channel_secrets_are_write_only(database: Database, install
     with database.read() as connection:
         view = channels.view_channel(connection, sealer, channel_id)
         listed = channels.view_channels(connection, sealer)
-        raw = connection.execute(select(schema.channels)).all() + connection.execute(select(schema.channel_keys)).all()
+        raw = [row for table in (schema.channels, schema.channel_keys) for row in connection.execute(select(table))]
         opened = channels.load_channels(connection, sealer)[0].channel
     assert view is not None
     assert view.has_proxy
