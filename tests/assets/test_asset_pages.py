@@ -401,15 +401,15 @@ async def test_a_file_that_cannot_be_removed_keeps_no_other(
     async with opened(tmp_path, database_url, asset_keep_s=0.001) as world:
         stuck, *others = [await world.copy() for _ in range(4)]
         await asyncio.sleep(0.01)
-        delete = AssetStore.delete
+        delete, row = AssetStore.delete, world.row(stuck)
+        assert row is not None
+        unmovable = row.location
 
         async def removed(store: AssetStore, location: str) -> None:
-            if location == row.location:
+            if location == unmovable:
                 raise StoreFailed("Operation not permitted")
             await delete(store, location)
 
-        row = world.row(stuck)
-        assert row is not None
         monkeypatch.setattr(AssetStore, "delete", removed)
         with pytest.raises(StoreFailed, match="not permitted"):
             await world.expiry().run_once()

@@ -25,7 +25,15 @@ class Postgres:
         self._home = Path(subprocess.check_output(["mktemp", "-d", "/tmp/elkapi-pg.XXXXXX"], text=True).strip())
         if self._user is not None:
             shutil.chown(self._home, self._user)
-        initdb = [binaries / "initdb", "--pgdata", self._home / "data", "--auth", "trust", "--username", "elkapi"]
+        initdb: list[str | Path] = [
+            binaries / "initdb",
+            "--pgdata",
+            self._home / "data",
+            "--auth",
+            "trust",
+            "--username",
+            "elkapi",
+        ]
         subprocess.run([*initdb, "--no-sync"], user=self._user, cwd=self._home, check=True, capture_output=True)
         self._base = f"postgresql://elkapi@127.0.0.1:{self._port}"
         self.url = f"{self._base}/outage"

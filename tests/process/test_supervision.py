@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -88,7 +89,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(stage_of_restarts: Sta
     keys = [gate.key(f"rolling-{n}", 10**12) for n in range(4)]
     before = set(gate.children("worker"))
     async with client(gate.origin, 16) as kept, client(gate.origin, 16, reuse=False) as fresh:
-        calm = {"callers": 8, "faults": ((1, ""),), "leave_share": 0}
+        calm: dict[str, Any] = {"callers": 8, "faults": ((1, ""),), "leave_share": 0}
         loads = [Load(caller, keys, seed, **calm) for seed, caller in enumerate((kept, fresh))]
         for load in loads:
             load.start()
