@@ -86,7 +86,7 @@ async def _found(plan: dict[str, Any]) -> dict[str, Any]:
         async with gateway(Path(folder)) as gate:
             for model, (family, theirs) in plan["models"].items():
                 secret, options = UPSTREAMS[family]
-                spec = {"secrets": (secret,), "options": options, "model_map": {model: theirs}}
+                spec: dict[str, Any] = {"secrets": (secret,), "options": options, "model_map": {model: theirs}}
                 await gate.channel(sandbox.base_url, (model,), family=family, **spec)
                 await gate.price(model, per_1m_usd="1", output_per_1m_usd="2")
             one_at_a_time = asyncio.Semaphore(os.cpu_count() or 1)
@@ -110,7 +110,7 @@ def main() -> None:
     plan = json.load(sys.stdin)
     if plan["isolated"]:
         bring_loopback_up()
-    found = {"interfaces": [name for _, name in socket.if_nameindex()] if plan["isolated"] else []}
+    found: dict[str, Any] = {"interfaces": [name for _, name in socket.if_nameindex()] if plan["isolated"] else []}
     found |= {"outside": reaches_out()} if plan["isolated"] else {}
     print(json.dumps({**found, **asyncio.run(_found(plan))}))
 

@@ -227,7 +227,7 @@ class Responses(Chat):
             with self.client.responses.stream(**asked) as stream:
                 # The helper's get_final_response() knows completed ones only.
                 ended = ("response.completed", "response.incomplete")
-                (made,) = [event.response for event in stream if event.type in ended]  # type: ignore[union-attr]
+                (made,) = [event.response for event in stream if event.type in ended]
         else:
             made = self.client.responses.create(**asked)
         reason = f": {made.incomplete_details.reason}" if made.incomplete_details else ""
@@ -385,7 +385,7 @@ class Gemini:
         return Said(
             text="".join(part.text or "" for part in parts if not part.thought),
             thought="".join(part.text or "" for part in parts if part.thought),
-            calls=[(call.id or "", call.name, call.args) for part in parts if (call := part.function_call)],
+            calls=[(call.id or "", call.name or "", call.args) for part in parts if (call := part.function_call)],
             finish=finish.value if finish else "",
             usage=(
                 usage.prompt_token_count or 0,

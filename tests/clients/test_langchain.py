@@ -19,6 +19,7 @@ import pytest
 import tiktoken
 import tiktoken_ext.openai_public
 from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
 
 from tests.clients.client_stage import LOCAL, SMALL, Lane, Stage
 
@@ -89,7 +90,7 @@ def embeddings(
         yield OpenAIEmbeddings(
             model=lane.model,
             base_url=stage.base_url,
-            api_key=lane.key,
+            api_key=SecretStr(lane.key),
             check_embedding_ctx_length=True,
             http_client=http,
             http_async_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [note_async]}),
@@ -110,6 +111,7 @@ async def test_documents_go_as_token_ids_and_come_back_as_their_vectors(
     assert embeddings.embed_documents(TEXTS) == expected
     assert await embeddings.aembed_documents(TEXTS) == expected
     assert [body["input"] for body in bodies] == [ids, ids]
+    assert embeddings.http_async_client is not None
     await embeddings.http_async_client.aclose()
 
 
@@ -122,6 +124,7 @@ async def test_a_query_goes_as_token_ids_and_comes_back_as_its_vector(
     assert await embeddings.aembed_query(TEXTS[0]) == expected
     assert [body["input"] for body in bodies] == [ids, ids]
     assert len(expected) == lane.size
+    assert embeddings.http_async_client is not None
     await embeddings.http_async_client.aclose()
 
 
@@ -135,7 +138,7 @@ async def test_the_bundled_model_reads_token_ids_as_the_text_they_stand_for(
 
 
 async def test_the_upstream_receives_the_token_ids_byte_for_byte(relayed: Stage, vocabulary: tiktoken.Encoding) -> None:
-    embeddings = OpenAIEmbeddings(model=SMALL, base_url=relayed.base_url, api_key=relayed.key, dimensions=9)
+    embeddings = OpenAIEmbeddings(model=SMALL, base_url=relayed.base_url, api_key=SecretStr(relayed.key), dimensions=9)
     assert {len(vector) for vector in embeddings.embed_documents(TEXTS)} == {9}
     (received,) = relayed.received()
     sent = json.loads(base64.b64decode(received.body_base64))
@@ -145,7 +148,7 @@ async def test_the_upstream_receives_the_token_ids_byte_for_byte(relayed: Stage,
 
 @pytest.mark.usefixtures("vocabulary")
 def test_more_documents_than_a_chunk_keep_their_order(stage: Stage) -> None:
-    embeddings = OpenAIEmbeddings(model=LOCAL, base_url=stage.base_url, api_key=stage.key, chunk_size=2)
+    embeddings = OpenAIEmbeddings(model=LOCAL, base_url=stage.base_url, api_key=SecretStr(stage.key), chunk_size=2)
     texts = [*TEXTS, *reversed(TEXTS)]
     vectors = embeddings.embed_documents(texts)
     assert vectors[0] == pytest.approx(vectors[5], abs=1e-5)
@@ -156,14 +159,14 @@ def test_more_documents_than_a_chunk_keep_their_order(stage: Stage) -> None:
 def test_text_instead_of_tokens_works_too(stage: Stage) -> None:
     """`check_embedding_ctx_length=False` is what LangChain advises for servers that know no token ids."""
     embeddings = OpenAIEmbeddings(
-        model=LOCAL, base_url=stage.base_url, api_key=stage.key, check_embedding_ctx_length=False
+        model=LOCAL, base_url=stage.base_url, api_key=SecretStr(stage.key), check_embedding_ctx_length=False
     )
     assert len(embeddings.embed_query(TEXTS[0])) == 384
 
 
 @pytest.mark.usefixtures("vocabulary")
 def test_a_refusal_reaches_the_caller_as_the_sdks_error(stage: Stage) -> None:
-    embeddings = OpenAIEmbeddings(model="no-such-model", base_url=stage.base_url, api_key=stage.key)
+    embeddings = OpenAIEmbeddings(model="no-such-model", base_url=stage.base_url, api_key=SecretStr(stage.key))
     with pytest.raises(openai.InternalServerError, match="No channel serves the model") as caught:
         embeddings.embed_query("a")
     assert caught.value.code == "model_not_found"

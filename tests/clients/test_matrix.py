@@ -122,7 +122,8 @@ def plan(matrix: Matrix) -> dict[str, Any]:
 
 def call_of(refusal: Refusal) -> dict[str, Any]:
     check = Check(turns=(Turn(refusal.text),), text="", max_tokens=refusal.max_tokens)
-    return msgspec.to_builtins(check) | {"key": refusal.key, "model": refusal.model, "ways": refusal.ways}
+    call: dict[str, Any] = msgspec.to_builtins(check)
+    return call | {"key": refusal.key, "model": refusal.model, "ways": refusal.ways}
 
 
 @pytest.fixture(scope="session")
@@ -167,9 +168,9 @@ def test_a_python_client_gets_what_it_asks_of_every_upstream(
         wrong[case] = judged(check, dialect, upstream, whole)
         wrong[f"{case}, streamed"] = [] if streamed == whole else [streamed, whole]
     question, outcome = OWN_LOOP
-    for streamed in (False, True):
-        told = clients[name, "good"].own_loop(model, question, streamed)
-        wrong[f"own tool loop, {streamed}"] = [] if told in (outcome, None) else [told]
+    for is_streamed in (False, True):
+        told = clients[name, "good"].own_loop(model, question, is_streamed)
+        wrong[f"own tool loop, {is_streamed}"] = [] if told in (outcome, None) else [told]
     for case, refusal in refusals_of(upstream).items():
         for way in refusal.ways:
             client = clients[name, refusal.key]

@@ -155,7 +155,9 @@ def test_the_sdks_own_tool_runner_runs_to_its_end(sandbox: Running) -> None:
         runner = client.beta.messages.tool_runner(
             model=MODELS["anthropic"], max_tokens=99, messages=asked, tools=[weather]
         )
-        assert runner.until_done().content[-1].text == "weather answered sunny in city"
+        said = runner.until_done().content[-1]
+        assert said.type == "text"
+        assert said.text == "weather answered sunny in city"
 
 
 async def test_a_failure_inside_a_stream_is_raised(talker: Talker) -> None:

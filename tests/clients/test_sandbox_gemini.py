@@ -31,7 +31,7 @@ TOOLS: list[Any] = [
         ]
     }
 ]
-CALLING: dict[str, Any] = {"tools": TOOLS, "automatic_function_calling": {"disable": True}}
+CALLING: Any = {"tools": TOOLS, "automatic_function_calling": {"disable": True}}
 
 
 def made(platform: str, base_url: str) -> genai.Client:
@@ -51,7 +51,10 @@ class Talker:
         self.models: Any = client.aio.models if is_async else client.models
 
     async def say(self, contents: Any, model: str = FLASH, **config: Any) -> types.GenerateContentResponse:
-        return await done(self.models.generate_content(model=model, contents=contents, config=config))
+        found: types.GenerateContentResponse = await done(
+            self.models.generate_content(model=model, contents=contents, config=config)
+        )
+        return found
 
     async def stream(self, contents: Any, model: str = FLASH, **config: Any) -> list[types.GenerateContentResponse]:
         found = await done(self.models.generate_content_stream(model=model, contents=contents, config=config))

@@ -132,7 +132,7 @@ def test_chat_obeys_the_tool_choice(client: OpenAI) -> None:
         answer = client.chat.completions.create(
             model=MODEL, messages=user("get_time and get_weather"), tools=CHAT_TOOLS, tool_choice=choice, **more
         )
-        return [call.function.name for call in answer.choices[0].message.tool_calls or []]  # type: ignore[union-attr]
+        return [call.function.name for call in answer.choices[0].message.tool_calls or []]
 
     assert called("auto") == ["get_weather", "get_time"]
     assert called("auto", parallel_tool_calls=False) == ["get_weather"]
@@ -324,7 +324,8 @@ def test_moderations_flag_what_a_text_names(client: OpenAI) -> None:
         True,
         False,
     )
-    (shown,) = client.moderations.create(input=[{"type": "image_url", "image_url": {"url": PIXEL}}]).results
+    picture: Any = {"type": "image_url", "image_url": {"url": PIXEL}}
+    (shown,) = client.moderations.create(input=[picture]).results
     assert shown.category_applied_input_types.violence == ["image"]
 
 

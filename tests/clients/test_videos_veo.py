@@ -69,7 +69,7 @@ def submitted(
 def begun(origin: Origin, prompt: str, **fields: Any) -> types.GenerateVideosOperation:
     answer = submitted(origin, prompt, **fields)
     assert answer.status_code == 200, answer.text
-    return types.GenerateVideosOperation(name=answer.json()["name"])
+    return types.GenerateVideosOperation.model_validate({"name": answer.json()["name"]})
 
 
 def asked(client: genai.Client, prompt: str, **config: Any) -> types.GenerateVideosOperation:
@@ -173,7 +173,7 @@ def test_what_is_not_there_is_not_found(origin: Origin, platform: str, request: 
     place = f"projects/p/locations/us-central1/publishers/google/models/{MODEL}"
     name = f"models/{MODEL}" if platform == "gemini" else place
     with pytest.raises(errors.ClientError) as refused:
-        client.operations.get(types.GenerateVideosOperation(name=f"{name}/operations/unknown"))
+        client.operations.get(types.GenerateVideosOperation.model_validate({"name": f"{name}/operations/unknown"}))
     assert refused.value.code == 404
     # What no channel of a gateway's serves is its own to say.
     expected = 503 if origin.is_gateway else 404
