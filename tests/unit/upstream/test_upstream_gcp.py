@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from elkapi.clock import ManualClock
-from elkapi.upstream import UpstreamFailure
+from elkapi.upstream import UpstreamClient, UpstreamFailure
 from elkapi.upstream.gcp import RENEW_BEFORE_S, TokenRefused, TokenSource
+from tests.unit.upstream.upstream_peers import Serve, Stream
 from tests.waiting import until
 
 
@@ -28,27 +29,37 @@ def token(number: int, life_s: int = 3600) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-@pytest.fixture
-async def endpoint(serve):
+class Endpoint:
     """A token endpoint that answers while `open` is set: with `answers` in turn, then with tokens by number."""
 
-    async def script(stream):
+    url = ""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answers: list[bytes] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def script(self, stream: Stream) -> None:
         while await stream.request():
-            peer.asked += 1
-            await peer.open.wait()
-            answer = peer.answers.pop(0) if peer.answers else token(peer.asked)
+            self.asked += 1
+            await self.open.wait()
+            answer = self.answers.pop(0) if self.answers else token(self.asked)
             if not answer:
                 return
             await stream.write(answer)
 
-    peer = await serve(script)
-    peer.asked, peer.answers, peer.open = 0, [], asyncio.Event()
-    peer.open.set()
-    peer.url = f"http://127.0.0.1:{peer.origin.port}/token"
-    return peer
+
+@pytest.fixture
+async def endpoint(serve: Serve) -> Endpoint:
+    made = Endpoint()
+    made.url = f"http://127.0.0.1:{(await serve(made.script)).origin.port}/token"
+    return made
 
 
-async def test_calls_at_once_share_one_exchange_and_its_failure(endpoint, client, account):
+async def test_calls_at_once_share_one_exchange_and_its_failure(
+    endpoint: Endpoint, client: UpstreamClient, account: str
+) -> None:
     source = TokenSource(client.send, ManualClock())
     endpoint.answers = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
     for number in (1, 2):
@@ -63,7 +74,9 @@ async def test_calls_at_once_share_one_exchange_and_its_failure(endpoint, client
     assert found == ["token-2"] * 4
 
 
-async def test_a_failure_that_nobody_waits_for_any_more_is_no_fault_that_nobody_handled(endpoint, client, account):
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_fault_that_nobody_handled(
+    endpoint: Endpoint, client: UpstreamClient, account: str
+) -> None:
     faults, source = [], TokenSource(client.send, ManualClock())
     asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
     endpoint.answers = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
@@ -78,7 +91,9 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_fault_that_nobody_
     assert not faults
 
 
-async def test_a_token_is_renewed_before_it_ends_and_each_account_has_its_own(endpoint, client, account):
+async def test_a_token_is_renewed_before_it_ends_and_each_account_has_its_own(
+    endpoint: Endpoint, client: UpstreamClient, account: str
+) -> None:
     clock = ManualClock()
     source = TokenSource(client.send, clock)
     assert await source.token(1, account, endpoint.url, True) == "token-1"
@@ -89,7 +104,9 @@ async def test_a_token_is_renewed_before_it_ends_and_each_account_has_its_own(en
     assert await source.token(1, account, endpoint.url, True) == "token-3"
 
 
-async def test_an_exchange_that_breaks_off_has_sent_no_call(endpoint, client, account):
+async def test_an_exchange_that_breaks_off_has_sent_no_call(
+    endpoint: Endpoint, client: UpstreamClient, account: str
+) -> None:
     source = TokenSource(client.send, ManualClock())
     endpoint.answers = [b""]
     with pytest.raises(UpstreamFailure) as broken:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,20 +15,32 @@ from elkapi.upstream import (
     ConnectTimeout,
     Origin,
     ProtocolViolation,
+    UpstreamClient,
     UpstreamRequest,
     follow,
     refusal,
 )
-from elkapi.upstream.dialer import ADDRESSES_TRIED_MAX, dial, permitted_addresses, system_resolver
+from elkapi.upstream.dialer import ADDRESSES_TRIED_MAX, Resolver, dial, permitted_addresses, system_resolver
 from elkapi.upstream.follow import next_hop
-from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
+from tests.unit.upstream.upstream_peers import (
+    BIG,
+    OK,
+    Ask,
+    MakeClient,
+    ManualTimers,
+    Script,
+    Serve,
+    Stream,
+    answering,
+    body_of,
+)
 
 
-def answers(*lists):
+def answers(*lists: list[str]) -> tuple[Resolver, list[tuple[str, int]]]:
     """(resolver, asked): gives the n-th list to the n-th question and repeats the last one."""
-    asked = []
+    asked: list[tuple[str, int]] = []
 
-    async def resolve(host, port):
+    async def resolve(host: str, port: int) -> list[str]:
         asked.append((host, port))
         return lists[min(len(asked), len(lists)) - 1]
 
@@ -124,14 +138,16 @@ def answers(*lists):
         ("2a00:1450:4001:80b::200e", None),
     ],
 )
-def test_an_address_is_judged_by_its_class_and_by_what_it_carries(address, reason):
+def test_an_address_is_judged_by_its_class_and_by_what_it_carries(address: Any, reason: str | None) -> None:
     assert refusal(address) == reason
 
 
 @pytest.mark.parametrize(
     "host", ["0", "0.0.0.0", "127.1", "0x7f.1", "2130706433", "017700000001", "[::]", "[::ffff:127.0.0.1]", "localhost"]
 )
-async def test_go_2026_5652_zero_address_is_refused_by_resolved_class(make_client, ask, host):
+async def test_go_2026_5652_zero_address_is_refused_by_resolved_class(
+    make_client: MakeClient, ask: Ask, host: str
+) -> None:
     """Every spelling goes through the system's own resolver, none of which needs a network."""
     client = make_client(resolver=system_resolver)
     with pytest.raises(AddressRefused) as caught:
@@ -140,7 +156,9 @@ async def test_go_2026_5652_zero_address_is_refused_by_resolved_class(make_clien
     assert client.stats()["open"] == 0
 
 
-async def test_cve_2025_66405_guard_sits_in_the_dialer_not_on_a_route(serve, make_client, ask):
+async def test_cve_2025_66405_guard_sits_in_the_dialer_not_on_a_route(
+    serve: Serve, make_client: MakeClient, ask: Ask
+) -> None:
     """No header, target or spelling of a route changes what is dialed: the origin's own host, judged at the socket."""
     peer = await serve(answering(OK))
     resolve, asked = answers(["127.0.0.1"])
@@ -157,7 +175,9 @@ async def test_cve_2025_66405_guard_sits_in_the_dialer_not_on_a_route(serve, mak
     assert peer.connections == 0
 
 
-async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(make_client, ask):
+async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(
+    make_client: MakeClient, ask: Ask
+) -> None:
     """DNS rebinding: the first answer is public, any later one would be loopback. One connect, one question."""
     resolve, asked = answers(["192.0.2.9", "203.0.113.9"], ["127.0.0.1"])
     client = make_client(resolver=resolve)
@@ -168,10 +188,12 @@ async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_agai
     assert len(asked) == 2
 
 
-async def test_what_was_judged_is_what_is_dialed(make_client, ask, monkeypatch):
+async def test_what_was_judged_is_what_is_dialed(
+    make_client: MakeClient, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dialed = []
 
-    async def record(family, address, label, timers, deadline_s):
+    async def record(family: int, address: Any, label: str, timers: ManualTimers, deadline_s: float) -> None:
         dialed.append(address)
         raise ConnectFailed("recorded", phase="connect", sent=False)
 
@@ -184,7 +206,9 @@ async def test_what_was_judged_is_what_is_dialed(make_client, ask, monkeypatch):
     assert len(asked) == 1
 
 
-async def test_every_connect_is_judged_also_after_the_first_was_fine(serve, make_client, ask):
+async def test_every_connect_is_judged_also_after_the_first_was_fine(
+    serve: Serve, make_client: MakeClient, ask: Ask
+) -> None:
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"))
     resolve, _ = answers(["127.0.0.1"], ["127.0.0.1"], ["not an address"])
     client = make_client(resolver=resolve)
@@ -195,7 +219,9 @@ async def test_every_connect_is_judged_also_after_the_first_was_fine(serve, make
         await client.send(ask(origin))
 
 
-async def test_a_permitted_origin_and_a_guarded_one_never_share_a_connection(serve, make_client, ask):
+async def test_a_permitted_origin_and_a_guarded_one_never_share_a_connection(
+    serve: Serve, make_client: MakeClient, ask: Ask
+) -> None:
     peer = await serve(answering(OK))
     client = make_client()
     assert await body_of(client, ask(peer.origin)) == b"ok"
@@ -205,20 +231,21 @@ async def test_a_permitted_origin_and_a_guarded_one_never_share_a_connection(ser
     assert client.stats()["idle"] == 1
 
 
-async def test_a_name_that_does_not_resolve_or_has_no_address_is_a_connect_failure():
-    async def fails(_host, _port):
+async def test_a_name_that_does_not_resolve_or_has_no_address_is_a_connect_failure() -> None:
+    async def fails(_host: str, _port: int) -> list[str]:
         raise OSError("no such name")
 
-    async def empty(_host, _port):
+    async def empty(_host: str, _port: int) -> list[str]:
         return []
 
-    for resolve in (fails, empty):
+    resolvers: tuple[Resolver, ...] = (fails, empty)
+    for resolve in resolvers:
         with pytest.raises(ConnectFailed) as caught:
             await permitted_addresses(resolve, "x.example", 443, allow_private=False)
         assert (caught.value.phase, caught.value.sent) == ("resolve", False)
 
 
-async def test_a_refused_connection_tries_the_next_address(serve, make_client, ask):
+async def test_a_refused_connection_tries_the_next_address(serve: Serve, make_client: MakeClient, ask: Ask) -> None:
     peer = await serve(answering(OK))
     # Nobody listens on the peer's port at the first address.
     resolve, _ = answers(["127.0.0.77", "127.0.0.1"])
@@ -227,7 +254,9 @@ async def test_a_refused_connection_tries_the_next_address(serve, make_client, a
     assert await body_of(client, ask(origin)) == b"ok"
 
 
-async def test_nobody_listening_is_a_connect_failure_that_sent_nothing(make_client, ask, serve):
+async def test_nobody_listening_is_a_connect_failure_that_sent_nothing(
+    make_client: MakeClient, ask: Ask, serve: Serve
+) -> None:
     peer = await serve(answering(OK))
     await peer.stop()
     with pytest.raises(ConnectFailed) as caught:
@@ -263,12 +292,12 @@ async def test_nobody_listening_is_a_connect_failure_that_sent_nothing(make_clie
         "file:///etc/passwd",
     ],
 )
-def test_an_origin_refuses_urls_that_could_mean_something_else(url):
+def test_an_origin_refuses_urls_that_could_mean_something_else(url: str) -> None:
     with pytest.raises(ValueError):
         Origin.parse(url)
 
 
-def test_an_origin_knows_default_ports_and_is_a_key():
+def test_an_origin_knows_default_ports_and_is_a_key() -> None:
     assert Origin.parse("https://x.example/v1") == Origin.parse("https://X.example:443")
     assert hash(Origin.parse("http://x.example")) == hash(Origin.parse("http://x.example:80/"))
     assert Origin.parse("http://x.example") != Origin.parse("http://x.example", allow_private=True)
@@ -279,7 +308,7 @@ def test_an_origin_knows_default_ports_and_is_a_key():
 
 
 @pytest.mark.parametrize("proxy_url", ["ftp://x", "socks5://", "http://p#f", "nonsense"])
-def test_an_origin_refuses_a_proxy_it_cannot_speak_to(proxy_url):
+def test_an_origin_refuses_a_proxy_it_cannot_speak_to(proxy_url: str) -> None:
     with pytest.raises(ValueError):
         Origin.parse("https://x.example", proxy_url=proxy_url)
 
@@ -287,17 +316,19 @@ def test_an_origin_refuses_a_proxy_it_cannot_speak_to(proxy_url):
 # --- redirects
 
 
-def redirect(location):
+def redirect(location: bytes) -> Script:
     return answering(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
 
 
-async def test_the_client_itself_follows_nothing(serve, client, ask):
+async def test_the_client_itself_follows_nothing(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(redirect(b"/elsewhere"))
     reply = await client.send(ask(peer.origin, b"GET"))
     assert (reply.status, reply.header(b"location")) == (302, b"/elsewhere")
 
 
-async def test_ghsa_9f46_w24h_69w4_redirect_hops_are_guarded_at_connect_time(serve, make_client, ask):
+async def test_ghsa_9f46_w24h_69w4_redirect_hops_are_guarded_at_connect_time(
+    serve: Serve, make_client: MakeClient, ask: Ask
+) -> None:
     """The first hop is allowed to be private; the place it redirects to is judged for itself, and refused."""
     inner = await serve(answering(OK))
     outer = await serve(redirect(b"http://127.0.0.1:%d/secret" % inner.origin.port))
@@ -314,10 +345,12 @@ async def test_ghsa_9f46_w24h_69w4_redirect_hops_are_guarded_at_connect_time(ser
     assert inner.connections == 0
 
 
-async def test_a_redirect_on_the_same_origin_is_followed_with_its_headers(serve, client, ask):
+async def test_a_redirect_on_the_same_origin_is_followed_with_its_headers(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     seen = []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         while True:
             request = await stream.request()
             seen.append(request)
@@ -337,7 +370,7 @@ async def test_a_redirect_on_the_same_origin_is_followed_with_its_headers(serve,
 REDIRECT = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /again\r\n\r\n"
 
 
-async def test_so_many_redirects_are_followed_and_not_one_more(serve, client, ask):
+async def test_so_many_redirects_are_followed_and_not_one_more(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(answering(REDIRECT, REDIRECT, REDIRECT, OK))
     request = ask(peer.origin, b"GET")
     assert (await follow(client, await client.send(request), request, hops_max=3)).status == 200
@@ -350,8 +383,10 @@ async def test_so_many_redirects_are_followed_and_not_one_more(serve, client, as
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-async def test_every_kind_of_redirect_is_followed(serve, client, ask, status, method):
-    async def script(stream):
+async def test_every_kind_of_redirect_is_followed(
+    serve: Serve, client: UpstreamClient, ask: Ask, status: int, method: bytes
+) -> None:
+    async def script(stream: Stream) -> None:
         is_there = b" /again " in await stream.request()
         await stream.write(OK if is_there else REDIRECT.replace(b"302", b"%d" % status))
         await script(stream)
@@ -362,20 +397,24 @@ async def test_every_kind_of_redirect_is_followed(serve, client, ask, status, me
 
 
 @pytest.mark.parametrize("head", [b"300 Choices\r\nLocation: /x", b"304 Same\r\nLocation: /x", b"302 Found\r\nX-A: 1"])
-async def test_what_is_no_redirect_or_leads_nowhere_is_returned_as_it_is(serve, client, ask, head):
+async def test_what_is_no_redirect_or_leads_nowhere_is_returned_as_it_is(
+    serve: Serve, client: UpstreamClient, ask: Ask, head: bytes
+) -> None:
     peer = await serve(answering(b"HTTP/1.1 " + head + b"\r\nContent-Length: 0\r\n\r\n"))
     request = ask(peer.origin, b"GET")
     assert (await follow(client, await client.send(request), request)).status == int(head[:3])
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE"])
-async def test_what_may_change_something_is_never_repeated_elsewhere(serve, client, ask, method):
+async def test_what_may_change_something_is_never_repeated_elsewhere(
+    serve: Serve, client: UpstreamClient, ask: Ask, method: bytes
+) -> None:
     peer = await serve(redirect(b"/again"))
     request = ask(peer.origin, method)
     assert (await follow(client, await client.send(request), request)).status == 302
 
 
-def test_what_calls_share_is_dropped_like_other_headers_by_a_hop_to_another_origin():
+def test_what_calls_share_is_dropped_like_other_headers_by_a_hop_to_another_origin() -> None:
     origin = Origin.parse("https://api.example", allow_private=True)
     shared = ((b"authorization", b"Bearer k"), (b"User-Agent", b"elkapi"))
     request = UpstreamRequest(
@@ -393,7 +432,7 @@ def test_what_calls_share_is_dropped_like_other_headers_by_a_hop_to_another_orig
     assert (hop.shared, hop.headers, hop.origin.is_tls) == ((), [(b"User-Agent", b"elkapi")], True)
 
 
-def test_a_hop_goes_on_through_the_same_proxy_without_the_permission():
+def test_a_hop_goes_on_through_the_same_proxy_without_the_permission() -> None:
     origin = Origin.parse("https://api.example", proxy_url="http://p.example:3128", allow_private=True)
     request = UpstreamRequest(origin=origin, method=b"GET", target=b"/a", headers=[])
     assert next_hop(request, b"https://cdn.example/b?c=1").origin == Origin.parse(
@@ -402,7 +441,7 @@ def test_a_hop_goes_on_through_the_same_proxy_without_the_permission():
     assert next_hop(request, b"/b").origin == origin
 
 
-async def test_no_more_addresses_are_tried_than_the_bound_and_only_permitted_ones():
+async def test_no_more_addresses_are_tried_than_the_bound_and_only_permitted_ones() -> None:
     resolve, _ = answers(["10.0.0.1", *(f"1.1.1.{number}" for number in range(12))])
     found = await permitted_addresses(resolve, "many.example", 443, allow_private=False)
     assert found == [f"1.1.1.{number}" for number in range(ADDRESSES_TRIED_MAX)]
@@ -412,16 +451,18 @@ async def test_no_more_addresses_are_tried_than_the_bound_and_only_permitted_one
         await permitted_addresses(resolve, "own.example", 443, allow_private=False)
 
 
-async def test_a_name_that_cannot_be_one_is_a_connect_failure():
+async def test_a_name_that_cannot_be_one_is_a_connect_failure() -> None:
     with pytest.raises(ConnectFailed) as caught:
         await permitted_addresses(system_resolver, "a" * 70 + ".example", 443, allow_private=False)
     assert (caught.value.phase, caught.value.sent) == ("resolve", False)
 
 
-async def test_each_address_has_an_equal_share_of_the_time_left(timers, monkeypatch):
-    tried = []
+async def test_each_address_has_an_equal_share_of_the_time_left(
+    timers: ManualTimers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
 
-    async def silent(family, address, label, timers, deadline_s):
+    async def silent(family: int, address: Any, label: str, timers: ManualTimers, deadline_s: float) -> None:
         tried.append((family, address, deadline_s - timers.monotonic_s()))
         timers.advance(deadline_s - timers.monotonic_s())
         raise ConnectTimeout("silent", phase="connect", sent=False)
@@ -437,7 +478,7 @@ async def test_each_address_has_an_equal_share_of_the_time_left(timers, monkeypa
     ]
 
 
-def test_a_hop_to_another_origin_loses_credentials_and_permissions():
+def test_a_hop_to_another_origin_loses_credentials_and_permissions() -> None:
     origin = Origin.parse("https://api.example", allow_private=True)
     headers = [(b"Authorization", b"k"), (b"x-api-key", b"k"), (b"cookie", b"k"), (b"Accept", b"*/*")]
     request = UpstreamRequest(origin=origin, method=b"GET", target=b"/a", headers=headers)
@@ -454,14 +495,16 @@ def test_a_hop_to_another_origin_loses_credentials_and_permissions():
     "location",
     [b"http://api.example/", b"ftp://x/", b"https://u@x/", b"javascript:1", b"https://x\\@y/", b"/\xff", b"unix:///x"],
 )
-def test_a_hop_out_of_https_or_to_an_unreadable_place_is_refused(location):
+def test_a_hop_out_of_https_or_to_an_unreadable_place_is_refused(location: bytes) -> None:
     origin = Origin.parse("https://api.example")
     request = UpstreamRequest(origin=origin, method=b"GET", target=b"/a", headers=[])
     with pytest.raises(ProtocolViolation):
         next_hop(request, location)
 
 
-async def test_a_local_socket_cannot_redirect_elsewhere(serve, client, ask, tmp_path):
+async def test_a_local_socket_cannot_redirect_elsewhere(
+    serve: Serve, client: UpstreamClient, ask: Ask, tmp_path: Path
+) -> None:
     peer = await serve(redirect(b"http://public.example/"), unix_path=str(tmp_path / "s.sock"))
     request = ask(peer.origin, b"GET")
     with pytest.raises(ProtocolViolation):

@@ -7,9 +7,12 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from elkapi.upstream import (
     AddressRefused,
@@ -20,12 +23,23 @@ from elkapi.upstream import (
     SendFailed,
     TlsFailed,
     TransportMissing,
+    UpstreamClient,
 )
-from tests.unit.upstream.upstream_peers import BIG, server_context
+from tests.unit.upstream.upstream_peers import (
+    BIG,
+    Ask,
+    MakeClient,
+    ManualTimers,
+    Script,
+    Serve,
+    Stream,
+    Trusting,
+    server_context,
+)
 from tests.waiting import until
 
 
-def test_asking_for_http2_without_the_extra_says_what_to_install():
+def test_asking_for_http2_without_the_extra_says_what_to_install() -> None:
     program = """
 import asyncio, importlib.util, sys
 real = importlib.util.find_spec
@@ -47,18 +61,18 @@ asyncio.run(main())
     assert "elkapi[http2]" in done.stdout
 
 
-async def test_http2_through_a_proxy_is_said_to_be_missing(client, ask):
+async def test_http2_through_a_proxy_is_said_to_be_missing(client: UpstreamClient, ask: Ask) -> None:
     origin = Origin.parse("https://x.example", http2=True, proxy_url="http://proxy.example:3128")
     with pytest.raises(TransportMissing):
         await client.send(ask(origin))
 
 
 @pytest.fixture
-def http2():
+def http2() -> None:
     pytest.importorskip("h2", reason="the http2 extra is not installed")
 
 
-def echo_script(act):
+def echo_script(act: Callable[[Any, int, Any, bytes], str | None]) -> Script:
     """An h2 server side: collects each request, then calls `act(connection, stream_id, headers, body)`.
 
     It leaves, without a word, after an `act` that says "leave", and resets its connection after one that says "reset".
@@ -67,11 +81,12 @@ def echo_script(act):
     import h2.connection
     import h2.events
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         connection.initiate_connection()
         await stream.write(connection.data_to_send())
-        requests, said = {}, None
+        requests: dict[int, list[Any]] = {}
+        said: str | None = None
         while said is None and (data := await stream.reader.read(65536)):
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
@@ -91,17 +106,19 @@ def echo_script(act):
 
 
 @pytest.fixture
-def tls(authority):
+def tls(authority: trustme.CA) -> ssl.SSLContext:
     context = server_context(authority.issue_cert("localhost"))
     context.set_alpn_protocols(["h2"])
     return context
 
 
 @pytest.mark.usefixtures("http2")
-async def test_requests_share_one_http2_connection(serve, make_client, ask, tls, trusting):
+async def test_requests_share_one_http2_connection(
+    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting
+) -> None:
     seen = []
 
-    def act(connection, stream_id, headers, body):
+    def act(connection: Any, stream_id: int, headers: Any, body: bytes) -> None:
         seen.append(headers)
         connection.send_headers(stream_id, [(":status", "200"), ("x-size", str(len(body)))])
         connection.send_data(stream_id, b"got " + body, end_stream=True)
@@ -110,7 +127,7 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls,
     origin = msgspec.structs.replace(peer.origin, http2=True)
     client = make_client(tls=trusting)
 
-    async def call(number):
+    async def call(number: int) -> bytes:
         reply = await client.send(ask(origin, body=b"%d" % number, headers=[(b"x-a", b"1"), (b"connection", b"x")]))
         assert (reply.status, reply.header(b"x-size")) == (200, b"1")
         return (await reply.read(BIG))[0]
@@ -125,10 +142,12 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls,
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_client, timers, ask, tls, trusting):
+async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(
+    serve: Serve, make_client: MakeClient, timers: ManualTimers, ask: Ask, tls: ssl.SSLContext, trusting: Trusting
+) -> None:
     silent = asyncio.Event()
 
-    def act(connection, stream_id, _headers, body):
+    def act(connection: Any, stream_id: int, _headers: Any, body: bytes) -> None:
         if body == b"silent":
             silent.set()
             return
@@ -150,18 +169,18 @@ async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_clie
     assert caught.value.sent
 
 
-def answer(connection, stream_id, body=b"ok"):
+def answer(connection: Any, stream_id: int, body: bytes = b"ok") -> None:
     connection.send_headers(stream_id, [(":status", "200")])
     connection.send_data(stream_id, body, end_stream=True)
 
 
 @pytest.mark.usefixtures("http2")
 async def test_a_peer_that_fell_silent_is_asked_anew_on_another_connection_and_a_slow_one_is_not(
-    serve, client, timers, ask
-):
+    serve: Serve, client: UpstreamClient, timers: ManualTimers, ask: Ask
+) -> None:
     asked = asyncio.Event()
 
-    def act(connection, stream_id, _headers, body):
+    def act(connection: Any, stream_id: int, _headers: Any, body: bytes) -> None:
         asked.set()
         if body != b"silent":
             answer(connection, stream_id, body)
@@ -169,10 +188,10 @@ async def test_a_peer_that_fell_silent_is_asked_anew_on_another_connection_and_a
     peer = await serve(echo_script(act))
     origin = msgspec.structs.replace(peer.origin, http2=True)
 
-    async def call(body):
+    async def call(body: bytes) -> tuple[bytes, bool]:
         return await (await client.send(ask(origin, body=body))).read(BIG)
 
-    async def given_up_after(wait_s):
+    async def given_up_after(wait_s: float) -> None:
         asked.clear()
         calling = asyncio.ensure_future(call(b"silent"))
         await asked.wait()
@@ -192,24 +211,29 @@ async def test_a_peer_that_fell_silent_is_asked_anew_on_another_connection_and_a
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
 @pytest.mark.usefixtures("http2")
-async def test_a_peer_that_acknowledges_nothing_is_given_up_by_the_kernel(serve, client, ask):
+async def test_a_peer_that_acknowledges_nothing_is_given_up_by_the_kernel(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     """Others may wait on its connection all the time, so that nobody here would ever give it up."""
     from elkapi.upstream.over_http2 import UNACKNOWLEDGED_MS_MAX
 
     peer = await serve(echo_script(lambda connection, stream_id, *_: answer(connection, stream_id)))
     reply = await client.send(ask(msgspec.structs.replace(peer.origin, http2=True)))
     assert await reply.read(BIG) == (b"ok", True)
-    (pooled,) = client._http2._pools[True].connections
+    transport: Any = client._http2
+    (pooled,) = transport._pools[True].connections
     sock = pooled._connection._network_stream.get_extra_info("socket")
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS_MAX
 
 
 @pytest.mark.parametrize("how", ["leave", "reset"])
 @pytest.mark.usefixtures("http2")
-async def test_a_connection_that_its_peer_closed_is_replaced_before_a_request_leaves(serve, client, ask, how):
+async def test_a_connection_that_its_peer_closed_is_replaced_before_a_request_leaves(
+    serve: Serve, client: UpstreamClient, ask: Ask, how: str
+) -> None:
     bodies = []
 
-    def act(connection, stream_id, _headers, body):
+    def act(connection: Any, stream_id: int, _headers: Any, body: bytes) -> str | None:
         bodies.append(body)
         answer(connection, stream_id)
         return how
@@ -226,11 +250,14 @@ async def test_a_connection_that_its_peer_closed_is_replaced_before_a_request_le
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_reused_connection_that_dies_unanswered_is_stale_and_a_fresh_one_cut(serve, client, ask):
-    def act(connection, stream_id, _headers, body):
+async def test_a_reused_connection_that_dies_unanswered_is_stale_and_a_fresh_one_cut(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    def act(connection: Any, stream_id: int, _headers: Any, body: bytes) -> str | None:
         if body == b"leave":
             return "leave"
-        return answer(connection, stream_id)
+        answer(connection, stream_id)
+        return None
 
     peer = await serve(echo_script(act))
     origin = msgspec.structs.replace(peer.origin, http2=True)
@@ -242,10 +269,12 @@ async def test_a_reused_connection_that_dies_unanswered_is_stale_and_a_fresh_one
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_request_that_a_leaving_peer_did_not_look_at_goes_on_with_its_body(serve, client, ask):
+async def test_a_request_that_a_leaving_peer_did_not_look_at_goes_on_with_its_body(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     """An upstream that ends a connection after so many requests says so with GOAWAY."""
 
-    def act(connection, stream_id, _headers, body):
+    def act(connection: Any, stream_id: int, _headers: Any, body: bytes) -> None:
         if stream_id == 3:
             connection.close_connection(last_stream_id=1)
         else:
@@ -254,7 +283,7 @@ async def test_a_request_that_a_leaving_peer_did_not_look_at_goes_on_with_its_bo
     peer = await serve(echo_script(act))
     origin = msgspec.structs.replace(peer.origin, http2=True)
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[bytes]:
         yield b"piece"
 
     await (await client.send(ask(origin))).read(BIG)
@@ -264,7 +293,7 @@ async def test_a_request_that_a_leaving_peer_did_not_look_at_goes_on_with_its_bo
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_stream_that_was_refused_unseen_sent_nothing(serve, client, ask):
+async def test_a_stream_that_was_refused_unseen_sent_nothing(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(echo_script(lambda connection, stream_id, *_: connection.reset_stream(stream_id, error_code=7)))
     with pytest.raises(SendFailed) as caught:
         await client.send(ask(msgspec.structs.replace(peer.origin, http2=True), body=b"x"))
@@ -272,18 +301,20 @@ async def test_a_stream_that_was_refused_unseen_sent_nothing(serve, client, ask)
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_reply_that_comes_as_its_caller_leaves_gives_its_stream_back(serve, client, ask):
-    def act(connection, stream_id, _headers, body):
+async def test_a_reply_that_comes_as_its_caller_leaves_gives_its_stream_back(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    def act(connection: Any, stream_id: int, _headers: Any, body: bytes) -> None:
         connection.send_headers(stream_id, [(":status", "200")])
         connection.send_data(stream_id, b"half", end_stream=body == b"whole")
 
     peer = await serve(echo_script(act))
     origin = msgspec.structs.replace(peer.origin, http2=True)
     await (await client.send(ask(origin, body=b"whole"))).read(BIG)
-    transport = client._http2
+    transport: Any = client._http2
     asked = transport._request
 
-    async def leaves(*what):
+    async def leaves(*what: Any) -> Any:
         reply = await asked(*what)
         asyncio.get_running_loop().call_soon(calling.cancel)
         return reply
@@ -297,8 +328,8 @@ async def test_a_reply_that_comes_as_its_caller_leaves_gives_its_stream_back(ser
 
 
 @pytest.mark.usefixtures("http2")
-async def test_the_guard_holds_for_http2_too(make_client, ask):
-    async def resolve(_host, _port):
+async def test_the_guard_holds_for_http2_too(make_client: MakeClient, ask: Ask) -> None:
+    async def resolve(_host: str, _port: int) -> list[str]:
         return ["127.0.0.1"]
 
     client = make_client(resolver=resolve)
@@ -312,9 +343,11 @@ async def test_the_guard_holds_for_http2_too(make_client, ask):
 
 @pytest.mark.usefixtures("http2")
 @pytest.mark.parametrize("plain", [False, True], ids=["a stranger's certificate", "no TLS at all"])
-async def test_a_handshake_that_fails_is_told_as_one_and_sent_nothing(serve, make_client, ask, tls, trusting, plain):
+async def test_a_handshake_that_fails_is_told_as_one_and_sent_nothing(
+    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting, plain: bool
+) -> None:
 
-    async def babble(stream):
+    async def babble(stream: Stream) -> None:
         await stream.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     peer = await serve(babble, tls=None if plain else tls)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from elkapi.upstream import ClientLimits, ProtocolViolation
@@ -39,11 +41,12 @@ def head(*fields: bytes, framing: bytes = b"Content-Length: 0") -> bytes:
 
 
 FRAMING_BYTES = len("content-length") + len("0") + 4
+Cutting = Callable[[bytes], list[bytes]]
 
 
 @pytest.mark.parametrize("cut", [lambda data: [data], singly], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
-def test_a_heads_fields_may_have_so_many_bytes_and_not_one_more(cut, more, fits):
+def test_a_heads_fields_may_have_so_many_bytes_and_not_one_more(cut: Cutting, more: int, fits: bool) -> None:
     value_bytes = LIMITS.header_bytes_max - FRAMING_BYTES - len("a") - 4 + more
     pieces = cut(head(b"A: " + b"v" * value_bytes))
     if fits:
@@ -56,14 +59,14 @@ def test_a_heads_fields_may_have_so_many_bytes_and_not_one_more(cut, more, fits)
 
 
 @pytest.mark.parametrize("cut", [lambda data: [data], singly], ids=["whole", "byte by byte"])
-def test_a_head_may_have_so_many_fields_and_not_one_more(cut):
+def test_a_head_may_have_so_many_fields_and_not_one_more(cut: Cutting) -> None:
     fields = [b"A: 1", b"B: 2", b"C: 3"]
     assert len(fed(*cut(head(*fields)))[1].headers) == 4
     with pytest.raises(ProtocolViolation, match="100 bytes or 4 headers"):
         fed(*cut(head(*fields, b"D: 4")))
 
 
-def test_interim_heads_count_with_the_last_one_and_their_fields_are_not_its():
+def test_interim_heads_count_with_the_last_one_and_their_fields_are_not_its() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     _, reply = fed(hints + hints + head(b"A: 1"))
     assert reply.headers == [(b"a", b"1"), (b"content-length", b"0")]
@@ -76,12 +79,12 @@ def test_interim_heads_count_with_the_last_one_and_their_fields_are_not_its():
         fed(long, head(b"A: " + b"v" * 20))
 
 
-def test_another_protocol_is_never_switched_to():
+def test_another_protocol_is_never_switched_to() -> None:
     with pytest.raises(ProtocolViolation, match="unexpected interim reply 101"):
         fed(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
 
 
-def test_a_line_that_never_ends_is_refused_at_twice_the_limit():
+def test_a_line_that_never_ends_is_refused_at_twice_the_limit() -> None:
     begun = b"HTTP/1.1 200 OK\r\nA: "
     whole = begun + b"v" * (2 * LIMITS.header_bytes_max - len(begun))
     fed(whole)
@@ -93,7 +96,7 @@ def test_a_line_that_never_ends_is_refused_at_twice_the_limit():
 CHUNKED = b"Transfer-Encoding: chunked"
 
 
-def test_so_many_trailers_are_dropped_and_not_one_more():
+def test_so_many_trailers_are_dropped_and_not_one_more() -> None:
     trailers = [b"X: %d\r\n" % number for number in range(LIMITS.header_count_max)]
     inbound, reply = fed(head(framing=CHUNKED), b"2\r\nok\r\n0\r\n", *trailers, b"\r\n")
     assert inbound.message_done
@@ -104,7 +107,7 @@ def test_so_many_trailers_are_dropped_and_not_one_more():
         fed(head(framing=CHUNKED), b"2\r\nok\r\n0\r\n", *trailers, b"Y: 1\r\n\r\n")
 
 
-def test_what_brings_no_body_may_be_so_long_and_not_one_byte_longer():
+def test_what_brings_no_body_may_be_so_long_and_not_one_byte_longer() -> None:
     silence = b"2;" + b"e" * (LIMITS.header_bytes_max - 2)
     inbound, reply = fed(head(framing=CHUNKED), silence, b"\r\nok\r\n", silence, b"\r\nay\r\n0\r\n\r\n")
     assert inbound.message_done
@@ -115,13 +118,13 @@ def test_what_brings_no_body_may_be_so_long_and_not_one_byte_longer():
         fed(head(framing=CHUNKED), *singly(silence), b"e")
 
 
-def test_a_segment_that_ends_the_head_is_not_silence():
+def test_a_segment_that_ends_the_head_is_not_silence() -> None:
     after = b"2;" + b"e" * (2 * LIMITS.header_bytes_max)
     inbound, _ = fed(head(framing=CHUNKED) + after)
     assert inbound.head_done
 
 
-def test_every_limit_counts_from_nothing_for_each_reply_of_a_kept_connection():
+def test_every_limit_counts_from_nothing_for_each_reply_of_a_kept_connection() -> None:
     inbound = Inbound(LIMITS)
     for _ in range(4):
         fed(
@@ -137,14 +140,14 @@ def test_every_limit_counts_from_nothing_for_each_reply_of_a_kept_connection():
         assert inbound.keep_alive
 
 
-def test_a_head_request_is_given_no_body_although_one_came():
+def test_a_head_request_is_given_no_body_although_one_came() -> None:
     inbound, reply = fed(head(framing=b"Content-Length: 5") + b"hello", is_head=True)
     assert inbound.message_done
     assert not inbound.keep_alive
     assert reply.body == b""
 
 
-def test_what_was_wrong_is_told():
+def test_what_was_wrong_is_told() -> None:
     with pytest.raises(ProtocolViolation, match="status is 999"):
         fed(head().replace(b"200", b"999"))
     with pytest.raises(ProtocolViolation, match="not plain chunked"):
@@ -157,7 +160,7 @@ def test_what_was_wrong_is_told():
     assert (caught.value.sent, caught.value.phase) == (True, "body")
 
 
-def test_the_first_byte_of_a_reply_is_an_answer():
+def test_the_first_byte_of_a_reply_is_an_answer() -> None:
     inbound = Inbound(LIMITS)
     inbound.begin(Reply())
     assert not inbound.answered
@@ -169,7 +172,7 @@ def test_the_first_byte_of_a_reply_is_an_answer():
 
 
 @pytest.mark.parametrize("cut", [lambda data: [data], singly], ids=["whole", "byte by byte"])
-def test_bytes_after_a_whole_reply_end_the_connections_reuse_and_are_no_part_of_it(cut):
+def test_bytes_after_a_whole_reply_end_the_connections_reuse_and_are_no_part_of_it(cut: Cutting) -> None:
     inbound, reply = fed(*cut(head(framing=b"Content-Length: 2") + b"ok"))
     assert inbound.keep_alive
     inbound.feed(b"X")
@@ -177,7 +180,7 @@ def test_bytes_after_a_whole_reply_end_the_connections_reuse_and_are_no_part_of_
     assert reply.body == b"ok"
 
 
-def test_a_second_reply_behind_a_whole_one_is_no_part_of_it_and_ends_the_connections_reuse():
+def test_a_second_reply_behind_a_whole_one_is_no_part_of_it_and_ends_the_connections_reuse() -> None:
     first = head(framing=b"Content-Length: 2") + b"ok"
     second = b"HTTP/1.1 500 Error\r\nContent-Length: 3\r\n\r\nbad"
     for pieces in ((first + second,), (first, second)):
@@ -189,11 +192,11 @@ def test_a_second_reply_behind_a_whole_one_is_no_part_of_it_and_ends_the_connect
 
 
 @pytest.mark.parametrize(("field", "kept"), [(b"A: 1", True), (b"Connection: close", False)])
-def test_a_reply_says_whether_its_connection_is_kept(field, kept):
+def test_a_reply_says_whether_its_connection_is_kept(field: bytes, kept: bool) -> None:
     assert fed(head(field))[0].keep_alive is kept
 
 
-def test_only_a_body_without_framing_ends_with_the_connection():
+def test_only_a_body_without_framing_ends_with_the_connection() -> None:
     unframed = b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n"
     inbound, reply = fed(unframed + b"o", b"k")
     assert inbound.ends_with_connection

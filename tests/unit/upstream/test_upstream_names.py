@@ -9,7 +9,7 @@ import elkapi.upstream as upstream
 from elkapi.upstream import errors
 
 
-def test_every_exported_name_exists_and_every_error_is_exported():
+def test_every_exported_name_exists_and_every_error_is_exported() -> None:
     assert sorted(upstream.__all__) == upstream.__all__
     assert all(hasattr(upstream, name) for name in upstream.__all__)
     defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
@@ -17,7 +17,7 @@ def test_every_exported_name_exists_and_every_error_is_exported():
     assert defined <= set(upstream.__all__)
 
 
-def test_the_drawn_error_tree_is_the_real_one():
+def test_the_drawn_error_tree_is_the_real_one() -> None:
     assert errors.__doc__ is not None
     drawn = re.findall(r"^ *([│├└─ ]*)\b(\w+) +(upstream_\w+|code, phase)", errors.__doc__, re.MULTILINE)
     parents: list[str] = []
@@ -33,6 +33,6 @@ def test_the_drawn_error_tree_is_the_real_one():
     assert seen == set(errors.__all__)
 
 
-def test_codes_are_unique():
+def test_codes_are_unique() -> None:
     codes = [getattr(errors, name).code for name in errors.__all__]
     assert len(set(codes)) == len(codes)

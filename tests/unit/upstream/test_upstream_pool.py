@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from elkapi.upstream import ClientClosed, ClientLimits, ConnectFailed, Origin, PoolFull, PoolTimeout, UpstreamFailure
+from elkapi.upstream.dialer import system_resolver
 from elkapi.upstream.pool import Bucket, Dialing, TlsContexts
+from tests.unit.upstream.upstream_peers import Ask, MakeClient, ManualTimers
 
 ORIGIN = Origin.parse("http://a.example")
+# What it makes is a bucket whose connections are the `Connection`s below.
+MakeBucket = Callable[..., Any]
 
 
 class Connection:
     """A connection, as the pool sees it."""
 
-    def __init__(self, bucket: Bucket, opened_at_s: float) -> None:
+    def __init__(self, bucket: Any, opened_at_s: float) -> None:
         self.bucket = bucket
         self.opened_at_s = opened_at_s
         self.alive = True
@@ -41,20 +47,20 @@ class Connection:
 
 
 @pytest.fixture
-def make_bucket(timers, monkeypatch):
+def make_bucket(timers: ManualTimers, monkeypatch: pytest.MonkeyPatch) -> MakeBucket:
     """`make_bucket(limit=..., opens=[...])` -> a bucket whose n-th dial fails where the n-th of `opens` is False."""
 
-    def make(*, opens=(), **limits):
+    def make(*, opens: Sequence[bool] = (), **limits: Any) -> Any:
         outcomes = list(opens)
-        bucket = Bucket(ORIGIN, Dialing(ClientLimits(**limits), timers, None, TlsContexts()))
+        bucket = Bucket(ORIGIN, Dialing(ClientLimits(**limits), timers, system_resolver, TlsContexts()))
 
-        async def dial(*_args):
+        async def dial(*_args: Any) -> None:
             for _ in range(3):
                 await asyncio.sleep(0)
             if outcomes and not outcomes.pop(0):
                 raise ConnectFailed("refused", phase="connect", sent=False)
 
-        async def attach(_sock, _deadline_s):
+        async def attach(_sock: socket.socket, _deadline_s: float) -> Connection:
             return Connection(bucket, timers.monotonic_s())
 
         monkeypatch.setattr("elkapi.upstream.pool.dial", dial)
@@ -69,11 +75,14 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def asked(bucket, timers) -> asyncio.Task:
-    return asyncio.ensure_future(bucket.acquire(timers.monotonic_s() + 5))
+def asked(bucket: Any, timers: ManualTimers) -> asyncio.Future[Any]:
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(bucket.acquire(timers.monotonic_s() + 5))
+    return waiting
 
 
-async def test_a_connection_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(make_bucket, timers):
+async def test_a_connection_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
     connection = await bucket.acquire(timers.monotonic_s() + 5)
     first, second = asked(bucket, timers), asked(bucket, timers)
@@ -91,7 +100,9 @@ async def test_a_connection_handed_to_a_waiter_that_is_cancelled_goes_to_the_nex
     assert (bucket.busy, bucket.dials, len(bucket.waiters)) == (0, 0, 0)
 
 
-async def test_a_slot_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(make_bucket, timers):
+async def test_a_slot_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
     connection = await bucket.acquire(timers.monotonic_s() + 5)
     first, second = asked(bucket, timers), asked(bucket, timers)
@@ -109,7 +120,9 @@ async def test_a_slot_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(make
     assert bucket.is_unused
 
 
-async def test_a_waiter_that_is_cancelled_or_times_out_leaves_its_place(make_bucket, timers):
+async def test_a_waiter_that_is_cancelled_or_times_out_leaves_its_place(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1, waiters_per_origin_max=1)
     connection = await bucket.acquire(timers.monotonic_s() + 5)
     cancelled = asked(bucket, timers)
@@ -123,9 +136,9 @@ async def test_a_waiter_that_is_cancelled_or_times_out_leaves_its_place(make_buc
     late = asked(bucket, timers)
     await turns()
     timers.advance(5)
-    with pytest.raises(PoolTimeout) as caught:
+    with pytest.raises(PoolTimeout) as timed_out:
         await late
-    assert caught.value.sent is False
+    assert timed_out.value.sent is False
     assert len(bucket.waiters) == 0
     waiting = asked(bucket, timers)
     await turns()
@@ -135,8 +148,8 @@ async def test_a_waiter_that_is_cancelled_or_times_out_leaves_its_place(make_buc
 
 
 async def test_what_comes_at_the_same_moment_neither_hides_a_cancellation_nor_takes_a_connection_back(
-    make_bucket, timers
-):
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
     connection = await bucket.acquire(timers.monotonic_s() + 5)
     waiting = asked(bucket, timers)
@@ -152,7 +165,9 @@ async def test_what_comes_at_the_same_moment_neither_hides_a_cancellation_nor_ta
     assert await waiting is connection
 
 
-async def test_a_connection_that_died_on_its_way_to_a_waiter_is_replaced(make_bucket, timers):
+async def test_a_connection_that_died_on_its_way_to_a_waiter_is_replaced(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
     connection = await bucket.acquire(timers.monotonic_s() + 5)
     waiting = asked(bucket, timers)
@@ -165,10 +180,12 @@ async def test_a_connection_that_died_on_its_way_to_a_waiter_is_replaced(make_bu
     assert bucket.dials_total == 2
 
 
-async def test_a_connection_that_ends_as_it_is_opened_keeps_no_slot(make_client, ask, monkeypatch):
+async def test_a_connection_that_ends_as_it_is_opened_keeps_no_slot(
+    make_client: MakeClient, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        async def dialed(*_args):
+        async def dialed(*_args: Any) -> socket.socket:
             sock = socket.create_connection(listening.getsockname())
             sock.setblocking(False)
             listening.accept()[0].close()
@@ -185,12 +202,12 @@ async def test_a_connection_that_ends_as_it_is_opened_keeps_no_slot(make_client,
 
 
 async def test_a_connection_that_ended_as_it_was_opened_gives_its_slot_to_one_that_waits(
-    make_bucket, timers, monkeypatch
-):
+    make_bucket: MakeBucket, timers: ManualTimers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
-    attach, dead = bucket._attach, []
+    attach, dead = bucket._attach, list[Any]()
 
-    async def ends_at_once(*args):
+    async def ends_at_once(*args: Any) -> Any:
         connection = await attach(*args)
         if not dead:
             dead.append(connection)
@@ -204,7 +221,9 @@ async def test_a_connection_that_ended_as_it_was_opened_gives_its_slot_to_one_th
     assert len(bucket.open) == 1
 
 
-async def test_a_dial_that_fails_gives_its_slot_to_one_that_waits(make_bucket, timers):
+async def test_a_dial_that_fails_gives_its_slot_to_one_that_waits(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1, opens=[False, True])
     first = asked(bucket, timers)
     await asyncio.sleep(0)
@@ -215,7 +234,9 @@ async def test_a_dial_that_fails_gives_its_slot_to_one_that_waits(make_bucket, t
     assert (bucket.open, bucket.dials, bucket.dials_total) == ({connection}, 0, 1)
 
 
-async def test_a_dial_that_is_cancelled_gives_its_slot_to_one_that_waits(make_bucket, timers):
+async def test_a_dial_that_is_cancelled_gives_its_slot_to_one_that_waits(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
     first = asked(bucket, timers)
     await asyncio.sleep(0)
@@ -226,7 +247,9 @@ async def test_a_dial_that_is_cancelled_gives_its_slot_to_one_that_waits(make_bu
     assert (bucket.open, bucket.dials) == ({connection}, 0)
 
 
-async def test_no_more_connections_are_opened_than_the_bound_counting_those_under_way(make_bucket, timers):
+async def test_no_more_connections_are_opened_than_the_bound_counting_those_under_way(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(connections_per_origin_max=2)
     several = [asked(bucket, timers) for _ in range(5)]
     await turns()
@@ -241,7 +264,9 @@ async def test_no_more_connections_are_opened_than_the_bound_counting_those_unde
     assert len(bucket.waiters) == 0
 
 
-async def test_the_newest_idle_connection_is_used_first_and_dead_ones_are_closed_on_the_way(make_bucket, timers):
+async def test_the_newest_idle_connection_is_used_first_and_dead_ones_are_closed_on_the_way(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket()
     several = [await bucket.acquire(timers.monotonic_s() + 5) for _ in range(3)]
     for connection in several:
@@ -254,7 +279,9 @@ async def test_the_newest_idle_connection_is_used_first_and_dead_ones_are_closed
     assert bucket.take_idle(held=False) is None
 
 
-async def test_a_connection_that_is_too_old_or_one_too_many_is_closed_where_it_comes_back(make_bucket, timers):
+async def test_a_connection_that_is_too_old_or_one_too_many_is_closed_where_it_comes_back(
+    make_bucket: MakeBucket, timers: ManualTimers
+) -> None:
     bucket = make_bucket(idle_connections_per_origin_max=1, connection_life_s_max=100, idle_keep_s=30)
     old = await bucket.acquire(timers.monotonic_s() + 5)
     timers.advance(100)
@@ -270,7 +297,7 @@ async def test_a_connection_that_is_too_old_or_one_too_many_is_closed_where_it_c
     assert (first.alive, second.alive, bucket.idle) == (True, False, [first])
 
 
-async def test_a_closed_pool_keeps_nothing_and_lets_nobody_wait(make_bucket, timers):
+async def test_a_closed_pool_keeps_nothing_and_lets_nobody_wait(make_bucket: MakeBucket, timers: ManualTimers) -> None:
     bucket = make_bucket(connections_per_origin_max=1)
     connection = await bucket.acquire(timers.monotonic_s() + 5)
     waiting = asked(bucket, timers)

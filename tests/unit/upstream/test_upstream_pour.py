@@ -8,8 +8,9 @@ import socket
 
 import pytest
 
-from elkapi.upstream import Cut, Origin, UpstreamFailure
-from tests.unit.upstream.upstream_peers import CHUNKED
+from elkapi.upstream import Cut, Origin, UpstreamClient, UpstreamFailure
+from elkapi.upstream.reply import SocketReply
+from tests.unit.upstream.upstream_peers import CHUNKED, Ask, Serve, Stream, taking
 from tests.waiting import until
 
 
@@ -17,10 +18,12 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def test_chunks_are_taken_one_by_one_as_they_come_and_the_connection_is_kept(serve, client, ask):
+async def test_chunks_are_taken_one_by_one_as_they_come_and_the_connection_is_kept(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     turn, got = asyncio.Event(), []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(CHUNKED)
         for number in range(5):
@@ -42,10 +45,10 @@ async def test_chunks_are_taken_one_by_one_as_they_come_and_the_connection_is_ke
     assert client.stats()["idle"] == 1
 
 
-async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask):
+async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     first, free, got = asyncio.Event(), asyncio.get_running_loop().create_future(), []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(CHUNKED + _chunk(b"a"))
         await first.wait()
@@ -53,7 +56,7 @@ async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask)
         await stream.write(_chunk(b"c") + b"0\r\n\r\n")
         await stream.reader.read()
 
-    def take(chunk: bytes):
+    def take(chunk: bytes) -> bool | asyncio.Future[None]:
         got.append(chunk)
         first.set()
         return free if len(got) == 1 else True
@@ -61,6 +64,7 @@ async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask)
     peer = await serve(script)
     reply = await client.send(ask(peer.origin))
     pouring = asyncio.ensure_future(reply.pour(take))
+    assert isinstance(reply, SocketReply)
     await until(lambda: reply.buffered_bytes == 2)
     assert got == [b"a"]
     free.set_result(None)
@@ -68,8 +72,8 @@ async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask)
     assert b"".join(got) == b"abc"
 
 
-async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask):
-    async def script(stream):
+async def test_a_taker_that_has_enough_gets_no_more(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(CHUNKED + _chunk(b"one"))
         await asked.wait()
@@ -86,15 +90,18 @@ async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask):
     reply = await client.send(ask(peer.origin))
     await reply.pour(take)
     asked.set()
+    assert isinstance(reply, SocketReply)
     await until(lambda: reply.buffered_bytes == 3)
     assert got == [b"one"]
     reply.cancel()
 
 
-async def test_what_the_taker_raises_is_raised_where_it_is_waited_for(serve, client, ask):
+async def test_what_the_taker_raises_is_raised_where_it_is_waited_for(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     go = asyncio.Event()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(CHUNKED)
         await go.wait()
@@ -119,10 +126,12 @@ async def test_what_the_taker_raises_is_raised_where_it_is_waited_for(serve, cli
     [b"", _chunk(b"more"), _chunk(b"more") + b"no chunk size\r\n"],
     ids=["closed", "closed after more", "broken after more in one segment"],
 )
-async def test_a_body_that_breaks_while_it_is_poured_says_so_after_what_came(serve, client, ask, end):
+async def test_a_body_that_breaks_while_it_is_poured_says_so_after_what_came(
+    serve: Serve, client: UpstreamClient, ask: Ask, end: bytes
+) -> None:
     first, got = asyncio.Event(), []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(CHUNKED + _chunk(b"first"))
         await first.wait()
@@ -143,10 +152,10 @@ async def test_a_body_that_breaks_while_it_is_poured_says_so_after_what_came(ser
     assert b"".join(got) == (b"firstmore" if end else b"first")
 
 
-async def test_a_cancelled_pour_takes_nothing_more(serve, client, ask):
-    go, got = asyncio.Event(), []
+async def test_a_cancelled_pour_takes_nothing_more(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
+    go, got = asyncio.Event(), list[bytes]()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(CHUNKED)
         await go.wait()
@@ -155,18 +164,19 @@ async def test_a_cancelled_pour_takes_nothing_more(serve, client, ask):
 
     peer = await serve(script)
     reply = await client.send(ask(peer.origin))
-    pouring = asyncio.ensure_future(reply.pour(lambda chunk: got.append(chunk) or True))
+    pouring = asyncio.ensure_future(reply.pour(taking(got)))
     await asyncio.sleep(0)
     pouring.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pouring
     go.set()
+    assert isinstance(reply, SocketReply)
     await until(lambda: reply.buffered_bytes == 4)
     assert got == []
     reply.cancel()
 
 
-async def test_a_peer_that_is_always_faster_leaves_others_their_turns(client, ask):
+async def test_a_peer_that_is_always_faster_leaves_others_their_turns(client: UpstreamClient, ask: Ask) -> None:
     size, taken, most = 16_000_000, 0, 0
     loop = asyncio.get_running_loop()
 

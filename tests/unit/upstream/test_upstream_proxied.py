@@ -7,9 +7,12 @@ import base64
 import re
 import socket
 import struct
+from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from elkapi.upstream import (
     AddressRefused,
@@ -25,19 +28,35 @@ from elkapi.upstream import (
     SendFailed,
     TlsFailed,
     TotalTimeout,
+    UpstreamClient,
+    UpstreamFailure,
 )
-from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of, server_context
+from tests.unit.upstream.upstream_peers import (
+    BIG,
+    OK,
+    Ask,
+    MakeClient,
+    ManualTimers,
+    Peer,
+    Script,
+    Serve,
+    Stream,
+    Trusting,
+    answering,
+    body_of,
+    server_context,
+)
 
 
-def through(peer, proxy, scheme="http"):
+def through(peer: Peer, proxy: Peer, scheme: str = "http") -> Origin:
     return msgspec.structs.replace(peer.origin, proxy_url=f"{scheme}://127.0.0.1:{proxy.origin.port}")
 
 
-async def splice(stream, port):
+async def splice(stream: Stream, port: int) -> None:
     """Both directions between the proxy's client and a local port, until either ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
-    async def copy(source, sink):
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
             sink.write(data)
             await sink.drain()
@@ -49,7 +68,7 @@ async def splice(stream, port):
         writer.close()
 
 
-async def http_proxy(stream):
+async def http_proxy(stream: Stream) -> None:
     """CONNECT only."""
     head = await stream.reader.readuntil(b"\r\n\r\n")
     method, target, _ = head.split(b" ", 2)
@@ -58,8 +77,8 @@ async def http_proxy(stream):
     await splice(stream, int(target.rsplit(b":", 1)[1]))
 
 
-def socks_proxy(seen):
-    async def script(stream):
+def socks_proxy(seen: list[bytes]) -> Script:
+    async def script(stream: Stream) -> None:
         _, count = await stream.reader.readexactly(2)
         await stream.reader.readexactly(count)
         await stream.write(b"\x05\x00")
@@ -73,10 +92,10 @@ def socks_proxy(seen):
     return script
 
 
-async def test_a_plain_target_is_asked_for_in_absolute_form(serve, client, ask):
+async def test_a_plain_target_is_asked_for_in_absolute_form(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     seen = []
 
-    async def proxy_script(stream):
+    async def proxy_script(stream: Stream) -> None:
         while True:
             seen.append(await stream.request())
             await stream.write(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\nok")
@@ -97,8 +116,10 @@ async def test_a_plain_target_is_asked_for_in_absolute_form(serve, client, ask):
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h"])
-async def test_tls_goes_through_the_proxy_end_to_end(serve, make_client, ask, authority, trusting, scheme):
-    names = []
+async def test_tls_goes_through_the_proxy_end_to_end(
+    serve: Serve, make_client: MakeClient, ask: Ask, authority: trustme.CA, trusting: Trusting, scheme: str
+) -> None:
+    names: list[bytes] = []
     proxy = await serve(http_proxy if scheme == "http" else socks_proxy(names))
     target = await serve(answering(OK), tls=server_context(authority.issue_cert("localhost")))
     origin = through(target, proxy, scheme)
@@ -112,10 +133,10 @@ async def test_tls_goes_through_the_proxy_end_to_end(serve, make_client, ask, au
     assert caught.value.sent is False
 
 
-def itself(scheme, script):
+def itself(scheme: str, script: Script) -> Script:
     """A proxy that plays the target behind it too, so that what it writes is there at once."""
 
-    async def run(stream):
+    async def run(stream: Stream) -> None:
         if scheme == "socks5":
             await stream.reader.readexactly(3)
             await stream.write(b"\x05\x00")
@@ -128,12 +149,14 @@ def itself(scheme, script):
 
 @pytest.mark.parametrize("seen", [True, False])
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(serve, client, ask, scheme, seen):
+async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(
+    serve: Serve, client: UpstreamClient, ask: Ask, scheme: str, seen: list[bytes]
+) -> None:
     """Whether the loop has read those bytes by then or not."""
     asked = asyncio.Event()
     written = asyncio.Event()
 
-    async def twice(stream):
+    async def twice(stream: Stream) -> None:
         await stream.request()
         await stream.write(OK)
         await asked.wait()
@@ -153,18 +176,20 @@ async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(ser
     assert proxy.connections == 2
 
 
-async def test_a_reused_connection_that_dies_unanswered_is_stale_here_too(serve, client, ask):
+async def test_a_reused_connection_that_dies_unanswered_is_stale_here_too(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     """A new one is not, nor one that had begun to answer."""
 
-    async def fresh(stream):
+    async def fresh(stream: Stream) -> None:
         await stream.request()
 
-    async def second(stream):
+    async def second(stream: Stream) -> None:
         await stream.request()
         await stream.write(OK)
         await stream.request()
 
-    async def in_the_head(stream):
+    async def in_the_head(stream: Stream) -> None:
         await second(stream)
         await stream.write(b"HTTP/1.1 200 OK\r\nContent-")
 
@@ -190,22 +215,26 @@ async def test_a_reused_connection_that_dies_unanswered_is_stale_here_too(serve,
         b"HTTP/1.1 999 What\r\nTransfer-Encoding: chunked",
     ],
 )
-async def test_a_reply_that_could_be_read_in_two_ways_is_refused_here_too(serve, client, ask, head):
+async def test_a_reply_that_could_be_read_in_two_ways_is_refused_here_too(
+    serve: Serve, client: UpstreamClient, ask: Ask, head: bytes
+) -> None:
     proxy = await serve(answering(head + b"\r\n\r\n2\r\nok\r\n0\r\n\r\n"))
     with pytest.raises(ProtocolViolation):
         await client.send(ask(through(proxy, proxy)))
 
 
-async def test_credentials_in_a_proxys_url_are_percent_decoded(serve, client, ask):
+async def test_credentials_in_a_proxys_url_are_percent_decoded(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     """The same `user:p@ss/w:rd` reaches an HTTP proxy as Basic and a SOCKS proxy by RFC 1929."""
     said = []
 
-    async def http(stream):
+    async def http(stream: Stream) -> None:
         head = await stream.request()
-        said.append(base64.b64decode(re.search(rb"(?i)proxy-authorization: basic (\S+)", head)[1]))
+        given = re.search(rb"(?i)proxy-authorization: basic (\S+)", head)
+        assert given is not None
+        said.append(base64.b64decode(given[1]))
         await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-    async def socks(stream):
+    async def socks(stream: Stream) -> None:
         _, count = await stream.reader.readexactly(2)
         assert 2 in await stream.reader.readexactly(count)
         await stream.write(b"\x05\x02")
@@ -227,8 +256,8 @@ async def test_credentials_in_a_proxys_url_are_percent_decoded(serve, client, as
     assert said == [b"user:p@ss/w:rd"] * 2
 
 
-async def test_the_target_is_judged_before_the_proxy_hears_of_it(make_client, ask):
-    async def resolve(host, _port):
+async def test_the_target_is_judged_before_the_proxy_hears_of_it(make_client: MakeClient, ask: Ask) -> None:
+    async def resolve(host: str, _port: int) -> list[str]:
         return ["1.1.1.1"] if host == "proxy.example" else ["10.0.0.1"]
 
     for scheme in ("http", "socks5"):
@@ -238,8 +267,8 @@ async def test_the_target_is_judged_before_the_proxy_hears_of_it(make_client, as
         assert "inner.example" in str(caught.value)
 
 
-async def test_the_proxys_own_address_is_judged_too(serve, make_client, ask):
-    async def resolve(host, _port):
+async def test_the_proxys_own_address_is_judged_too(serve: Serve, make_client: MakeClient, ask: Ask) -> None:
+    async def resolve(host: str, _port: int) -> list[str]:
         return ["127.0.0.1"] if host in ("proxy.example", "127.0.0.1") else ["1.1.1.1"]
 
     proxy = await serve(answering(OK))
@@ -251,12 +280,14 @@ async def test_the_proxys_own_address_is_judged_too(serve, make_client, ask):
     assert proxy.connections == 0
 
 
-async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, client, ask):
-    async def refuses(stream):
+async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def refuses(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
         await stream.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-    async def socks_refuses(stream):
+    async def socks_refuses(stream: Stream) -> None:
         await stream.reader.readexactly(3)
         await stream.write(b"\x05\xff")
 
@@ -275,13 +306,15 @@ async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, 
         await client.send(ask(origin))
 
 
-async def test_what_a_proxy_says_for_itself_is_a_connect_failure_that_sent_nothing(serve, client, ask):
+async def test_what_a_proxy_says_for_itself_is_a_connect_failure_that_sent_nothing(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     """A tunnel that is not opened whatever the proxy does, and the 407 of a proxy that forwards in the clear."""
 
-    async def hangs_up(stream):
+    async def hangs_up(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
 
-    async def babbles(stream):
+    async def babbles(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
         await stream.write(b"SSH-2.0-x\r\n")
 
@@ -296,8 +329,8 @@ async def test_what_a_proxy_says_for_itself_is_a_connect_failure_that_sent_nothi
         assert caught.value.sent is False
 
 
-async def test_a_proxys_password_is_in_no_failure(serve, client, ask):
-    async def asks_for_another(stream):
+async def test_a_proxys_password_is_in_no_failure(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
+    async def asks_for_another(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
         await stream.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
@@ -310,7 +343,7 @@ async def test_a_proxys_password_is_in_no_failure(serve, client, ask):
     assert "pass-word-1" not in str(caught.value)
 
 
-async def test_a_cut_and_an_unreadable_reply_are_told_apart(serve, client, ask):
+async def test_a_cut_and_an_unreadable_reply_are_told_apart(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     target = await serve(answering(OK))
     cut = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", then=lambda _: asyncio.sleep(0)))
     with pytest.raises(Cut) as caught:
@@ -326,8 +359,10 @@ async def test_a_cut_and_an_unreadable_reply_are_told_apart(serve, client, ask):
     assert violated.value.sent
 
 
-async def test_a_proxy_that_breaks_off_before_an_answer_may_have_passed_the_request_on(serve, client, ask):
-    async def broken(stream):
+async def test_a_proxy_that_breaks_off_before_an_answer_may_have_passed_the_request_on(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def broken(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
         # Without a linger the close is a reset.
         stream.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -339,7 +374,7 @@ async def test_a_proxy_that_breaks_off_before_an_answer_may_have_passed_the_requ
     assert (caught.value.phase, caught.value.sent) == ("send", True)
 
 
-async def test_an_unsafe_request_is_refused_on_this_path_too(serve, client, ask):
+async def test_an_unsafe_request_is_refused_on_this_path_too(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     proxy = await serve(answering(OK))
     target = await serve(answering(OK))
     origin = through(target, proxy)
@@ -354,15 +389,17 @@ async def test_an_unsafe_request_is_refused_on_this_path_too(serve, client, ask)
     assert proxy.connections == 0
 
 
-async def test_streamed_bodies_leave_chunked_or_with_their_length(serve, client, ask):
+async def test_streamed_bodies_leave_chunked_or_with_their_length(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     seen = []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         while True:
             seen.append(await stream.request())
             await stream.write(OK)
 
-    async def parts():
+    async def parts() -> AsyncIterator[bytes]:
         yield b"abc"
         yield b"de"
 
@@ -384,11 +421,19 @@ async def test_streamed_bodies_leave_chunked_or_with_their_length(serve, client,
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", TotalTimeout, 100.0),
     ],
 )
-async def test_the_deadlines_hold_behind_a_proxy(serve, client, timers, ask, sent, kind, limit_s):
+async def test_the_deadlines_hold_behind_a_proxy(
+    serve: Serve,
+    client: UpstreamClient,
+    timers: ManualTimers,
+    ask: Ask,
+    sent: bytes,
+    kind: type[UpstreamFailure],
+    limit_s: float,
+) -> None:
     idle_s = 1000.0 if kind is TotalTimeout else 5.0
     deadlines = Deadlines(connect_s=1.5, header_s=10.0, first_byte_s=20.0, idle_s=idle_s, total_s=100.0)
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(sent)
         arrived.set()
@@ -399,7 +444,7 @@ async def test_the_deadlines_hold_behind_a_proxy(serve, client, timers, ask, sen
     target = await serve(answering(OK))
     sending = asyncio.ensure_future(client.send(ask(through(target, proxy), deadlines=deadlines)))
     await arrived.wait()
-    waiting = sending
+    waiting: asyncio.Future[Any] = sending
     if sent:
         reply = await sending
         if sent.endswith(b"abc"):
@@ -414,10 +459,10 @@ async def test_the_deadlines_hold_behind_a_proxy(serve, client, timers, ask, sen
         await waiting
 
 
-async def test_cancelling_closes_the_proxied_connection(serve, client, ask):
+async def test_cancelling_closes_the_proxied_connection(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     gone = asyncio.Event()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
         await stream.reader.read()
@@ -433,10 +478,12 @@ async def test_cancelling_closes_the_proxied_connection(serve, client, ask):
         await reply.read(BIG)
 
 
-async def test_a_reply_that_comes_as_its_caller_leaves_closes_its_connection(serve, client, ask):
+async def test_a_reply_that_comes_as_its_caller_leaves_closes_its_connection(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     gone = asyncio.Event()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
         if not await stream.reader.read():
@@ -447,10 +494,10 @@ async def test_a_reply_that_comes_as_its_caller_leaves_closes_its_connection(ser
     (await client.send(ask(through(target, proxy)))).cancel()
     await gone.wait()
     gone.clear()
-    transport = client._proxied
+    transport: Any = client._proxied
     asked, replies = transport._request, []
 
-    async def leaves(*what):
+    async def leaves(*what: Any) -> Any:
         replies.append(await asked(*what))
         asyncio.get_running_loop().call_soon(calling.cancel)
         return replies[0]

@@ -5,16 +5,30 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
-from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure, answer_to
+from elkapi.upstream import Cut, ProtocolViolation, UpstreamClient, UpstreamFailure, answer_to
 from elkapi.upstream.pool import Bucket
-from tests.unit.upstream.upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
+from tests.unit.upstream.upstream_peers import (
+    BIG,
+    CHUNKED,
+    OK,
+    Ask,
+    MakeClient,
+    Serve,
+    Stream,
+    answering,
+    body_of,
+    closing,
+)
 from tests.waiting import until
 
 
-async def test_a_reply_has_status_lower_case_headers_in_order_and_its_body(serve, client, ask):
+async def test_a_reply_has_status_lower_case_headers_in_order_and_its_body(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     peer = await serve(
         answering(b"HTTP/1.1 201 Made\r\nX-A: 1\r\nx-a: 2\r\nX-Empty:\r\nContent-Length: 5\r\n\r\nhello")
     )
@@ -43,7 +57,9 @@ async def test_a_reply_has_status_lower_case_headers_in_order_and_its_body(serve
         ),
     ],
 )
-async def test_a_reply_whose_end_is_known_leaves_the_connection_fit_for_another(serve, client, ask, raw, body):
+async def test_a_reply_whose_end_is_known_leaves_the_connection_fit_for_another(
+    serve: Serve, client: UpstreamClient, ask: Ask, raw: bytes, body: bytes
+) -> None:
     peer = await serve(answering(raw))
     assert await body_of(client, ask(peer.origin)) == body
     reply = await client.send(ask(peer.origin))
@@ -64,7 +80,9 @@ async def test_a_reply_whose_end_is_known_leaves_the_connection_fit_for_another(
         CHUNKED + b"2\r\nok\r\n0\r\n\r\nX",
     ],
 )
-async def test_a_connection_with_close_or_trailing_bytes_is_not_used_again(serve, client, ask, raw):
+async def test_a_connection_with_close_or_trailing_bytes_is_not_used_again(
+    serve: Serve, client: UpstreamClient, ask: Ask, raw: bytes
+) -> None:
     peer = await serve(answering(raw))
     for _ in range(2):
         reply = await client.send(ask(peer.origin))
@@ -73,8 +91,8 @@ async def test_a_connection_with_close_or_trailing_bytes_is_not_used_again(serve
     assert peer.connections == 2
 
 
-async def test_bytes_nobody_asked_for_close_an_idle_connection(serve, client, ask):
-    async def late_408(stream):
+async def test_bytes_nobody_asked_for_close_an_idle_connection(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
+    async def late_408(stream: Stream) -> None:
         await stream.write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
         await stream.reader.read()
 
@@ -85,7 +103,9 @@ async def test_bytes_nobody_asked_for_close_an_idle_connection(serve, client, as
     assert peer.connections == 2
 
 
-async def test_a_head_request_has_no_body_whatever_its_headers_say(serve, client, ask):
+async def test_a_head_request_has_no_body_whatever_its_headers_say(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n"))
     for _ in range(2):
         reply = await client.send(ask(peer.origin, b"HEAD"))
@@ -93,14 +113,16 @@ async def test_a_head_request_has_no_body_whatever_its_headers_say(serve, client
         assert await reply.read(BIG) == (b"", True)
 
 
-async def test_a_body_without_framing_ends_with_the_connection(serve, client, ask):
+async def test_a_body_without_framing_ends_with_the_connection(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\n\r\nall of it", then=closing))
     assert await body_of(client, ask(peer.origin)) == b"all of it"
     assert client.stats()["idle"] == 0
 
 
-async def test_a_peer_that_closes_only_its_sending_half_ends_the_body_too(serve, client, ask):
-    async def half(stream):
+async def test_a_peer_that_closes_only_its_sending_half_ends_the_body_too(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def half(stream: Stream) -> None:
         stream.writer.write_eof()
         await stream.reader.read()
 
@@ -121,8 +143,10 @@ async def test_a_peer_that_closes_only_its_sending_half_ends_the_body_too(serve,
     ],
 )
 @pytest.mark.parametrize("how", ["fin", "rst"])
-async def test_a_reply_that_stops_early_is_cut(serve, client, ask, raw, phase, how):
-    async def end(stream):
+async def test_a_reply_that_stops_early_is_cut(
+    serve: Serve, client: UpstreamClient, ask: Ask, raw: bytes, phase: str, how: str
+) -> None:
+    async def end(stream: Stream) -> None:
         if how == "rst":
             await asyncio.sleep(0.01)  # An RST may overtake data that the client has not read yet.
             stream.reset()
@@ -135,7 +159,7 @@ async def test_a_reply_that_stops_early_is_cut(serve, client, ask, raw, phase, h
     assert not caught.value.stale
 
 
-async def test_what_came_before_a_cut_is_still_given_out(serve, client, ask):
+async def test_what_came_before_a_cut_is_still_given_out(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", then=closing))
     reply = await client.send(ask(peer.origin))
     assert await reply.next_chunk() == b"short"
@@ -143,8 +167,10 @@ async def test_what_came_before_a_cut_is_still_given_out(serve, client, ask):
         await reply.next_chunk()
 
 
-async def test_a_reset_is_never_taken_for_the_end_of_an_unframed_body(serve, client, ask):
-    async def end(stream):
+async def test_a_reset_is_never_taken_for_the_end_of_an_unframed_body(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def end(stream: Stream) -> None:
         await asyncio.sleep(0.01)
         stream.reset()
 
@@ -189,7 +215,9 @@ async def test_a_reset_is_never_taken_for_the_end_of_an_unframed_body(serve, cli
         pytest.param(CHUNKED + b"fffffffffffffffff\r\n", id="chunk size overflow"),
     ],
 )
-async def test_a_reply_that_could_be_read_in_two_ways_is_refused(serve, client, ask, raw):
+async def test_a_reply_that_could_be_read_in_two_ways_is_refused(
+    serve: Serve, client: UpstreamClient, ask: Ask, raw: bytes
+) -> None:
     peer = await serve(answering(raw))
     with pytest.raises(ProtocolViolation) as caught:
         await body_of(client, ask(peer.origin))
@@ -197,7 +225,7 @@ async def test_a_reply_that_could_be_read_in_two_ways_is_refused(serve, client, 
     assert client.stats()["idle"] == 0
 
 
-async def test_endless_interim_replies_are_refused(serve, make_client, ask):
+async def test_endless_interim_replies_are_refused(serve: Serve, make_client: MakeClient, ask: Ask) -> None:
     client = make_client(interim_replies_max=3)
     peer = await serve(answering(b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + OK, b"HTTP/1.1 100 Continue\r\n\r\n" * 4 + OK))
     assert await body_of(client, ask(peer.origin)) == b"ok"
@@ -216,7 +244,9 @@ async def test_endless_interim_replies_are_refused(serve, make_client, ask):
         (b"X: a\r\n" * 11, False),
     ],
 )
-async def test_header_limits_hold_in_bytes_and_in_count(serve, make_client, ask, head, fits):
+async def test_header_limits_hold_in_bytes_and_in_count(
+    serve: Serve, make_client: MakeClient, ask: Ask, head: bytes, fits: bool
+) -> None:
     client = make_client(header_bytes_max=1024, header_count_max=10)
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + head + b"\r\nok"))
     if fits:
@@ -227,14 +257,16 @@ async def test_header_limits_hold_in_bytes_and_in_count(serve, make_client, ask,
 
 
 @pytest.mark.parametrize("tail", [b"2;" + b"e" * 300_000, b"0\r\nX: " + b"t" * 300_000, b"0\r\n" + b"X: t\r\n" * 300])
-async def test_endless_chunk_extensions_and_trailers_are_refused(serve, client, ask, tail):
+async def test_endless_chunk_extensions_and_trailers_are_refused(
+    serve: Serve, client: UpstreamClient, ask: Ask, tail: bytes
+) -> None:
     peer = await serve(answering(CHUNKED + b"2\r\nok\r\n" + tail))
     with pytest.raises(UpstreamFailure) as caught:
         await body_of(client, ask(peer.origin))
     assert isinstance(caught.value, ProtocolViolation)
 
 
-async def test_read_stops_at_its_limit_and_loses_nothing(serve, client, ask):
+async def test_read_stops_at_its_limit_and_loses_nothing(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789"))
     reply = await client.send(ask(peer.origin))
     assert await reply.read(4) == (b"0123", False)
@@ -242,10 +274,12 @@ async def test_read_stops_at_its_limit_and_loses_nothing(serve, client, ask):
     assert await reply.read(6) == (b"456789", True)
 
 
-async def test_a_cancelled_reply_closes_its_connection_at_once_and_only_once(serve, client, ask):
+async def test_a_cancelled_reply_closes_its_connection_at_once_and_only_once(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     gone = asyncio.Event()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234")
         await stream.reader.read()
@@ -262,7 +296,9 @@ async def test_a_cancelled_reply_closes_its_connection_at_once_and_only_once(ser
     await until(lambda: client.stats()["open"] == 0)
 
 
-async def test_cancelling_a_complete_reply_leaves_its_connection_in_the_pool(serve, client, ask):
+async def test_cancelling_a_complete_reply_leaves_its_connection_in_the_pool(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     peer = await serve(answering(OK))
     reply = await client.send(ask(peer.origin))
     assert await reply.read(BIG) == (b"ok", True)
@@ -270,10 +306,10 @@ async def test_cancelling_a_complete_reply_leaves_its_connection_in_the_pool(ser
     assert client.stats()["idle"] == 1
 
 
-async def test_cancelling_send_closes_the_connection(serve, client, ask):
+async def test_cancelling_send_closes_the_connection(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     seen, gone = asyncio.Event(), asyncio.Event()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.request()
         seen.set()
         await stream.reader.read()
@@ -289,10 +325,10 @@ async def test_cancelling_send_closes_the_connection(serve, client, ask):
     await until(lambda: client.stats()["open"] == 0)
 
 
-async def test_parallel_calls_each_get_their_own_reply(serve, make_client, ask):
+async def test_parallel_calls_each_get_their_own_reply(serve: Serve, make_client: MakeClient, ask: Ask) -> None:
     client = make_client(connections_per_origin_max=8)
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         while True:
             request = await stream.request()
             body = request.split(b"\r\n\r\n", 1)[1] * 5000
@@ -307,7 +343,9 @@ async def test_parallel_calls_each_get_their_own_reply(serve, make_client, ask):
     assert peer.connections == 8
 
 
-async def test_a_unix_origin_is_reached_through_its_socket(serve, client, ask, tmp_path):
+async def test_a_unix_origin_is_reached_through_its_socket(
+    serve: Serve, client: UpstreamClient, ask: Ask, tmp_path: Path
+) -> None:
     peer = await serve(answering(OK), unix_path=str(tmp_path / "model.sock"))
     assert await body_of(client, ask(peer.origin)) == b"ok"
     assert await body_of(client, ask(peer.origin)) == b"ok"
@@ -315,12 +353,14 @@ async def test_a_unix_origin_is_reached_through_its_socket(serve, client, ask, t
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["stray reply", "end"])
-async def test_what_comes_before_a_request_left_is_no_answer_to_it(serve, client, ask, ends, monkeypatch):
+async def test_what_comes_before_a_request_left_is_no_answer_to_it(
+    serve: Serve, client: UpstreamClient, ask: Ask, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests that leave together wait for the end of the turn: until then the connection is as good as idle."""
     monkeypatch.setattr(Bucket, "busy", 1)
     asked = 0
 
-    async def counting(stream):
+    async def counting(stream: Stream) -> None:
         nonlocal asked
         while True:
             await stream.request()
@@ -342,12 +382,14 @@ async def test_what_comes_before_a_request_left_is_no_answer_to_it(serve, client
 
 @pytest.mark.parametrize("busy", [0, 1], ids=["alone", "held"])
 @pytest.mark.parametrize("ends", [False, True], ids=["stray reply", "end"])
-async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(serve, client, ask, ends, busy, monkeypatch):
+async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(
+    serve: Serve, client: UpstreamClient, ask: Ask, ends: bool, busy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel knows that the peer closed or spoke, the loop does not yet."""
     monkeypatch.setattr(Bucket, "busy", busy)
     asked, release, done = 0, threading.Event(), threading.Event()
 
-    async def leaving(stream):
+    async def leaving(stream: Stream) -> None:
         nonlocal asked
         await stream.request()
         asked += 1
@@ -357,7 +399,7 @@ async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(serve, client
             threading.Thread(target=leave, args=(sock,), daemon=True).start()
         await stream.reader.read()
 
-    def leave(sock):
+    def leave(sock: socket.socket) -> None:
         release.wait()
         with sock:
             sock.shutdown(socket.SHUT_WR) if ends else sock.send(OK)
@@ -371,14 +413,16 @@ async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(serve, client
     assert (asked, peer.connections, client.stats()["stale_total"]) == (2, 2, 1)
 
 
-async def test_an_answer_longer_than_wanted_keeps_no_connection(serve, client, ask):
+async def test_an_answer_longer_than_wanted_keeps_no_connection(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     peer = await serve(answering(CHUNKED + b"9\r\nbeginning\r\n"))
     answer = await answer_to(client.send, ask(peer.origin), 5)
     assert (answer.status, answer.body, answer.complete) == (200, b"begin", False)
     await until(lambda: not client.stats()["open"])
 
 
-async def test_an_answer_that_nobody_waits_for_any_more_keeps_no_connection(serve, client, ask):
+async def test_an_answer_that_nobody_waits_for_any_more_keeps_no_connection(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     peer = await serve(answering(CHUNKED + b"9\r\nbeginning\r\n"))
     asking = asyncio.create_task(answer_to(client.send, ask(peer.origin), BIG))
     await until(lambda: client.stats()["open"])

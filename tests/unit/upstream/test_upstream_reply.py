@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -11,6 +12,7 @@ from elkapi.upstream.phased import PulledReply
 from elkapi.upstream.reply import SocketReply
 from elkapi.upstream.timers import LoopTimers
 from elkapi.upstream.wire import fields_of
+from tests.unit.upstream.upstream_peers import taking
 
 CUT = Cut("cut", phase="body", sent=True)
 
@@ -28,6 +30,11 @@ class Wire:
 
     def drop_reply(self, reply: SocketReply) -> None:
         self.dropped += 1
+
+
+def wire_of(reply: SocketReply) -> Wire:
+    assert isinstance(reply._wire, Wire)
+    return reply._wire
 
 
 def begun(*chunks: bytes) -> SocketReply:
@@ -51,7 +58,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_first_value_of_a_repeated_header_counts_and_names_are_tried_in_order():
+async def test_the_first_value_of_a_repeated_header_counts_and_names_are_tried_in_order() -> None:
     reply = begun()
     assert reply.fields == {b"x-a": b"1", b"x-b": b"2"}
     assert reply.header(b"absent", b"x-b", b"x-a") == b"2"
@@ -60,7 +67,7 @@ async def test_the_first_value_of_a_repeated_header_counts_and_names_are_tried_i
 
 @pytest.mark.parametrize("end", [ended, begun], ids=["all of it is there", "its end is still to come"])
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 5, 6, 7])
-async def test_read_gives_so_much_and_the_rest_afterwards(end, limit):
+async def test_read_gives_so_much_and_the_rest_afterwards(end: Callable[..., SocketReply], limit: int) -> None:
     reply = end(b"abc", b"def")
     if end is begun:
         asyncio.get_running_loop().call_soon(reply.end)
@@ -70,20 +77,20 @@ async def test_read_gives_so_much_and_the_rest_afterwards(end, limit):
     assert reply.buffered_bytes == 0
 
 
-async def test_chunks_that_waited_are_given_joined_and_the_connection_may_go_on():
+async def test_chunks_that_waited_are_given_joined_and_the_connection_may_go_on() -> None:
     reply = begun(b"abc", b"def")
     assert await reply.next_chunk() == b"abcdef"
-    assert (reply._wire.resumed, reply.buffered_bytes) == (1, 0)
+    assert (wire_of(reply).resumed, reply.buffered_bytes) == (1, 0)
     reply.give_body(b"g")
     reply.end()
     assert [chunk async for chunk in reply] == [b"g"]
     assert await reply.next_chunk() == b""
 
 
-async def test_what_read_left_over_is_poured_at_once_and_what_comes_after_it_too():
-    reply, got = begun(b"abcdef"), []
+async def test_what_read_left_over_is_poured_at_once_and_what_comes_after_it_too() -> None:
+    reply, got = begun(b"abcdef"), list[bytes]()
     assert await reply.read(2) == (b"ab", False)
-    pouring = asyncio.ensure_future(reply.pour(lambda chunk: got.append(chunk) is None))
+    pouring = asyncio.ensure_future(reply.pour(taking(got)))
     await turns()
     assert got == [b"cdef"]
     reply.give_body(b"g")
@@ -100,12 +107,14 @@ async def all_of(reply: SocketReply, got: list[bytes]) -> None:
 
 
 async def poured(reply: SocketReply, got: list[bytes]) -> None:
-    await reply.pour(lambda chunk: got.append(chunk) is None)
+    await reply.pour(taking(got))
 
 
 @pytest.mark.parametrize("taken", [all_of, poured])
-async def test_a_failure_is_told_after_what_came_before_it_however_the_body_is_taken(taken):
-    reply, got = begun(b"abc"), []
+async def test_a_failure_is_told_after_what_came_before_it_however_the_body_is_taken(
+    taken: Callable[..., Awaitable[None]],
+) -> None:
+    reply, got = begun(b"abc"), list[bytes]()
     reply.end_badly(CUT)
     with pytest.raises(Cut):
         await taken(reply, got)
@@ -115,12 +124,12 @@ async def test_a_failure_is_told_after_what_came_before_it_however_the_body_is_t
         await reply.read(100)
 
 
-async def test_a_failure_wakes_whoever_waits_for_the_head_or_the_body():
+async def test_a_failure_wakes_whoever_waits_for_the_head_or_the_body() -> None:
     headless = SocketReply(Wire(), False)
     waiting = asyncio.ensure_future(headless.head())
     pulling = begun()
     taken = asyncio.ensure_future(pulling.next_chunk())
-    pouring, got = begun(), []
+    pouring, got = begun(), list[bytes]()
     poured_out = asyncio.ensure_future(poured(pouring, got))
     await turns()
     for reply in (headless, pulling, pouring):
@@ -133,7 +142,7 @@ async def test_a_failure_wakes_whoever_waits_for_the_head_or_the_body():
     assert got == []
 
 
-async def test_a_head_that_came_before_its_failure_is_a_head():
+async def test_a_head_that_came_before_its_failure_is_a_head() -> None:
     reply = begun()
     reply.end_badly(CUT)
     await reply.head()
@@ -143,11 +152,11 @@ async def test_a_head_that_came_before_its_failure_is_a_head():
         await failed.head()
 
 
-async def test_a_taker_that_fails_or_has_enough_is_asked_no_more_and_one_that_waits_is_waited_for():
+async def test_a_taker_that_fails_or_has_enough_is_asked_no_more_and_one_that_waits_is_waited_for() -> None:
     class Mine(Exception):
         pass
 
-    def fails(_chunk):
+    def fails(_chunk: bytes) -> bool:
         raise Mine
 
     reply = begun()
@@ -160,9 +169,14 @@ async def test_a_taker_that_fails_or_has_enough_is_asked_no_more_and_one_that_wa
     reply.give_body(b"b")
     assert await reply.next_chunk() == b"b"
 
-    got, free = [], asyncio.get_running_loop().create_future()
+    got, free = list[bytes](), asyncio.get_running_loop().create_future()
     reply = begun()
-    pouring = asyncio.ensure_future(reply.pour(lambda chunk: got.append(chunk) or (free if len(got) == 1 else False)))
+
+    def take(chunk: bytes) -> bool | asyncio.Future[None]:
+        got.append(chunk)
+        return free if len(got) == 1 else False
+
+    pouring = asyncio.ensure_future(reply.pour(take))
     await turns()
     for chunk in (b"a", b"b", b"c"):
         reply.give_body(chunk)
@@ -174,7 +188,7 @@ async def test_a_taker_that_fails_or_has_enough_is_asked_no_more_and_one_that_wa
     assert got == [b"a", b"bc"]
 
 
-async def test_a_reply_has_one_reader():
+async def test_a_reply_has_one_reader() -> None:
     reply = begun()
     first = asyncio.ensure_future(reply.next_chunk())
     await turns()
@@ -184,16 +198,16 @@ async def test_a_reply_has_one_reader():
     assert await first == b""
 
 
-async def test_cancelling_drops_the_connection_once_and_what_was_not_read():
+async def test_cancelling_drops_the_connection_once_and_what_was_not_read() -> None:
     reply = begun(b"abc")
     reply.cancel()
     reply.cancel()
-    assert reply._wire.dropped == 1
+    assert wire_of(reply).dropped == 1
     with pytest.raises(Cut, match="closed by the reader"):
         await reply.next_chunk()
     whole = ended(b"abc")
     await whole.aclose()
-    assert whole._wire.dropped == 0
+    assert wire_of(whole).dropped == 0
     assert await whole.read(100) == (b"abc", True)
     waited_for = begun()
     pulling = asyncio.ensure_future(waited_for.next_chunk())
@@ -208,7 +222,7 @@ def pulled(*chunks: bytes, ends: bool = True, closed: list[bool] | None = None) 
     time that it is closed.
     """
 
-    async def source():
+    async def source() -> AsyncIterator[bytes]:
         for chunk in chunks:
             yield chunk
         if not ends:
@@ -230,7 +244,7 @@ def pulled(*chunks: bytes, ends: bool = True, closed: list[bool] | None = None) 
     )
 
 
-async def test_a_reply_of_another_client_that_failed_has_no_proper_end_later():
+async def test_a_reply_of_another_client_that_failed_has_no_proper_end_later() -> None:
     reply = pulled(b"abc", ends=False)
     assert await reply.next_chunk() == b"abc"
     for _ in range(2):
@@ -239,7 +253,7 @@ async def test_a_reply_of_another_client_that_failed_has_no_proper_end_later():
 
 
 @pytest.mark.parametrize("how", ["cancel", "aclose"])
-async def test_a_reply_of_another_client_that_was_closed_early_has_no_proper_end(how):
+async def test_a_reply_of_another_client_that_was_closed_early_has_no_proper_end(how: str) -> None:
     reply = pulled(b"abc", b"def")
     assert await reply.next_chunk() == b"abc"
     if how == "cancel":
@@ -255,7 +269,7 @@ async def test_a_reply_of_another_client_that_was_closed_early_has_no_proper_end
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_a_reply_of_another_client_is_closed_once_whatever_it_ends_by(ends):
+async def test_a_reply_of_another_client_is_closed_once_whatever_it_ends_by(ends: bool) -> None:
     closed: list[bool] = []
     reply = pulled(b"", b"abc", ends=ends, closed=closed)
     assert await reply.next_chunk() == b"abc"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from elkapi.upstream import Cut, Origin, RequestRefused, SendFailed, UpstreamFailure
-from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
+from elkapi.upstream import Cut, Origin, RequestRefused, SendFailed, UpstreamClient, UpstreamFailure
+from tests.unit.upstream.upstream_peers import BIG, OK, Ask, Script, Serve, Stream, answering, body_of
 from tests.waiting import until
 
 
-def recording(seen, reply=OK):
-    async def script(stream):
+def recording(seen: list[bytes], reply: bytes = OK) -> Script:
+    async def script(stream: Stream) -> None:
         while True:
             seen.append(await stream.request())
             await stream.write(reply)
@@ -21,8 +23,10 @@ def recording(seen, reply=OK):
     return script
 
 
-async def test_host_and_length_are_the_clients_own_and_hop_by_hop_headers_stay_behind(serve, client, ask):
-    seen = []
+async def test_host_and_length_are_the_clients_own_and_hop_by_hop_headers_stay_behind(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    seen: list[bytes] = []
     peer = await serve(recording(seen))
     headers = [
         (b"X-One", b"1"),
@@ -40,8 +44,10 @@ async def test_host_and_length_are_the_clients_own_and_hop_by_hop_headers_stay_b
     ]
 
 
-async def test_a_get_without_body_announces_none_and_a_post_says_zero(serve, client, ask):
-    seen = []
+async def test_a_get_without_body_announces_none_and_a_post_says_zero(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    seen: list[bytes] = []
     peer = await serve(recording(seen))
     await body_of(client, ask(peer.origin, b"GET", headers=[]))
     await body_of(client, ask(peer.origin, b"POST", headers=[], body=b""))
@@ -76,8 +82,10 @@ async def test_a_get_without_body_announces_none_and_a_post_says_zero(serve, cli
         {"body_bytes": -1},
     ],
 )
-async def test_a_request_that_could_be_two_is_refused_before_anything_leaves(serve, client, ask, change):
-    async def nothing():
+async def test_a_request_that_could_be_two_is_refused_before_anything_leaves(
+    serve: Serve, client: UpstreamClient, ask: Ask, change: dict[str, Any]
+) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
         yield b"x"
 
     if "body_bytes" in change:
@@ -89,8 +97,10 @@ async def test_a_request_that_could_be_two_is_refused_before_anything_leaves(ser
     assert peer.connections == 0
 
 
-async def test_a_header_name_judged_once_is_judged_the_same_again(serve, client, ask):
-    seen = []
+async def test_a_header_name_judged_once_is_judged_the_same_again(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    seen: list[bytes] = []
     peer = await serve(recording(seen))
     for _ in range(3):
         await body_of(client, ask(peer.origin, headers=[(b"HOST", b"evil"), (b"X-Fine", b"1")]))
@@ -99,14 +109,14 @@ async def test_a_header_name_judged_once_is_judged_the_same_again(serve, client,
     assert all(b"evil" not in request and b"X-Fine: 1" in request for request in seen)
 
 
-async def chunks(*parts):
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         await asyncio.sleep(0)
         yield part
 
 
-async def test_a_streamed_body_leaves_chunked(serve, client, ask):
-    seen = []
+async def test_a_streamed_body_leaves_chunked(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
+    seen: list[bytes] = []
     peer = await serve(recording(seen))
     await body_of(client, ask(peer.origin, body=chunks(b"abc", b"", b"defghijklmnopq")))
     reply = await client.send(ask(peer.origin, body=chunks(b"x")))
@@ -114,15 +124,19 @@ async def test_a_streamed_body_leaves_chunked(serve, client, ask):
     assert seen[0].endswith(b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\ne\r\ndefghijklmnopq\r\n0\r\n\r\n")
 
 
-async def test_a_streamed_body_of_known_size_leaves_with_its_length(serve, client, ask):
-    seen = []
+async def test_a_streamed_body_of_known_size_leaves_with_its_length(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    seen: list[bytes] = []
     peer = await serve(recording(seen))
     await body_of(client, ask(peer.origin, body=chunks(b"abc", b"de"), body_bytes=5))
     assert seen[0].endswith(b"content-length: 5\r\n\r\nabcde")
 
 
 @pytest.mark.parametrize("announced", [4, 6])
-async def test_a_streamed_body_that_is_not_as_long_as_announced_fails(serve, client, ask, announced):
+async def test_a_streamed_body_that_is_not_as_long_as_announced_fails(
+    serve: Serve, client: UpstreamClient, ask: Ask, announced: int
+) -> None:
     peer = await serve(recording([]))
     with pytest.raises(SendFailed) as caught:
         await body_of(client, ask(peer.origin, body=chunks(b"abc", b"de"), body_bytes=announced))
@@ -130,11 +144,13 @@ async def test_a_streamed_body_that_is_not_as_long_as_announced_fails(serve, cli
     assert client.stats()["idle"] == 0
 
 
-async def test_an_exception_of_the_body_reaches_the_caller_as_it_is_and_the_connection_ends(serve, client, ask):
+async def test_an_exception_of_the_body_reaches_the_caller_as_it_is_and_the_connection_ends(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     class CallerWentAway(Exception):
         pass
 
-    async def broken():
+    async def broken() -> AsyncIterator[bytes]:
         yield b"abc"
         raise CallerWentAway
 
@@ -144,17 +160,19 @@ async def test_an_exception_of_the_body_reaches_the_caller_as_it_is_and_the_conn
     await until(lambda: client.stats()["open"] == 0)
 
 
-async def test_an_early_refusal_is_delivered_while_the_body_is_still_being_sent(serve, client, ask):
+async def test_an_early_refusal_is_delivered_while_the_body_is_still_being_sent(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     closed = asyncio.Event()
 
-    async def endless():
+    async def endless() -> AsyncIterator[bytes]:
         try:
             yield b"first"
             await asyncio.Event().wait()
         finally:
             closed.set()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.reader.readuntil(b"first\r\n")
         await stream.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
         await stream.reader.read()
@@ -167,15 +185,15 @@ async def test_an_early_refusal_is_delivered_while_the_body_is_still_being_sent(
     assert client.stats()["idle"] == 0
 
 
-async def test_an_early_success_goes_on_both_ways(serve, client, ask):
+async def test_an_early_success_goes_on_both_ways(serve: Serve, client: UpstreamClient, ask: Ask) -> None:
     go = asyncio.Event()
 
-    async def dialogue():
+    async def dialogue() -> AsyncIterator[bytes]:
         yield b"ping"
         await go.wait()
         yield b"pong"
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.reader.readuntil(b"ping\r\n")
         await stream.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nPING\r\n")
         await stream.reader.readuntil(b"pong\r\n0\r\n\r\n")
@@ -192,14 +210,16 @@ async def test_an_early_success_goes_on_both_ways(serve, client, ask):
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_refusal_with_a_close_behind_it_is_still_seen(serve, client, ask, streamed):
+async def test_a_refusal_with_a_close_behind_it_is_still_seen(
+    serve: Serve, client: UpstreamClient, ask: Ask, streamed: bool
+) -> None:
     """The peer answers 413 to the head, reads nothing and closes, so the kernel answers our body with RST."""
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
         await stream.write(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig")
 
-    async def body():
+    async def body() -> AsyncIterator[bytes]:
         for _ in range(400):
             yield b"x" * 65536
             await asyncio.sleep(0)
@@ -211,8 +231,10 @@ async def test_a_refusal_with_a_close_behind_it_is_still_seen(serve, client, ask
     assert await reply.read(BIG) == (b"big", True)
 
 
-async def test_a_stale_connection_is_replaced_when_the_peer_closed_before_we_wrote(serve, client, ask):
-    async def close_later(stream):
+async def test_a_stale_connection_is_replaced_when_the_peer_closed_before_we_wrote(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def close_later(stream: Stream) -> None:
         await asyncio.sleep(0)
 
     peer = await serve(answering(OK, then=close_later))
@@ -222,7 +244,7 @@ async def test_a_stale_connection_is_replaced_when_the_peer_closed_before_we_wro
     assert peer.connections == 3
 
 
-async def test_a_close_the_loop_has_not_heard_of_yet_is_found_before_writing(client, ask):
+async def test_a_close_the_loop_has_not_heard_of_yet_is_found_before_writing(client: UpstreamClient, ask: Ask) -> None:
     """A blocking peer in this very thread: between its close and our send the loop never looks at the socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         origin = Origin.parse(f"http://127.0.0.1:{listener.getsockname()[1]}", allow_private=True)
@@ -246,11 +268,11 @@ async def test_a_close_the_loop_has_not_heard_of_yet_is_found_before_writing(cli
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 async def test_a_reused_connection_that_dies_unanswered_is_reported_as_stale_and_never_repeated(
-    serve, client, ask, how
-):
+    serve: Serve, client: UpstreamClient, ask: Ask, how: str
+) -> None:
     seen = []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         seen.append(await stream.request())
         await stream.write(OK)
         seen.append(await stream.request())
@@ -267,8 +289,10 @@ async def test_a_reused_connection_that_dies_unanswered_is_reported_as_stale_and
     assert (len(seen), peer.connections) == (2, 1)
 
 
-async def test_a_fresh_connection_that_dies_unanswered_is_not_called_stale(serve, client, ask):
-    async def script(stream):
+async def test_a_fresh_connection_that_dies_unanswered_is_not_called_stale(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def script(stream: Stream) -> None:
         await stream.request()
 
     peer = await serve(script)

@@ -8,15 +8,29 @@ import pytest
 import trustme
 
 from elkapi.upstream import ConnectTimeout, Deadlines, Origin, TlsFailed
-from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of, server_context
+from tests.unit.upstream.upstream_peers import (
+    BIG,
+    OK,
+    Ask,
+    MakeClient,
+    ManualTimers,
+    Serve,
+    Stream,
+    Trusting,
+    answering,
+    body_of,
+    server_context,
+)
 
 
-async def test_a_good_certificate_is_accepted_and_the_connection_reused(serve, make_client, ask, authority, trusting):
+async def test_a_good_certificate_is_accepted_and_the_connection_reused(
+    serve: Serve, make_client: MakeClient, ask: Ask, authority: trustme.CA, trusting: Trusting
+) -> None:
     context = server_context(authority.issue_cert("localhost"))
     context.set_alpn_protocols(["h2", "http/1.1"])
     spoken = []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         spoken.append(stream.writer.get_extra_info("ssl_object").selected_alpn_protocol())
         await answering(OK)(stream)
 
@@ -27,10 +41,12 @@ async def test_a_good_certificate_is_accepted_and_the_connection_reused(serve, m
     assert spoken == ["http/1.1"]
 
 
-async def test_large_bodies_pass_through_tls_both_ways(serve, make_client, ask, authority, trusting):
+async def test_large_bodies_pass_through_tls_both_ways(
+    serve: Serve, make_client: MakeClient, ask: Ask, authority: trustme.CA, trusting: Trusting
+) -> None:
     big = bytes(range(256)) * 8000
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         request = await stream.request()
         body = request.split(b"\r\n\r\n", 1)[1]
         await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -41,7 +57,9 @@ async def test_large_bodies_pass_through_tls_both_ways(serve, make_client, ask, 
 
 
 @pytest.mark.parametrize("case", ["wrong host", "self-signed", "plain text"])
-async def test_an_untrusted_peer_gets_nothing(serve, make_client, ask, authority, trusting, case):
+async def test_an_untrusted_peer_gets_nothing(
+    serve: Serve, make_client: MakeClient, ask: Ask, authority: trustme.CA, trusting: Trusting, case: str
+) -> None:
     if case == "wrong host":
         context = server_context(authority.issue_cert("other.example"))
     elif case == "self-signed":
@@ -50,7 +68,7 @@ async def test_an_untrusted_peer_gets_nothing(serve, make_client, ask, authority
         context = None
     seen = []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         if case == "plain text":
             await stream.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         seen.append(await stream.reader.read(100))
@@ -65,10 +83,12 @@ async def test_an_untrusted_peer_gets_nothing(serve, make_client, ask, authority
     assert all(b"POST" not in data for data in seen)
 
 
-async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(serve, make_client, timers, ask):
+async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(
+    serve: Serve, make_client: MakeClient, timers: ManualTimers, ask: Ask
+) -> None:
     hello = asyncio.Event()
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         await stream.reader.readexactly(1)
         hello.set()
         await stream.reader.read()
@@ -84,8 +104,10 @@ async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(serve, make_c
     assert (caught.value.phase, caught.value.sent) == ("tls", False)
 
 
-async def test_a_reply_without_framing_ends_with_the_tls_connection(serve, make_client, ask, authority, trusting):
-    async def script(stream):
+async def test_a_reply_without_framing_ends_with_the_tls_connection(
+    serve: Serve, make_client: MakeClient, ask: Ask, authority: trustme.CA, trusting: Trusting
+) -> None:
+    async def script(stream: Stream) -> None:
         await stream.request()
         await stream.write(b"HTTP/1.1 200 OK\r\n\r\nall of it")
 

@@ -24,18 +24,18 @@ def encoded(
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"])
-def test_a_body_of_any_method_is_announced(method):
+def test_a_body_of_any_method_is_announced(method: bytes) -> None:
     assert lines(encoded(method, framing=5))[-1] == b"content-length: 5"
     assert lines(encoded(method, framing=w.CHUNKED))[-1] == b"transfer-encoding: chunked"
     assert lines(encoded(method)) == [method + b" /v1/x?y=1 HTTP/1.1", b"host: a.example"]
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"PURGE"])
-def test_an_empty_body_of_a_method_that_has_one_is_announced_too(method):
+def test_an_empty_body_of_a_method_that_has_one_is_announced_too(method: bytes) -> None:
     assert lines(encoded(method))[-1] == b"content-length: 0"
 
 
-def test_shared_headers_come_first_and_are_the_same_the_second_time():
+def test_shared_headers_come_first_and_are_the_same_the_second_time() -> None:
     shared = ((b"authorization", b"Bearer k"), (b"Host", b"evil.example"))
     for _ in range(2):
         assert lines(encoded(headers=[(b"x-a", b"1"), (b"TE", b"trailers")], framing=3, shared=shared)) == [
@@ -47,7 +47,7 @@ def test_shared_headers_come_first_and_are_the_same_the_second_time():
         ]
 
 
-def test_what_is_kept_of_heads_stays_within_its_bounds(monkeypatch):
+def test_what_is_kept_of_heads_stays_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(w, "_names_seen", {})
     monkeypatch.setattr(w, "_targets_seen", set())
     most = b"/" + b"l" * (w._KEPT_BYTES_MAX - 1)
@@ -65,7 +65,7 @@ def test_what_is_kept_of_heads_stays_within_its_bounds(monkeypatch):
 
 
 @pytest.mark.parametrize("method", [b"CONNECT", b"", b"GET /", b"G\r\nT", b"G\xc3\xa9T", b"GET:"])
-def test_a_method_that_is_no_token_or_asks_for_a_tunnel_is_refused(method):
+def test_a_method_that_is_no_token_or_asks_for_a_tunnel_is_refused(method: bytes) -> None:
     with pytest.raises(RequestRefused) as caught:
         encoded(method)
     assert not caught.value.sent
@@ -76,7 +76,7 @@ def test_a_method_that_is_no_token_or_asks_for_a_tunnel_is_refused(method):
 @pytest.mark.parametrize(
     "target", [b"", b"x", b"http://b.example/", b"*", b"/a b", b"/a#b", b"/\n", b"/\x7f", b"/\xff"]
 )
-def test_a_target_that_is_not_an_origin_form_is_refused_every_time(target):
+def test_a_target_that_is_not_an_origin_form_is_refused_every_time(target: bytes) -> None:
     for _ in range(2):
         with pytest.raises(RequestRefused):
             encoded(target=target)
@@ -97,7 +97,7 @@ def test_a_target_that_is_not_an_origin_form_is_refused_every_time(target):
         (b"", b"1"),
     ],
 )
-def test_a_header_that_is_not_one_line_is_refused_every_time(name, value):
+def test_a_header_that_is_not_one_line_is_refused_every_time(name: bytes, value: bytes) -> None:
     for _ in range(2):
         with pytest.raises(RequestRefused):
             encoded(headers=[(name, value)])
@@ -107,12 +107,12 @@ def test_a_header_that_is_not_one_line_is_refused_every_time(name, value):
             w.callers_headers([(name, value)])
 
 
-def test_a_tab_and_bytes_beyond_ascii_may_stand_in_a_value():
+def test_a_tab_and_bytes_beyond_ascii_may_stand_in_a_value() -> None:
     assert lines(encoded(headers=[(b"x-a", b"1\t\xff")]))[2] == b"x-a: 1\t\xff"
 
 
 @pytest.mark.parametrize("name", sorted(w.OWN_HEADERS))
-def test_headers_that_are_the_clients_own_are_left_out_in_any_case(name):
+def test_headers_that_are_the_clients_own_are_left_out_in_any_case(name: bytes) -> None:
     given = [(name, b"1"), (name.upper(), b"1"), (b"x-a", b"1")]
     for _ in range(2):
         assert w.callers_headers(given) == [(b"x-a", b"1")]
@@ -139,7 +139,9 @@ LENGTH, CODING = b"content-length", b"transfer-encoding"
         (100, "1.1", [], 0),
     ],
 )
-def test_how_a_body_ends_is_said_by_its_head(status, version, headers, framing):
+def test_how_a_body_ends_is_said_by_its_head(
+    status: int, version: str, headers: list[tuple[bytes, bytes]], framing: int
+) -> None:
     assert w.reply_framing(False, status, version, headers, w.fields_of(headers)) == framing
     assert w.reply_framing(True, status, version, headers, w.fields_of(headers)) == 0
 
@@ -165,7 +167,9 @@ def test_how_a_body_ends_is_said_by_its_head(status, version, headers, framing):
         (100, "1.1", [(CODING, b"chunked")], "interim"),
     ],
 )
-def test_a_reply_that_two_readers_could_understand_in_two_ways_is_refused(status, version, headers, why):
+def test_a_reply_that_two_readers_could_understand_in_two_ways_is_refused(
+    status: int, version: str, headers: list[tuple[bytes, bytes]], why: str
+) -> None:
     with pytest.raises(ProtocolViolation, match=why) as caught:
         w.reply_framing(False, status, version, headers, w.fields_of(headers))
     assert caught.value.sent

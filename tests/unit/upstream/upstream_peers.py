@@ -86,6 +86,11 @@ class Stream:
 
 
 Script = Callable[[Stream], Awaitable[None]]
+# What the fixtures of these names are (conftest.py); each takes what its function there does.
+Serve = Callable[..., Awaitable["Peer"]]
+MakeClient = Callable[..., UpstreamClient]
+Ask = Callable[..., UpstreamRequest]
+Trusting = Callable[[], ssl.SSLContext]
 
 
 class Peer:
@@ -158,6 +163,16 @@ def answering(*replies: bytes, then: Script | None = None) -> Script:
 
 async def closing(stream: Stream) -> None:
     stream.writer.close()
+
+
+def taking(got: list[bytes]) -> Callable[[bytes], bool]:
+    """A taker of a poured body that is always ready for more."""
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        return True
+
+    return take
 
 
 async def body_of(client: UpstreamClient, request: UpstreamRequest) -> bytes:
