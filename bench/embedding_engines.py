@@ -75,7 +75,7 @@ class CTranslate2:
             for place, vector in zip(batch, self._forward([ids[i] for i in batch], replicas), strict=True):
                 out[place] = vector
 
-        list(self.pool.map(run, batches)) if replicas > 1 else [run(batch) for batch in batches]
+        list(self.pool.map(run, batches) if replicas > 1 else map(run, batches))
         return out
 
     def _forward(self, ids: list[list[int]], replicas: int) -> Any:
@@ -161,7 +161,7 @@ def run_scenario(engine: Any, arrays: list[list[str]], seconds: float, setting: 
 
 def run_single(engine: Any, texts: list[str], seconds: float, setting: Any) -> dict[str, Any]:
     """One text per call, one call at a time; returns the median in milliseconds."""
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(times) < 10:
         started = time.perf_counter()

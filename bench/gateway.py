@@ -180,7 +180,16 @@ def profile(gateway: servers.Server) -> dict[str, list[tuple[str, float]]]:
         return {}
     busiest = max(measure.tree([gateway.process.pid]), key=lambda process: process.cpu_s)
     folded = gateway.directory / "profile.txt"
-    command = [spy, "record", "--pid", str(busiest.pid), "--duration", str(PROFILE_S), "--rate", "200"]
+    command: list[str | Path] = [
+        spy,
+        "record",
+        "--pid",
+        str(busiest.pid),
+        "--duration",
+        str(PROFILE_S),
+        "--rate",
+        "200",
+    ]
     with (gateway.directory / "py-spy.log").open("wb") as log:
         recording = subprocess.Popen([*command, "--gil", "--format", "raw", "--output", folded], stdout=log, stderr=log)
         measure.run_load(_load(gateway, "large"), 32, PROFILE_S, [gateway.process.pid])

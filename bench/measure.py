@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -118,7 +118,7 @@ def run_load(load: Load, connections: int, duration_s: int, pids: Iterable[int])
 
 
 def _run_streams(load: Load, connections: int, duration_s: int) -> dict[str, float]:
-    order = {"url": load.url, "path": load.path, "body": load.body.decode(), "headers": load.headers}
+    order: dict[str, Any] = {"url": load.url, "path": load.path, "body": load.body.decode(), "headers": load.headers}
     order |= {"connections": connections, "secs": duration_s, "timed": load.timed}
     command = ["taskset", "-c", str(load.core), sys.executable, str(Path(__file__).with_name("streams.py"))]
     run = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=True)

@@ -96,7 +96,8 @@ def embed(client: OpenAI, model: str, texts: list[str]) -> numpy.ndarray:
         reply = client.embeddings.create(model=model, input=texts[start : start + BATCH_TEXTS], extra_body=extra)
         rows += [item.embedding for item in reply.data]
     matrix = numpy.array(rows, dtype=numpy.float32)
-    return matrix / numpy.linalg.norm(matrix, axis=1, keepdims=True)
+    unit: numpy.ndarray = matrix / numpy.linalg.norm(matrix, axis=1, keepdims=True)
+    return unit
 
 
 class Index:

@@ -61,7 +61,7 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `finally` stops the children
     key = seeded_key()
-    commands = [[ELKAPI, "sandbox", "--port", str(SANDBOX_PORT)], [ELKAPI, "serve"]]
+    commands: list[list[str | Path]] = [[ELKAPI, "sandbox", "--port", str(SANDBOX_PORT)], [ELKAPI, "serve"]]
     running: list[subprocess.Popen[bytes]] = []
     try:
         while True:

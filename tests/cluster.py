@@ -271,7 +271,7 @@ class Cluster:
             return list(connection.execute(text(statement), values))
 
 
-def set_price(admin: Admin, model: str, **amounts: str) -> None:
+def set_price(admin: Admin, model: str, **amounts: Any) -> None:
     """Add a version of a model's price; amounts are decimal US dollars."""
     prices.set_price(admin, prices.PriceInput(model=model, **amounts))
 

@@ -127,7 +127,16 @@ def postgres_server() -> Iterator[str]:
     try:
         if user is not None:
             shutil.chown(home, user)
-        initdb = [binaries / "initdb", "--pgdata", data, "--auth", "trust", "--username", "elkapi", "--no-sync"]
+        initdb: list[str | Path] = [
+            binaries / "initdb",
+            "--pgdata",
+            data,
+            "--auth",
+            "trust",
+            "--username",
+            "elkapi",
+            "--no-sync",
+        ]
         encoding = ["--encoding", "UTF8", "--locale", "C"]
         subprocess.run([*initdb, *encoding], user=user, cwd=home, check=True, capture_output=True)
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": home, "fsync": "off"}

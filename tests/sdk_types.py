@@ -104,7 +104,8 @@ def _fields(tp: Any) -> dict[str, tuple[Any, bool]] | None:
         inherited |= _fields(base) or {}
     own = typing_extensions.get_type_hints(tp, include_extras=True)
     # The SDKs postpone their annotations, so Python's own `__required_keys__` may be wrong.
-    needed = {name: get_origin(hint) in (typing.Required, typing_extensions.Required) for name, hint in own.items()}
+    required: tuple[Any, ...] = (typing.Required, typing_extensions.Required)
+    needed = {name: get_origin(hint) in required for name, hint in own.items()}
     return {name: (hint, needed[name] or inherited.get(name, (0, False))[1]) for name, hint in own.items()}
 
 

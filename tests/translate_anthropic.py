@@ -41,7 +41,8 @@ def read(**members: Any) -> ChatRequest:
 
 
 def written(request: ChatRequest, profile: Profile = BUDGET) -> dict[str, Any]:
-    return json.loads(DIALECT.write_request(request, profile))
+    body: dict[str, Any] = json.loads(DIALECT.write_request(request, profile))
+    return body
 
 
 def rewritten(body: dict[str, Any], profile: Profile = BUDGET) -> dict[str, Any]:
