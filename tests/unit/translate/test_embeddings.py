@@ -50,7 +50,7 @@ def test_google_genai_embeds_with_an_openai_upstream() -> None:
     options = types.HttpOptions(base_url="http://127.0.0.1:9", httpx_client=http)
     with genai.Client(api_key="k", http_options=options) as client:
         config = types.EmbedContentConfig(output_dimensionality=2, task_type="RETRIEVAL_QUERY")
-        texts: types.ContentListUnion = ["red", "blue"]
+        texts: Any = ["red", "blue"]
         found = client.models.embed_content(model="m", contents=texts, config=config)
     assert found.embeddings is not None
     assert [tuple(row.values or ()) for row in found.embeddings] == list(VECTORS)
