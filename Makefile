@@ -48,7 +48,7 @@ test: $(STAMPS)/dev $(STAMPS)/node ## every suite, on SQLite and PostgreSQL, wit
 test-fast: $(STAMPS)/dev ## the quick suites: SQLite only, no servers
 	$(PY) -m pytest -q -m "not slow and not postgres"
 
-lint: $(STAMPS)/dev ## ruff, mypy and the import directions; changes nothing
+lint: $(STAMPS)/dev ## ruff, strict mypy over all Python, and the import directions; changes nothing
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
