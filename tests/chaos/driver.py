@@ -64,10 +64,9 @@ class Chaos:
 
     passes_max = 20
 
-    def __init__(self, cluster: Cluster, upstream: Upstream, load: Load, seed: int) -> None:
+    def __init__(self, cluster: Cluster, load: Any, seed: int) -> None:
         self.cluster = cluster
-        self.upstream = upstream
-        self.load = load
+        self.load = load  # A Load or a TaskLoad, which counts in the same words.
         self._random = random.Random(seed)
         self._menu: list[str] = []
         self.history: list[str] = []
@@ -194,7 +193,7 @@ async def chaos(cluster: Cluster, upstream: Upstream, seed: int, *, local_share:
         load = Load(caller, keys, seed, CALLERS, local_share=local_share)
         load.start()
         try:
-            yield Chaos(cluster, upstream, load, seed)
+            yield Chaos(cluster, load, seed)
         finally:
             await load.stop()
 

@@ -208,7 +208,7 @@ async def violence(run: Run, bill: Any, count: int, kills: int, seed: int, histo
             submitted_s = time.monotonic() - begun_s
             load.takes_s = lambda draw: draw.uniform(0.2, 8.0)
             load.think_s = 2.0
-            furies = [TasksChaos(one, None, load, seed + number) for number, one in enumerate(run.gates)]  # type: ignore[arg-type]
+            furies = [TasksChaos(one, load, seed + number) for number, one in enumerate(run.gates)]
             for number in range(kills):
                 fury = furies[number % len(furies)]
                 await fury.round()

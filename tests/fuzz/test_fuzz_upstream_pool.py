@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import uvloop
@@ -21,7 +22,9 @@ CONNECTIONS_MAX = 7
 DEADLINES = Deadlines(connect_s=60.0, header_s=0.2, first_byte_s=0.2, idle_s=0.2, total_s=60.0)
 
 
-def peer(rng: random.Random, seen: Counter[bytes]):  # type: ignore[no-untyped-def]
+def peer(
+    rng: random.Random, seen: Counter[bytes]
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
@@ -83,7 +86,7 @@ async def storm(seed: int) -> None:
     client = UpstreamClient(ClientLimits(connections_per_origin_max=CONNECTIONS_MAX, reply_buffer_bytes_max=4096))
     outcomes: Counter[str] = Counter()
 
-    async def streamed(body: bytes):  # type: ignore[no-untyped-def]
+    async def streamed(body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(rng.random() / 200)
         yield body
 
@@ -134,6 +137,8 @@ async def storm(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_a_storm_of_bad_peers_and_leaving_callers_loses_nothing(seed, make_loop) -> None:  # type: ignore[no-untyped-def]
+def test_a_storm_of_bad_peers_and_leaving_callers_loses_nothing(
+    seed: int, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     with asyncio.Runner(loop_factory=make_loop) as runner:
         runner.run(storm(seed))
