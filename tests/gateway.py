@@ -213,7 +213,7 @@ class Gateway:
             asyncio.get_running_loop().call_later(0.05, booking.set)
             await settle(settlement)
 
-        ledger.settle = slowly  # type: ignore[method-assign]
+        ledger.settle = slowly  # type: ignore[method-assign]  # Of this ledger alone, which ends with its gateway.
         return booking, disk
 
     def sql(self, statement: str, **values: Any) -> list[Any]:

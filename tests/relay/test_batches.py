@@ -343,7 +343,8 @@ async def test_another_key_sees_nothing_of_a_batch(lite: Gateway, sandbox: Runni
     for ask in (other.messages.batches.retrieve, other.messages.batches.cancel, other.messages.batches.delete):
         with pytest.raises(anthropic.NotFoundError) as refused:
             await ask(batch.id)
-        assert refused.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+        told: Any = refused.value.body
+        assert told["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.NotFoundError):
         await other.messages.batches.results(batch.id)
     reply = await lite.http.get(f"/v1/messages/batches/{batch.id}/results", headers={"x-api-key": other.api_key or ""})

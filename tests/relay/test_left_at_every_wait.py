@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Asked, str]] = {
 class Steps:
     """Awaits `work`, and has its caller leave at the wait of this number."""
 
-    def __init__(self, work: Coroutine[Any, Any, None], number: int, with_answer: bool, leave: Callable[[], None]):
+    def __init__(self, work: Any, number: int, with_answer: bool, leave: Callable[[], None]):
         self._work, self._number, self._with_answer, self._leave = work, number, with_answer, leave
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -106,7 +106,8 @@ async def test_g43_whenever_a_caller_leaves_nothing_stays_held_and_every_place_i
         handler, left = gate.server.handler, False
 
         async def stepped(call: Call) -> None:
-            connection = call.reply.connection  # type: ignore[attr-defined]
+            reply: Any = call.reply
+            connection = reply.connection
 
             def leave() -> None:
                 nonlocal left
@@ -115,7 +116,7 @@ async def test_g43_whenever_a_caller_leaves_nothing_stays_held_and_every_place_i
                 connection.connection_lost = lambda _: None
                 connection.transport.abort()
 
-            await Steps(handler(call), number, with_answer, leave)  # type: ignore[arg-type]
+            await Steps(handler(call), number, with_answer, leave)
 
         gate.server.handler = stepped
         for number in range(1, WAITS_MAX):

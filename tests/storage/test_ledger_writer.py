@@ -65,7 +65,7 @@ def count_inline(ledger: ThreadLedger, monkeypatch: pytest.MonkeyPatch) -> list[
     written: list[int] = []
     real = ledger.writer.write_now
 
-    def counting(entries):  # type: ignore[no-untyped-def]
+    def counting(entries: list[Entry]) -> Any:
         outcomes = real(entries)
         if outcomes is not None:
             written.append(len(entries))
@@ -173,11 +173,27 @@ class TimedBooks:
     def close(self) -> None: ...
 
 
+class NotedBooks(TimedBooks):
+    """Timed books that remember what they were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[Order]] = []
+
+    def apply(self, orders: list[Order], *, patient: bool = True) -> list[None]:
+        self.asked.append(orders)
+        return super().apply(orders, patient=patient)
+
+
+def writer_of(books: Any, limits: Limits, **more: Any) -> Writer:
+    return Writer(lambda: books, lambda *_: None, limits, **more)
+
+
 async def test_the_loop_writes_only_while_transactions_are_measured_to_be_fast() -> None:
     books = TimedBooks()
     beat = Beat(b"o" * 16, "worker", 1)
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
-    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    writer = writer_of(books, limits, beat=beat, monotonic_s=books.clock.monotonic_s)
     writer._with_beat([])
     entry: Entry = (Settle(b"r" * 16, False, 0, 0, None), None)
 
@@ -245,7 +261,7 @@ async def test_a_checkpoint_that_fails_is_tried_again_and_told_once(
     opened: list[sqlite3.Connection] = []
     asked: list[str] = []
 
-    def connect():  # type: ignore[no-untyped-def]
+    def connect() -> Any:
         error = next(failures, None)
         if error is not None:
             raise error
@@ -276,8 +292,8 @@ class LosesAnAnswer:
     def __getattr__(self, name: str) -> object:
         return getattr(self._cursor, name)
 
-    def execute(self, text: str, *values: object) -> object:
-        result = self._cursor.execute(text, *values)  # type: ignore[arg-type]
+    def execute(self, text: str, *values: Any) -> object:
+        result = self._cursor.execute(text, *values)
         if text == "COMMIT":
             raise sqlite3.OperationalError("the answer got lost")
         return result
@@ -291,10 +307,10 @@ class FailsAt(LosesAnAnswer):
         self._statement = statement
         self._error = error
 
-    def execute(self, text: str, *values: object) -> object:
+    def execute(self, text: str, *values: Any) -> object:
         if text == self._statement:
             raise self._error
-        return self._cursor.execute(text, *values)  # type: ignore[arg-type]
+        return self._cursor.execute(text, *values)
 
 
 class RefusesACharge(FailsAt):
@@ -322,7 +338,7 @@ async def test_a_hold_whose_commit_was_not_answered_is_given_back(sqlite: Instal
 async def test_a_hold_that_may_have_been_made_is_one_order_until_it_was_given_back() -> None:
     books = TimedBooks()
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
-    writer = Writer(lambda: books, lambda *_: None, limits)  # type: ignore[arg-type, return-value]
+    writer = writer_of(books, limits)
     books.fails = books.in_doubt = True
     settle = Settle(b"s" * 16, True, 5, 0, None)
     writer._taken = 2
@@ -350,43 +366,35 @@ async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: In
 
 
 async def test_a_writer_that_is_behind_leaves_out_holds_nobody_waits_for_and_never_a_settlement() -> None:
-    books, asked = TimedBooks(), []
+    books = NotedBooks()
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
-
-    def opened() -> TimedBooks:
-        return books
-
-    writer = Writer(opened, lambda *_: None, limits, abandoned=lambda waiter: waiter == "left")  # type: ignore[arg-type]
-    apply = books.apply
-    books.apply = lambda orders, **_: asked.append(orders) or apply(orders)  # type: ignore[method-assign, func-returns-value]
+    writer = writer_of(books, limits, abandoned=lambda waiter: waiter == "left")
     hold = Hold(b"h" * 16, 1, (1,), 3, "m", 7, b"o" * 16)
     settle = Settle(b"r" * 16, True, 3, 0, None)
     writer._taken = 3
     writer._write([(hold, "left"), (hold, "waits"), (settle, "left")])
-    assert asked == [[hold, settle]]
+    assert books.asked == [[hold, settle]]
     assert writer.depth == 0
 
 
 @pytest.mark.parametrize("ends", [False, True])
 async def test_what_could_not_be_written_is_tried_again_as_it_stands_then_and_with_a_heartbeat(ends: bool) -> None:
-    books, asked = TimedBooks(), []
+    books = NotedBooks()
     beat = Beat(b"o" * 16, "worker", 1)
     settle, free = Settle(b"r" * 16, True, 3, 0, None), Settle(b"r" * 16, True, 0, 3, None, waived=True)
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
-    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, again=lambda entry: (free, entry[1]))  # type: ignore[arg-type, return-value]
+    writer = writer_of(books, limits, beat=beat, again=lambda entry: (free, entry[1]))
     writer._loop = asyncio.get_running_loop()
-    apply = books.apply
-    books.apply = lambda orders, **_: asked.append(orders) or apply(orders)  # type: ignore[method-assign, func-returns-value]
     books.fails = True
     writer._write([*writer._with_beat([]), (settle, None)])
     books.fails = False
     if ends:
         # Its caller was told meanwhile that the call failed, and the gateway is stopped.
         writer._end()
-        assert asked == [[beat, settle], [free], [msgspec.structs.replace(beat, ended=True)]]
+        assert books.asked == [[beat, settle], [free], [msgspec.structs.replace(beat, ended=True)]]
     else:
         writer._gather_and_write()
-        assert asked == [[beat, settle], [free, beat]]
+        assert books.asked == [[beat, settle], [free, beat]]
 
 
 async def test_a_writer_that_ends_gives_up_on_what_it_owes_after_its_time_and_says_no_farewell(
@@ -394,7 +402,7 @@ async def test_a_writer_that_ends_gives_up_on_what_it_owes_after_its_time_and_sa
 ) -> None:
     books, beat = TimedBooks(), Beat(b"o" * 16, "worker", 1)
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
-    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    writer = writer_of(books, limits, beat=beat, monotonic_s=books.clock.monotonic_s)
     writer._loop = asyncio.get_running_loop()
     monkeypatch.setattr(time, "sleep", lambda _: None)
     settle = Settle(b"r" * 16, True, 3, 0, None)
@@ -485,7 +493,7 @@ async def test_a_writer_knows_how_long_it_has_not_written_all_that_there_was() -
     books = TimedBooks()
     limits = Limits(batch_max=1, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
     beat: Entry = (Beat(b"o" * 16, "worker", 1), None)
-    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat[0], monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    writer = writer_of(books, limits, beat=beat[0], monotonic_s=books.clock.monotonic_s)
     writer._loop = asyncio.get_running_loop()
     entry: Entry = (Settle(b"r" * 16, False, 0, 0, None), None)
     books.fails = True

@@ -133,8 +133,9 @@ def test_g16_edited_key_fields_read_back(database: Database) -> None:
 def test_cve_2026_47102_an_edit_reaches_no_field_it_does_not_name(database: Database) -> None:
     with database.write() as connection:
         row, _ = make_key(connection)
-    with pytest.raises(TypeError):
-        keys.edit(None, row.id, account_id=1, **WHO)  # type: ignore[call-arg, arg-type]
+    edit: Any = keys.edit
+    with pytest.raises(TypeError, match="account_id"):
+        edit(None, row.id, account_id=1, **WHO)
     with database.write() as connection:
         edited = keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **UNCHANGED)
     assert edited is not None

@@ -125,7 +125,9 @@ async def test_items_are_those_of_the_responses_that_are_meant_and_of_no_other(
         assert found(["rs_meant"]) == found(["rs_none"], (meant.id,)) == found([], (meant.id, chat.id)) == {meant.id}
         assert found(["rs_chat"]) == found([]) == found(["rs_meant"], (meant.id,), grant=STRANGER) == set()
         # Only their own bytes count, and all that are allowed are enough.
-        size = len(stored.read(connection, GRANT, "response", meant.id, time.time_ns()).sealed)  # type: ignore[union-attr]
+        row = stored.read(connection, GRANT, "response", meant.id, time.time_ns())
+        assert row is not None
+        size = len(row.sealed)
         assert found(["rs_meant"], bytes_max=size) == {meant.id}
         with pytest.raises(BodyTooLarge):
             found(["rs_meant", "rs_l"], bytes_max=size)
@@ -166,7 +168,8 @@ async def test_a_conversation_is_one_owners_and_keeps_its_earlier_turns(
             await ledger.keep(one)
     reader = Reader(database)
     objects = StoredObjects(settings, database, reader, installation.sealer, SYSTEM_CLOCK)
-    monkeypatch.setattr(objects, "_opened", lambda row: Found(row, None))  # type: ignore[arg-type]
+    unread: Any = None
+    monkeypatch.setattr(objects, "_opened", lambda row: Found(row, unread))
     found = await objects.conversation(GRANT, f"resp_{turns[-1].id.hex()}")
     assert [turn.row.id for turn in found] == [one.id for one in turns]
     with pytest.raises(BadRequest, match="not found"):

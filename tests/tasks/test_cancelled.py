@@ -47,7 +47,7 @@ class Runway:
 async def runway(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> Runway:
     monkeypatch.setattr("elkapi.tasks.polls.BACKOFF_FIRST_S", 0.02)
     provider = Runway()
-    tasks.upstream.answer = provider.answer  # type: ignore[method-assign]
+    monkeypatch.setattr(tasks.upstream, "answer", provider.answer)
     await tasks.gate.channel(tasks.upstream.origin, (MODEL,), family="runway", secrets=("key_runway",))
     await tasks.gate.price(MODEL, per_call_usd="0.50")
     return provider

@@ -151,11 +151,13 @@ async def test_a_submit_whose_end_somebody_else_wrote_is_not_counted(
     assert tasks.gate.plane.metrics.requests == {}
 
 
-async def test_a_cancel_counts_in_its_worker_and_not_as_a_duration(tasks: Tasks) -> None:
+async def test_a_cancel_counts_in_its_worker_and_not_as_a_duration(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def runway(method: str, path: str, body: Any) -> Any:
         return (200, {"id": "11111111-2222-3333-4444-555555555555"}) if method == "POST" else (204, None)
 
-    tasks.upstream.answer = runway  # type: ignore[method-assign]
+    monkeypatch.setattr(tasks.upstream, "answer", runway)
     await tasks.gate.channel(tasks.upstream.origin, ("gen4_turbo",), family="runway", secrets=("key_runway",))
     await tasks.gate.price("gen4_turbo", per_call_usd="0.50")
     body = {"model": "gen4_turbo", "promptImage": "https://a.example/a.png", "ratio": "1280:720", "duration": 5}

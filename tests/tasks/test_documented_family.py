@@ -63,9 +63,9 @@ def documented(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def loom(tasks: Tasks) -> Loom:
+async def loom(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> Loom:
     made = Loom(tasks.upstream.origin)
-    tasks.upstream.answer = made.answer  # type: ignore[method-assign]
+    monkeypatch.setattr(tasks.upstream, "answer", made.answer)
     models = ("loom-2", "loom-still", "loom-upscale", "loom-lips")
     await tasks.gate.channel(tasks.upstream.origin, models, family="loom", secrets=("sk-loom",))
     await tasks.gate.price("loom-2", per_second_usd="0.10")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -20,8 +22,8 @@ def film(monkeypatch: pytest.MonkeyPatch, duration_ms: int) -> None:
     """From now on what is copied is so long."""
     copy = Copies.copy
 
-    async def of_that_length(self: Copies, *asked: object) -> TaskAsset:
-        return msgspec.structs.replace(await copy(self, *asked), duration_ms=duration_ms)  # type: ignore[arg-type]
+    async def of_that_length(self: Copies, *asked: Any) -> TaskAsset:
+        return msgspec.structs.replace(await copy(self, *asked), duration_ms=duration_ms)
 
     monkeypatch.setattr(Copies, "copy", of_that_length)
 

@@ -126,7 +126,13 @@ async def test_a_form_of_ours_is_told_in_its_own_shape(
     ],
 )
 async def test_a_provider_that_calls_nobody_back_is_told_no_address_and_its_caller_is_called_by_us(
-    tasks: Tasks, family: str, model: str, path: str, body: dict[str, Any], failed: dict[str, Any]
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    model: str,
+    path: str,
+    body: dict[str, Any],
+    failed: dict[str, Any],
 ) -> None:
     await tasks.gate.channel(tasks.upstream.origin, (model,), family=family, secrets=("key_1",))
     await tasks.gate.price(model, per_call_usd="0.10")
@@ -136,7 +142,7 @@ async def test_a_provider_that_calls_nobody_back_is_told_no_address_and_its_call
         came.append(body)
         return 200, {"id": "r1"} if method == "POST" else failed
 
-    tasks.upstream.answer = answer  # type: ignore[method-assign]
+    monkeypatch.setattr(tasks.upstream, "answer", answer)
     installation = tasks.gate.installation
     async with (
         receiving(lambda event: OK) as receiver,

@@ -37,6 +37,9 @@ class Ended:
         return 78
 
 
+ENDED: Any = Ended()
+
+
 @pytest.fixture
 def supervising(tmp_path: Path) -> Any:
     made = Supervisor(Settings(data_dir=str(tmp_path), port=0), ("models",), (), (), (), lambda: None)
@@ -55,7 +58,7 @@ def test_a_child_that_fails_for_hours_does_not_end_the_supervisor(
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     child = supervising._helpers[0]
     child.failures = 5000
-    child.process = Ended()  # type: ignore[assignment]
+    child.process = ENDED
     supervising._workers.clear()
     supervising._look_after()
     assert child.restart_at_s == 1000.0 + RESTART_MAX_S
@@ -82,7 +85,7 @@ def test_a_terminal_that_cannot_be_written_does_not_end_the_supervisor(
     supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = supervising._helpers[0]
-    child.process = Ended()  # type: ignore[assignment]
+    child.process = ENDED
     supervising._workers.clear()
     full = os.open("/dev/full", os.O_WRONLY)
     try:
@@ -101,7 +104,7 @@ def test_a_pipe_whose_reader_stopped_does_not_stop_the_supervisor(
     supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = supervising._helpers[0]
-    child.process = Ended()  # type: ignore[assignment]
+    child.process = ENDED
     supervising._workers.clear()
     reading, writing = full_pipe()
     looking = threading.Thread(target=supervising._look_after, daemon=True)
@@ -303,9 +306,10 @@ def test_a_machine_out_of_descriptors_does_not_end_the_supervisor(
 ) -> None:
     supervising, started = on_demand
     worker, helper = Child("worker"), Child("models")
-    helper.process = Running()  # type: ignore[assignment]
+    process: Any = Running()
+    helper.process = process
     dead = Child("control")
-    dead.process = Ended()  # type: ignore[assignment]
+    dead.process = ENDED
     supervising._workers.append(worker)
     supervising._helpers += [helper, dead]
     supervising._settings.metrics_path.mkdir()

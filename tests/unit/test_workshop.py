@@ -249,7 +249,9 @@ def test_a_python_that_the_pins_are_not_built_for_is_refused_by_name(
 
 def test_the_pythons_that_pyproject_names_are_those_that_the_script_takes() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()  # type: ignore[union-attr]
+    bounds = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"])
+    assert bounds is not None
+    low, high = bounds.groups()
     assert f"(3, {low}) <= sys.version_info < (3, {high})" in (ROOT / "scripts/venv").read_text("utf-8")
     named = {line.rpartition("3.")[2] for line in project["classifiers"] if line.startswith("Programming Language")}
     assert named == {str(minor) for minor in range(int(low), int(high))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from elkapi.catalog.upstreams import (
@@ -17,8 +19,8 @@ from elkapi.types import Channel, ChannelKey
 KEY = ChannelKey(1, "secret")
 
 
-def _channel(family: str, **fields: object) -> Channel:
-    return Channel(id=1, name="c", family=family, base_url="https://h", keys=(KEY,), models=("m",), **fields)  # type: ignore[arg-type]
+def _channel(family: str, **fields: Any) -> Channel:
+    return Channel(id=1, name="c", family=family, base_url="https://h", keys=(KEY,), models=("m",), **fields)
 
 
 @pytest.mark.parametrize(

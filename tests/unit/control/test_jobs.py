@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
@@ -105,7 +107,7 @@ async def test_sweep_makes_its_recoverer_once_and_keeps_it() -> None:
 
     looks = Looks()
 
-    async def on_thread(work):  # type: ignore[no-untyped-def]
+    async def on_thread(work: Callable[[Any], object]) -> None:
         work(None)
 
     def start(database: object) -> Looks:

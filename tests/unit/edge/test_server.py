@@ -1130,7 +1130,8 @@ async def test_an_answer_that_waits_for_the_end_of_its_turn_is_sent_before_a_dra
             await asyncio.Event().wait()
         await go_on.wait()
         call.reply.send(200, [], b"done")
-        side = call.reply.connection  # type: ignore[attr-defined]
+        reply: Any = call.reply
+        side = reply.connection
         assert side.held
         side.abort()
 

@@ -186,7 +186,8 @@ def stalled(engine: Engine) -> _Stalled:
 @pytest.fixture
 def app(stalled: _Stalled) -> Iterator[ModelApp]:
     limits = Limits(queue_items_max=4, queue_tokens_max=600)
-    opened = ModelApp({MODEL: stalled}, 1, limits)  # type: ignore[dict-item]
+    engines: dict[str, Any] = {MODEL: stalled}
+    opened = ModelApp(engines, 1, limits)
     yield opened
     stalled.go.set()
     opened.close()

@@ -89,7 +89,8 @@ def test_what_could_not_be_written_is_counted_and_what_waits_behind_it_is_writte
             log._out = whole
             raise OSError("no space left")
 
-    log._out = Full()  # type: ignore[assignment]
+    full: Any = Full()
+    log._out = full
     for number in range(LINES_AT_ONCE + 5):
         log.write("line", number=number)
     until_blocking(lambda: file.read_bytes().count(b"\n") + log.dropped >= LINES_AT_ONCE + 5)
@@ -119,8 +120,8 @@ def test_a_disk_that_takes_a_part_costs_one_line_and_every_lost_one_is_counted(
     log = Log("test", file=str(tmp_path / "log"))
     whole = log._out
     for room in range(len(texts[0] + texts[1]) + 1):
-        disk, log._cut = Fills(), False
-        log._out, disk.room = disk, room  # type: ignore[assignment]
+        disk: Any = Fills()
+        log._cut, log._out, disk.room = False, disk, room
         lost = log._put(texts[0]) + log._put(texts[1])
         seen = disk.getvalue()
         assert sum(line in lines for line in seen.splitlines(keepends=True)) + lost == 6, room

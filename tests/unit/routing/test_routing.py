@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def is_openai(channel: Channel, _model: str) -> bool:
     return channel.family == "openai"
 
 
-def channel(id: int, *, priority: int = 0, weight: int = 1, keys: int = 1, **more: object) -> Channel:
+def channel(id: int, *, priority: int = 0, weight: int = 1, keys: int = 1, **more: Any) -> Channel:
     return Channel(
         id=id,
         name=f"c{id}",
@@ -41,7 +42,7 @@ def channel(id: int, *, priority: int = 0, weight: int = 1, keys: int = 1, **mor
         models=("m",),
         priority=priority,
         weight=weight,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

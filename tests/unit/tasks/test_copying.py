@@ -40,7 +40,8 @@ async def test_a_provider_whose_files_do_not_come_keeps_no_other_waiting() -> No
     def of(channel_id: int) -> Any:
         channel = Channel(channel_id, "east", "kling", "https://provider.example", keys=(), models=("m",))
         task: Any = channel_id
-        return copies.of(task, None, (channel, ChannelKey(1, "k")), VIDEO)  # type: ignore[arg-type]
+        submit: Any = None
+        return copies.of(task, submit, (channel, ChannelKey(1, "k")), VIDEO)
 
     hanging = [asyncio.ensure_future(of(1)) for _ in range(2 * COPIES_AT_ONCE_MAX)]
     await asyncio.sleep(0)

@@ -281,10 +281,11 @@ def _accumulated(stream: bytes) -> dict[str, Any]:
         client = anthropic.Anthropic(api_key="k", base_url="http://gateway", http_client=http, max_retries=0)
         messages: Any = [{"role": "user", "content": "hi"}]
         with client.messages.stream(model="m", max_tokens=5, messages=messages) as accumulating:
-            return _plain(accumulating.get_final_message().to_dict(warnings=False))
+            plain: dict[str, Any] = _plain(accumulating.get_final_message().to_dict(warnings=False))
+            return plain
 
 
-def _plain(message: dict[str, Any]) -> dict[str, Any]:
+def _plain(message: Any) -> Any:
     """A message without absent members, which the SDK spells as null, and without what it parsed itself."""
     if isinstance(message, dict):
         return {k: _plain(v) for k, v in message.items() if v is not None and k not in ("parsed_output",)}

@@ -60,9 +60,9 @@ class Listed:
         return b"ping"
 
 
-def relayed(dialect: str, kind: type[c.Relayed] = c.Relayed, **more: object) -> c.Relayed:
+def relayed(dialect: str, kind: type[c.Relayed] = c.Relayed, **more: Any) -> c.Relayed:
     side = DIALECTS[dialect]
-    return kind(side.reader(), side.writer(facts()), side.ends_by_close, **more)  # type: ignore[arg-type]
+    return kind(side.reader(), side.writer(facts()), side.ends_by_close, **more)
 
 
 def frames(*data: str) -> list[Frame]:

@@ -26,9 +26,9 @@ def whole(upstream: str, body: dict[str, Any]) -> list[Event]:
     return UPSTREAM_DIALECTS[upstream].read_reply(json.dumps(body).encode())
 
 
-def told(caller: str, events: Sequence[Event], **asked: Any) -> dict[str, Any]:
+def told(caller: Any, events: Sequence[Event], **asked: Any) -> dict[str, Any]:
     """The whole answer that a caller gets."""
-    request = ChatRequest(model="m", messages=[], dialect=caller, **asked)  # type: ignore[arg-type]
+    request = ChatRequest(model="m", messages=[], dialect=caller, **asked)
     body: dict[str, Any] = json.loads(DIALECTS[caller].write_reply(events, ReplyFacts("id", "m", 1, request)))
     return body
 

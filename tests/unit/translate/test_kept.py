@@ -183,7 +183,8 @@ def test_an_answer_with_an_odd_item_can_be_gone_on_from_and_shown(odd: Any) -> N
 
 
 def test_a_relayed_stream_names_our_response_and_nothing_else_of_it_changes() -> None:
-    crossing = KeptResponses(DIALECT.reader(), None, False)  # type: ignore[arg-type]
+    unwritten: Any = None
+    crossing = KeptResponses(DIALECT.reader(), unwritten, False)
     crossing.ours = Ours("resp_ours", "resp_before")
     told = replayed(msgspec.json.encode(RESPONSE | {"store": False, "extra": [1.50]}))
     out = b"".join(crossing.feed(frame) for raw in told for frame in SseDecoder().feed(raw)) + crossing.finish()

@@ -399,10 +399,10 @@ def test_calls_are_numbered_without_the_stand_in_for_a_schema() -> None:
         ("a newer word", "other"),
     ],
 )
-def test_why_an_anthropic_answer_ended(word: str, reason: str) -> None:
+def test_why_an_anthropic_answer_ended(word: str, reason: Any) -> None:
     members = {"stop_reason": word, "stop_sequence": "END", "stop_details": {"explanation": "because"}}
     finish = told({"type": "message_delta", "delta": members, "usage": {}})[-1]
-    assert finish == Finish(reason, "END", "because")  # type: ignore[arg-type]
+    assert finish == Finish(reason, "END", "because")
     whole = anthropic.DIALECT.read_reply(msgspec.json.encode({"type": "message"} | members))
     assert whole == [Start("", ""), finish, End()]
 

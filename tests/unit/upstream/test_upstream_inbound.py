@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ class Reply(SocketReply):
     """A reply that nobody waits for."""
 
     def __init__(self, *, is_head: bool = False) -> None:
-        super().__init__(None, is_head)  # type: ignore[arg-type]
+        nobody: Any = None
+        super().__init__(nobody, is_head)
 
     @property
     def body(self) -> bytes:
