@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Table, event
 
 from elkapi.ledger import accounts, recovery, statements
 from elkapi.ledger.idempotency import purge_claims, read_claim
 from elkapi.relay.account import read_account
+from elkapi.storage import schema
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.storage.repos import (
@@ -196,6 +197,7 @@ def asked_by(connection: Connection, asks: Callable[[Connection], Any]) -> list[
 
 
 def steps_of(connection: Connection, text: str, values: Any) -> list[str]:
+    values = values[0] if isinstance(values, list) else values  # Of those that it is executed for, one after another.
     plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + text, values).all()
     return [str(step[3]) for step in plan]
 
@@ -224,6 +226,65 @@ def test_what_is_asked_goes_through_no_table_that_grows(lite: Database, asked: s
             assert asked in PAGED or not scanned(steps), (text, steps)
             # An order made of what was found, if only a part of it, has read all: newer SQLites choose to.
             assert asked not in PAGED or not [step for step in steps if "TEMP B-TREE" in step], (text, steps)
+
+
+# How many each finds among SOME of everything. A statement about several rows may have another plan than about one.
+OF_SEVERAL: dict[str, Callable[[Connection], int]] = {
+    "claims that are over": lambda c: purge_claims(c, 5, 10, 10_000),
+    "notices taken": lambda c: len(
+        notices.take(c, OWNER, count=9, per_host_max=9, busy={}, busy_keys={}, paused=(), now_ns=5)
+    ),
+    "notices that are over": lambda c: notices.purge(c, 5, 10),
+    "tasks that are over": lambda c: tasks.purge(c, 10**18, 10, 10_000),
+    "a poller's lease": lambda c: len(tasks.lease(c, OWNER, 10)),
+    "answers that are over": lambda c: stored.purge(c, 5, 10, 10_000),
+    "lines taken over": lambda c: len(batch_lines.take_over(c, OWNER, 10)),
+    "files forgotten": lambda c: assets.forget(c, [_id(number) for number in range(SOME)]),
+}
+SOME = 3
+# Indexes of what is open alone, which may be gone through.
+OF_OPEN = ("tasks_open", "batch_lines_running")
+
+
+def _id(number: int) -> bytes:
+    return bytes(15) + bytes([number])
+
+
+def some_of_everything(connection: Connection) -> None:
+    """SOME rows of all that ends, open and over."""
+
+    def add(table: Table, **given: Any) -> None:
+        kinds: dict[type, Any] = {bytes: b"", str: "x", int: 1, bool: False}
+        row = {column.name: kinds[column.type.python_type] for column in table.columns if not column.nullable}
+        connection.execute(table.insert(), row | given)
+
+    add(schema.keys, id=1, owner_id=1, group="default", account_id=1, config="{}")
+    add(schema.message_batches, id=ID, key_id=1)
+    for number in range(SOME):
+        over, due = _id(number), _id(100 + number)
+        add(schema.idempotency, idempotency_key=str(number), state="done")
+        add(schema.notices, task_id=over, state="delivered")
+        add(schema.notices, task_id=due, state="pending")
+        add(schema.deliveries, id=number, task_id=over)
+        add(schema.tasks, id=over, state="failed", finished_ns=1)
+        add(schema.tasks, id=due, state="running")
+        add(schema.task_refs, ref=str(number), task_id=over)
+        add(schema.stored_objects, id=over, kind="response")
+        add(schema.stored_items, item_id=str(number), object_id=over)
+        add(schema.stored_events, object_id=over)
+        add(schema.batch_lines, batch_id=ID, line=number, state="running", worker=b"gone", request_sealed=b"")
+        add(schema.assets, id=over, task_id=over, location=str(number))
+
+
+@pytest.mark.parametrize("asked", OF_SEVERAL)
+def test_several_rows_at_once_are_found_by_an_index(lite: Database, asked: str) -> None:
+    found = []
+    with lite.write() as connection:
+        some_of_everything(connection)
+        for text, values in asked_by(connection, lambda c: found.append(OF_SEVERAL[asked](c))):
+            steps = steps_of(connection, text, values)
+            assert not [scan for scan in scanned(steps) if not scan.endswith(OF_OPEN)], (text, steps)
+    assert found == [SOME]
 
 
 @pytest.mark.postgres

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select, tuple_
+from sqlalchemy import Connection, delete, func, select
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict
@@ -71,8 +71,8 @@ def purge_claims(connection: Connection, now_ns: int, rows_max: int, bytes_max: 
     size = func.coalesce(func.length(c.reply_sealed), 0)
     due = select(*key, size).where(claim_is_over(now_ns)).order_by(c.expires_ns).limit(rows_max)
     sizes = [(tuple(named), size) for *named, size in connection.execute(sql.for_update(due, skip_locked=True))]
-    if gone := within(sizes, bytes_max):
-        connection.execute(delete(idempotency).where(tuple_(*key).in_(gone)))
+    gone = within(sizes, bytes_max)
+    sql.execute_for_each(connection, delete(idempotency), key, gone)
     return len(gone)
 
 

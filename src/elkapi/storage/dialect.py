@@ -16,13 +16,17 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     URL,
+    Column,
     ColumnElement,
     Connection,
+    Delete,
     Engine,
     ExceptionContext,
     Select,
     String,
     Table,
+    Update,
+    bindparam,
     cast,
     create_engine,
     event,
@@ -399,6 +403,19 @@ def upsert(
     rows = [dict(values)] if isinstance(values, Mapping) else [dict(row) for row in values]
     statement = statement.execution_options(preserve_rowcount=True)
     return sum(connection.execute(statement, row).rowcount for row in rows)
+
+
+def execute_for_each(
+    connection: Connection, change: Update | Delete, key: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Execute an update or a delete for each of these rows, named by the values of their key's columns.
+
+    Not `tuple_(*key).in_(rows)`: for more than one row SQLite would go through the whole table.
+    """
+    names = [f"key_{column.name}" for column in key]
+    one = change.where(*(column == bindparam(name) for name, column in zip(names, key, strict=True)))
+    if values := [dict(zip(names, row, strict=True)) for row in rows]:
+        connection.execute(one, values)
 
 
 def json_member(connection: Connection, column: ColumnElement[Any], name: str) -> ColumnElement[Any]:

@@ -67,6 +67,7 @@ _ANY_DUE = (
     select(_n.number).where(_n.state == literal_column(f"'{PENDING}'"), _n.due_ns <= bindparam("now_ns")).limit(1)
 )
 _COLUMNS = [_n[name] for name in NoticeRow.__struct_fields__]
+_KEY = (_n.task_id, _n.place, _n.number)
 
 
 def body_context(task_id: bytes, place: int, number: int) -> bytes:
@@ -118,10 +119,12 @@ def take(
             chosen.append((notice[0], notice[1], notice[2]))
     if not chosen:
         return []
-    these = tuple_(_n.task_id, _n.place, _n.number).in_(chosen)
-    connection.execute(update(_notices).where(these).values(lease=lease, due_ns=now_ns + _LEASE_NS))
-    rows = connection.execute(select(*_COLUMNS).where(these).order_by(_n.created_ns, _n.number))
-    return [NoticeRow(*row) for row in rows]
+    leased = update(_notices).values(lease=lease, due_ns=now_ns + _LEASE_NS)
+    sql.execute_for_each(connection, leased, _KEY, chosen)
+    of_tasks = select(*_COLUMNS).where(_n.task_id.in_({task_id for task_id, _, _ in chosen}))
+    rows = [NoticeRow(*row) for row in connection.execute(of_tasks)]
+    mine = set(chosen)
+    return sorted((row for row in rows if row.id in mine), key=lambda row: (row.created_ns, row.number))
 
 
 def wait_no_longer(connection: Connection, now_ns: int) -> None:
@@ -192,9 +195,8 @@ def purge(connection: Connection, before_ns: int, rows_max: int) -> int:
     over = (_n.created_ns < before_ns, _n.state != PENDING)
     old = select(_n.task_id, _n.place, _n.number).where(*over).order_by(_n.created_ns).limit(rows_max)
     gone = [tuple(row) for row in connection.execute(sql.for_update(old, skip_locked=True))]
-    if gone:
-        connection.execute(delete(_deliveries).where(tuple_(_d.task_id, _d.place, _d.number).in_(gone)))
-        connection.execute(delete(_notices).where(tuple_(_n.task_id, _n.place, _n.number).in_(gone)))
+    sql.execute_for_each(connection, delete(_deliveries), (_d.task_id, _d.place, _d.number), gone)
+    sql.execute_for_each(connection, delete(_notices), _KEY, gone)
     return len(gone)
 
 
