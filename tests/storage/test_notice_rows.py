@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,8 +13,9 @@ from sqlalchemy import select
 from elkapi.ids import event_id_text, new_id, parse_event_id
 from elkapi.ledger.noticing import Noticer, seal_notices
 from elkapi.ledger.statements import for_dialect
+from elkapi.settings import Settings
 from elkapi.storage.db import Database
-from elkapi.storage.installation import Installation
+from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import notices as rows
 from elkapi.storage.schema import deliveries
 from elkapi.storage.schema import notices as table
@@ -172,6 +174,60 @@ async def test_a_full_or_paused_host_does_not_keep_others_waiting(installation: 
     assert taken(database, per_host_max=2, busy={"hooks.example.test": 2}) == []
     assert taken(database, paused={"hooks.example.test"}) == []
     assert len(taken(database, per_host_max=2, busy={"hooks.example.test": 1})) == 1
+
+
+async def test_what_waits_for_a_host_where_nothing_can_be_sent_is_not_gone_through(tmp_path: Path) -> None:
+    installation = open_installation(Settings(data_dir=str(tmp_path)))
+    database, dead, other = installation.database, "hooks.example.test", "other.example.test"
+
+    def steps(**fields: Any) -> int:
+        """How many times SQLite did some steps for a look."""
+        count = 0
+
+        def one() -> None:
+            nonlocal count
+            count += 1
+
+        with database.write() as connection:
+            raw: Any = connection.connection.driver_connection
+            raw.set_progress_handler(one, 10)
+            given = {"count": 10, "per_host_max": 2, "busy": {}, "busy_keys": {}, "paused": ()} | fields
+            assert [row.host for row in rows.take(connection, b"a", now_ns=NOW_NS, **given)].count(other) == 1
+            raw.set_progress_handler(None, 0)
+            connection.rollback()
+        return count
+
+    try:
+        await written(installation, a_notice(url=f"https://{other}/"), *(a_notice() for _ in range(4)))
+        few = {"paused": steps(paused={dead}), "full": steps(busy={dead: 2}), "free": steps()}
+        backlog = [a_notice(created_ns=NOW_NS - 5_000 + number) for number in range(2_000)]
+        await written(installation, *backlog)
+        many = {"paused": steps(paused={dead}), "full": steps(busy={dead: 2}), "free": steps()}
+        assert all(many[name] < 2 * few[name] for name in few), (few, many)
+    finally:
+        database.close()
+
+
+async def test_events_that_wait_for_an_older_one_are_due_with_its_next_try(installation: Installation) -> None:
+    database, later_ns = installation.database, NOW_NS + 60 * 10**9
+    first = a_notice()
+    others = [msgspec.structs.replace(first, place=1), a_notice()]
+    await written(installation, first, *(msgspec.structs.replace(first, number=n) for n in (2, 3)), *others)
+
+    (one,) = (row for row in taken(database) if row.id == (first.task_id, 0, 1))
+    assert ended(database, one, state=rows.PENDING, due_ns=later_ns)
+    assert taken(database) == []
+    with database.read() as connection:
+        of_first = (table.c.task_id == first.task_id, table.c.place == 0)
+        waiting = select(table.c.number).where(*of_first, table.c.due_ns == later_ns)
+        assert sorted(connection.execute(waiting).scalars()) == [1, 2, 3]
+        assert not rows.is_any_due(connection, NOW_NS)
+    # Sent again by hand, and delivered: then what waited is not to wait until the time of the next try.
+    with database.write() as connection:
+        assert rows.replay(connection, one.id, now_ns=NOW_NS, until_ns=NOW_NS + DAY_NS)
+    assert [row.number for row in taken(database)] == [1]
+    assert ended(database, one)
+    assert [row.number for row in taken(database)] == [2]
 
 
 async def test_whoever_has_many_events_leaves_a_place_for_the_next_key(installation: Installation) -> None:

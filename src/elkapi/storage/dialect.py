@@ -427,9 +427,10 @@ def json_member(connection: Connection, column: ColumnElement[Any], name: str) -
     return member
 
 
-def for_update(statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
-    """Lock the selected rows. SQLite ignores it: its write transaction already excludes every other writer."""
-    return statement.with_for_update(skip_locked=skip_locked)
+def for_update(statement: Select[Any], *, skip_locked: bool = False, of: Table | None = None) -> Select[Any]:
+    """Lock the selected rows, or those `of` one table of a join. SQLite ignores it: its write transaction already
+    excludes every other writer."""
+    return statement.with_for_update(skip_locked=skip_locked, of=of)
 
 
 def lock_for_migration(connection: Connection) -> None:

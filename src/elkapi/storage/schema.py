@@ -469,9 +469,16 @@ notices = Table(
     comment="an event of a task for one of its addresses (place); state pending | delivered | given_up; a sender that "
     "has the lease owns it until due_ns; sealed is types.NoticeBody",
 )
-# Senders look up due notices; the index excludes delivered ones, which are nearly all.
+# Senders look up whether any notice is due, and those of each host; the indexes exclude delivered ones, nearly all.
 Index(
     "notices_due",
+    notices.c.due_ns,
+    sqlite_where=notices.c.state == "pending",
+    postgresql_where=notices.c.state == "pending",
+)
+Index(
+    "notices_due_by_host",
+    notices.c.host,
     notices.c.due_ns,
     sqlite_where=notices.c.state == "pending",
     postgresql_where=notices.c.state == "pending",

@@ -28,6 +28,7 @@ from elkapi.storage.migrations import (
     m0009_channel_ids,
     m0010_ended_tasks,
     m0011_notices_in_order,
+    m0012_notices_by_host,
 )
 
 Step = Callable[[Connection, int], None]
@@ -54,6 +55,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0009_channel_ids", m0009_channel_ids.pre, m0009_channel_ids.post),
     Migration("0010_ended_tasks", m0010_ended_tasks.pre, m0010_ended_tasks.post),
     Migration("0011_notices_in_order", m0011_notices_in_order.pre, m0011_notices_in_order.post),
+    Migration("0012_notices_by_host", m0012_notices_by_host.pre, m0012_notices_by_host.post),
 )
 
 

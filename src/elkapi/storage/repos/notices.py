@@ -11,7 +11,19 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, literal_column, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -20,6 +32,8 @@ _notices, _deliveries = schema.notices, schema.deliveries
 _n, _d = _notices.c, _deliveries.c
 
 PENDING = "pending"
+# As the indexes of what is pending spell it: PostgreSQL may not use them for a parameter.
+_PENDING: ColumnElement[str] = literal_column(f"'{PENDING}'")
 # How many due notices are searched for one whose host has a free slot.
 LOOKED_AT_MAX = 500
 ANSWER_CHARACTERS_MAX = 500
@@ -63,9 +77,7 @@ class Try(msgspec.Struct, frozen=True):
 
 
 # Polled all the time, so it is built once.
-_ANY_DUE = (
-    select(_n.number).where(_n.state == literal_column(f"'{PENDING}'"), _n.due_ns <= bindparam("now_ns")).limit(1)
-)
+_ANY_DUE = select(_n.number).where(_n.state == _PENDING, _n.due_ns <= bindparam("now_ns")).limit(1)
 _COLUMNS = [_n[name] for name in NoticeRow.__struct_fields__]
 _KEY = (_n.task_id, _n.place, _n.number)
 
@@ -98,21 +110,12 @@ def take(
     slot is left for the next key (until customers have accounts, a key stands for a customer). An event waits for older
     ones of its task and address.
     """
-    older = _notices.alias()
-    same = (older.c.task_id == _n.task_id, older.c.place == _n.place, older.c.number < _n.number)
-    waits = select(older.c.number).where(*same, older.c.state == PENDING).exists()
     full = {host for host, sending in busy.items() if sending >= per_host_max} | set(paused)
     served = {key for key, sending in busy_keys.items() if sending >= count}
-    due = (
-        select(_n.task_id, _n.place, _n.number, _n.host, _n.key_id)
-        .where(_n.state == PENDING, _n.due_ns <= now_ns, ~waits)
-        .where(_n.host.not_in(sorted(full)), _n.key_id.not_in(sorted(served)))
-        .order_by(_n.due_ns)
-        .limit(LOOKED_AT_MAX)
-    )
+    due = _oldest_due_of_each_host(full, served, per_host_max, now_ns)
     sending, of_keys = Counter(busy), Counter(busy_keys)
     chosen: list[NoticeId] = []
-    for *notice, host, key in connection.execute(sql.for_update(due, skip_locked=True)):
+    for *notice, host, key in connection.execute(sql.for_update(due, skip_locked=True, of=_notices)):
         if sending[host] < per_host_max and of_keys[key] < count - len(chosen):
             sending[host] += 1
             of_keys[key] += 1
@@ -125,6 +128,37 @@ def take(
     rows = [NoticeRow(*row) for row in connection.execute(of_tasks)]
     mine = set(chosen)
     return sorted((row for row in rows if row.id in mine), key=lambda row: (row.created_ns, row.number))
+
+
+def _oldest_due_of_each_host(
+    but_hosts: Collection[str], but_keys: Collection[int], per_host: int, now_ns: int
+) -> Select[Any]:
+    """(task, place, number, host, key) of what can be sent, by the time it is due: of each host as many as could be
+    sent there.
+
+    It goes from host to host by the index, so a host where nothing can be sent costs a step, however much waits for it.
+    """
+    first, later, each = _notices.alias("first"), _notices.alias("later"), _notices.alias("each")
+    hosts = select(func.min(first.c.host).label("host")).where(first.c.state == _PENDING).cte("hosts", recursive=True)
+    following = select(func.min(later.c.host)).where(later.c.state == _PENDING, later.c.host > hosts.c.host)
+    hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
+
+    def fits(c: Any, until_ns: Any) -> tuple[ColumnElement[bool], ...]:
+        older = _notices.alias()
+        same = (older.c.task_id == c.task_id, older.c.place == c.place, older.c.number < c.number)
+        waits = select(older.c.number).where(*same, older.c.state == PENDING).exists()
+        is_due = (c.host == hosts.c.host, c.state == _PENDING, c.due_ns <= until_ns)
+        return *is_due, ~waits, c.key_id.not_in(sorted(but_keys))
+
+    fitting = select(each.c.due_ns).where(*fits(each.c, now_ns)).order_by(each.c.due_ns)
+    last = fitting.limit(1).offset(max(per_host - 1, 0)).correlate(hosts).scalar_subquery()
+    return (
+        select(_n.task_id, _n.place, _n.number, _n.host, _n.key_id)
+        .select_from(hosts.join(_notices, _n.host == hosts.c.host))
+        .where(hosts.c.host.not_in(sorted(but_hosts)), *fits(_n, func.coalesce(last, now_ns)))
+        .order_by(_n.due_ns)
+        .limit(LOOKED_AT_MAX)
+    )
 
 
 def wait_no_longer(connection: Connection, now_ns: int) -> None:
@@ -142,6 +176,9 @@ def end_try(
     mine = (*_is(notice), _n.lease == lease, _n.state == PENDING)
     values: dict[str, Any] = {"state": state, "tries": tries, "due_ns": due_ns, "lease": None}
     kept = connection.execute(update(_notices).where(*mine).values(values)).rowcount == 1
+    if kept and state == PENDING:
+        # Looks for what is due would find them again and again until then.
+        connection.execute(_behind(notice).where(_n.due_ns < due_ns).values(due_ns=due_ns))
     task_id, place, number = notice
     facts = msgspec.structs.asdict(told)
     connection.execute(_deliveries.insert(), {"task_id": task_id, "place": place, "number": number, **facts})
@@ -187,7 +224,10 @@ def replay(connection: Connection, notice: NoticeId, *, now_ns: int, until_ns: i
     sender."""
     again = update(_notices).where(*_is(notice), _n.lease.is_(None) | (_n.due_ns <= now_ns))
     values = {"state": PENDING, "tries": 0, "due_ns": now_ns, "until_ns": until_ns, "lease": None}
-    return connection.execute(again.values(values)).rowcount == 1
+    done = connection.execute(again.values(values)).rowcount == 1
+    if done:
+        connection.execute(_behind(notice).where(_n.due_ns > now_ns).values(due_ns=now_ns))
+    return done
 
 
 def purge(connection: Connection, before_ns: int, rows_max: int) -> int:
@@ -198,6 +238,13 @@ def purge(connection: Connection, before_ns: int, rows_max: int) -> int:
     sql.execute_for_each(connection, delete(_deliveries), (_d.task_id, _d.place, _d.number), gone)
     sql.execute_for_each(connection, delete(_notices), _KEY, gone)
     return len(gone)
+
+
+def _behind(notice: NoticeId) -> Update:
+    """The later events of its task and address, which wait for it."""
+    task_id, place, number = notice
+    waits = (_n.task_id == task_id, _n.place == place, _n.number > number, _n.state == PENDING, _n.lease.is_(None))
+    return update(_notices).where(*waits)
 
 
 def _is(notice: NoticeId) -> tuple[ColumnElement[bool], ...]:
