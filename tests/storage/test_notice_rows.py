@@ -191,7 +191,7 @@ async def test_what_waits_for_a_host_where_nothing_can_be_sent_is_not_gone_throu
         with database.write() as connection:
             raw: Any = connection.connection.driver_connection
             raw.set_progress_handler(one, 10)
-            given = {"count": 10, "per_host_max": 2, "busy": {}, "busy_keys": {}, "paused": ()} | fields
+            given: dict[str, Any] = {"count": 10, "per_host_max": 2, "busy": {}, "busy_keys": {}, "paused": ()} | fields
             assert [row.host for row in rows.take(connection, b"a", now_ns=NOW_NS, **given)].count(other) == 1
             raw.set_progress_handler(None, 0)
             connection.rollback()
