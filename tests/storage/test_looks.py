@@ -101,6 +101,7 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
 ASKED: dict[str, Callable[[Connection], Any]] = {
     "versions": versions.read,
     "a key": lambda c: keys.find_grant(c, ID * 2),
+    "keys of a name": lambda c: keys.find_by_name(c, "name"),
     "changed keys": lambda c: keys.changed_since(c, 5),
     "keys": lambda c: keys.list_keys(c, limit=10, after_id=5),
     "a balance": lambda c: accounts.entries_of(c, ID),

@@ -119,6 +119,14 @@ def test_cve_2026_25591_a_name_is_matched_whole_never_as_a_pattern(database: Dat
         assert len(keys.find_by_name(connection, "production")) == 1
 
 
+def test_of_a_groups_keys_only_as_many_are_read_as_are_shown(database: Database) -> None:
+    with database.write() as connection:
+        made = [make_key(connection, name=f"k{number}")[0] for number in range(4)]
+        keys.revoke(connection, made[0].id, **WHO)
+        assert keys.in_group(connection, "default", 2) == ([(row.id, row.name) for row in made[1:3]], 3)
+        assert keys.in_group(connection, "vip", 2) == ([], 0)
+
+
 def test_g16_edited_key_fields_read_back(database: Database) -> None:
     with database.write() as connection:
         row, _ = make_key(connection)

@@ -76,10 +76,11 @@ def remove_group(admin: Admin, name: str) -> None:
     with admin.change() as connection:
         if groups.get_group(connection, name) is None:
             raise Missing(f"the group {name!r} does not exist")
-        if users := _users(connection, admin, name):
-            more = f" and {len(users) - USERS_NAMED_MAX} more" if len(users) > USERS_NAMED_MAX else ""
+        users, total = _users(connection, admin, name)
+        if users:
+            more = f" and {total - len(users)} more" if total > len(users) else ""
             raise Refused(
-                f"the group {name!r} is used by {', '.join(users[:USERS_NAMED_MAX])}{more}; move them to "
+                f"the group {name!r} is used by {', '.join(users)}{more}; move them to "
                 "another group first, with `elkapi key edit WHICH --group GROUP` and "
                 "`elkapi channel edit CHANNEL --group GROUP`"
             )
@@ -87,7 +88,10 @@ def remove_group(admin: Admin, name: str) -> None:
         groups.remove_group(connection, name, **admin.who())
 
 
-def _users(connection: Connection, admin: Admin, name: str) -> list[str]:
+def _users(connection: Connection, admin: Admin, name: str) -> tuple[list[str], int]:
+    """(the first channels and keys of a group, how many it has)."""
     rows = channels.view_channels(connection, admin.sealer)
     named = [f"channel {row.id} ({row.name})" for row in rows if name in row.config.groups]
-    return named + [f"key {id_} ({key})" for id_, key in keys.in_group(connection, name)]
+    found, total = keys.in_group(connection, name, USERS_NAMED_MAX)
+    users = named + [f"key {id_} ({key})" for id_, key in found]
+    return users[:USERS_NAMED_MAX], len(named) + total

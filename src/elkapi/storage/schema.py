@@ -94,6 +94,7 @@ keys = Table(
     Column("revoked_ns", BigInteger),
     Column("version", BigInteger, nullable=False),
     Index("keys_by_version", "version"),
+    Index("keys_by_name", "name"),
     comment="digest is sha256 of the whole key; models is a JSON array or NULL; config is JSON of types.Policy; "
     "version is config_version at a change",
 )

@@ -29,6 +29,7 @@ from elkapi.storage.migrations import (
     m0010_ended_tasks,
     m0011_notices_in_order,
     m0012_notices_by_host,
+    m0013_keys_by_name,
 )
 
 Step = Callable[[Connection, int], None]
@@ -56,6 +57,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0010_ended_tasks", m0010_ended_tasks.pre, m0010_ended_tasks.post),
     Migration("0011_notices_in_order", m0011_notices_in_order.pre, m0011_notices_in_order.post),
     Migration("0012_notices_by_host", m0012_notices_by_host.pre, m0012_notices_by_host.post),
+    Migration("0013_keys_by_name", m0013_keys_by_name.pre, m0013_keys_by_name.post),
 )
 
 

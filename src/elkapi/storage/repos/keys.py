@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, select, update
 
 from elkapi.storage import apikey, schema
 from elkapi.storage import dialect as sql
@@ -116,14 +116,12 @@ def names_with_guard(connection: Connection, guard: str) -> list[str]:
     return [row.name for row in rows if guard in (policies.read(row.config).guards or ())]
 
 
-def in_group(connection: Connection, group: str) -> list[tuple[int, str]]:
-    """(id, name) of the keys of a group, other than revoked ones."""
-    rows = connection.execute(
-        select(_keys.c.id, _keys.c.name)
-        .where(_keys.c.group == group, _keys.c.revoked_ns.is_(None))
-        .order_by(_keys.c.id)
-    )
-    return [(row.id, row.name) for row in rows]
+def in_group(connection: Connection, group: str, limit: int) -> tuple[list[tuple[int, str]], int]:
+    """((id, name) of the first `limit` keys of a group, how many it has), without revoked ones."""
+    these = (_keys.c.group == group, _keys.c.revoked_ns.is_(None))
+    first = connection.execute(select(_keys.c.id, _keys.c.name).where(*these).order_by(_keys.c.id).limit(limit))
+    total = connection.execute(select(func.count()).select_from(_keys).where(*these)).scalar_one()
+    return [(row.id, row.name) for row in first], total
 
 
 def move_revoked(connection: Connection, group: str, to: str) -> None:
