@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import Connection
 
 from elkapi.storage.db import Database
@@ -60,6 +61,18 @@ def test_a_quota_lets_the_keys_own_oldest_go_and_no_more_than_it_must(database: 
         # What another process wrote for the same place stands.
         again = assets.add(connection, file(7, size_bytes=5, location="another"), 30)
         assert (again.location, again.size_bytes) == ("file-7", 30)
+
+
+def test_room_is_made_a_few_files_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "OLDEST_AT_ONCE", 2)
+    with database.write() as connection:
+        for number in range(1, 8):
+            assets.add(connection, file(number), 70)
+        assets.add(connection, file(8, size_bytes=45), 70)
+        assert kept(connection) == ["file-6", "file-7", "file-8"]
+        # More than there is to give.
+        assets.add(connection, file(9, size_bytes=100), 70)
+        assert kept(connection) == ["file-9"]
 
 
 def test_a_file_is_found_by_its_owner_and_until_its_time_is_over(database: Database) -> None:

@@ -41,6 +41,23 @@ ID = b"i" * 16
 NOTICE = (ID, 0, 1)
 A_NOTICE = notices.NoticeRow(ID, 0, 1, 1, "h", "standard", "delivered", 1, 5, 5, 5, b"?")
 GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+AN_ASSET = assets.AssetRow(
+    id=ID,
+    task_id=ID,
+    number=0,
+    owner_id=1,
+    key_id=1,
+    kind="image",
+    content_type="image/png",
+    size_bytes=9,
+    sha256=b"",
+    width=None,
+    height=None,
+    duration_ms=None,
+    location="place",
+    created_ns=0,
+    expires_ns=9,
+)
 LINE = EndedLine(ID, 0, "succeeded", b"", ID)
 LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
     "a poller's look": (lambda c: tasks.any_work(c, OWNER), "tasks_open"),
@@ -174,6 +191,13 @@ GROWING = frozenset(
 PAGED = {"newest calls", "newest notices", "newest changes", "alerts", "tasks of several ends"}
 
 
+# Rows that are all read at each new one, however many a key has: by what is in the index alone.
+SUMMED: dict[str, Callable[[Connection], Any]] = {
+    "files of a key": lambda c: assets.used_bytes(c, 1, 5),
+    "room for a file": lambda c: assets.add(c, AN_ASSET, 1),
+}
+
+
 @pytest.fixture
 def lite(tmp_path: Path) -> Iterator[Database]:
     made = Database.open(f"sqlite:///{tmp_path / 'looks.sqlite3'}")
@@ -275,6 +299,17 @@ def some_of_everything(connection: Connection) -> None:
         add(schema.stored_events, object_id=over)
         add(schema.batch_lines, batch_id=ID, line=number, state="running", worker=b"gone", request_sealed=b"")
         add(schema.assets, id=over, task_id=over, location=str(number))
+
+
+@pytest.mark.parametrize("asked", SUMMED)
+def test_a_keys_files_are_summed_up_without_their_rows(lite: Database, asked: str) -> None:
+    with lite.write() as connection:
+        some_of_everything(connection)
+        plans = [steps_of(connection, *one) for one in asked_by(connection, SUMMED[asked])]
+    of_key = [step for steps in plans for step in steps if "key_id=" in step]
+    assert of_key
+    assert all("COVERING INDEX assets_of_key" in step for step in of_key), plans
+    assert not [step for steps in plans for step in steps if "TEMP B-TREE" in step], plans
 
 
 @pytest.mark.parametrize("asked", OF_SEVERAL)

@@ -532,7 +532,8 @@ assets = Table(
     Column("created_ns", BigInteger, nullable=False),
     Column("expires_ns", BigInteger, nullable=False),
     Index("assets_by_task", "task_id", "number", unique=True),
-    Index("assets_by_key", "key_id", "created_ns"),
+    # The last three are in it so that a key's files are summed up without their rows, at each new one.
+    Index("assets_of_key", "key_id", "created_ns", "id", "expires_ns", "size_bytes"),
     Index("assets_by_expiry", "expires_ns"),
     Index("assets_by_location", "location", unique=True),
     comment="one file that a task made, at location in the asset store; the file is written before its row and "

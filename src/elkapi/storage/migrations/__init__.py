@@ -30,6 +30,7 @@ from elkapi.storage.migrations import (
     m0011_notices_in_order,
     m0012_notices_by_host,
     m0013_keys_by_name,
+    m0014_assets_of_key,
 )
 
 Step = Callable[[Connection, int], None]
@@ -58,6 +59,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0011_notices_in_order", m0011_notices_in_order.pre, m0011_notices_in_order.post),
     Migration("0012_notices_by_host", m0012_notices_by_host.pre, m0012_notices_by_host.post),
     Migration("0013_keys_by_name", m0013_keys_by_name.pre, m0013_keys_by_name.post),
+    Migration("0014_assets_of_key", m0014_assets_of_key.pre, m0014_assets_of_key.post),
 )
 
 

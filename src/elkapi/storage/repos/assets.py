@@ -18,6 +18,8 @@ from elkapi.types import AssetKind, Grant, TaskAsset
 
 _assets = schema.assets
 FOR_EVER_NS = (1 << 63) - 1
+# How many of a key's files are read at a time while room is made for a new one, which mostly takes the place of a few.
+OLDEST_AT_ONCE = 100
 
 
 class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,17 +79,16 @@ def add(connection: Connection, row: AssetRow, key_bytes_max: int = 0) -> AssetR
 
 def _make_room(connection: Connection, row: AssetRow, key_bytes_max: int) -> None:
     over = used_bytes(connection, row.key_id, row.created_ns) - key_bytes_max
-    if over <= 0:
-        return
     c = _assets.c
-    others = select(c.id, c.size_bytes).where(c.key_id == row.key_id, c.expires_ns > row.created_ns, c.id != row.id)
-    oldest = []
-    for other in connection.execute(others.order_by(c.created_ns, c.id)):
-        if over <= 0:
-            break
-        oldest.append(other.id)
-        over -= other.size_bytes
-    if oldest:
+    kept = (c.key_id == row.key_id, c.expires_ns > row.created_ns, c.id != row.id)
+    others = select(c.id, c.size_bytes).where(*kept).order_by(c.created_ns, c.id).limit(OLDEST_AT_ONCE)
+    while over > 0 and (found := connection.execute(others).all()):
+        oldest = []
+        for other in found:
+            if over <= 0:
+                break
+            oldest.append(other.id)
+            over -= other.size_bytes
         connection.execute(update(_assets).where(c.id.in_(oldest)).values(expires_ns=row.created_ns))
 
 
