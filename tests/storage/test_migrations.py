@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, event, inspect, select
 
 from elkapi.clock import ManualClock
 from elkapi.ledger import accounts as ledger_accounts
@@ -95,6 +95,19 @@ def test_channels_of_an_older_version_and_their_keys_are_all_there_after_their_t
                 assert connection.execute(schema.channel_keys.insert(), key).inserted_primary_key == (10,)
     finally:
         database.close()
+
+
+@pytest.mark.postgres
+def test_a_process_waits_for_anothers_migration_however_long_it_takes(migrated_postgres_url: str) -> None:
+    database, asked = Database.open(migrated_postgres_url), list[str]()
+    try:
+        with database.write() as connection:
+            event.listen(connection, "before_cursor_execute", lambda _c, _cursor, text, *_: asked.append(text))
+            migrations.migrate_in(connection)
+    finally:
+        database.close()
+    limits = [text for text in asked if "statement_timeout" in text or "pg_advisory" in text]
+    assert ["statement_timeout = 0" in limits[0], "pg_advisory" in limits[1]] == [True, True]
 
 
 def test_the_gateway_starts_with_the_post_half_not_yet_applied(database_url: str) -> None:

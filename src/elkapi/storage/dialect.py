@@ -434,7 +434,11 @@ def for_update(statement: Select[Any], *, skip_locked: bool = False, of: Table |
 
 
 def lock_for_migration(connection: Connection) -> None:
-    """Block every other migrating process until this transaction ends (on SQLite, BEGIN IMMEDIATE already has)."""
+    """Block every other migrating process until this transaction ends (on SQLite, BEGIN IMMEDIATE already has).
+
+    As `take_time`, first of all: the process that has the lock may take minutes in a large database.
+    """
+    take_time(connection)
     if connection.dialect.name == POSTGRESQL:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRESQL_MIGRATION_LOCK})
 

@@ -112,7 +112,6 @@ def migrate_in(
 ) -> tuple[str, ...]:
     """As `migrate`, inside the caller's write transaction."""
     sql.lock_for_migration(connection)
-    sql.take_time(connection)
     schema.migrations.create(connection, checkfirst=True)
     names = pending(connection, halves)
     for migration in MIGRATIONS:
