@@ -65,6 +65,8 @@ from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
 SWITCH_INTERVAL_S = 0.0005
+# Threads for what calls read, besides the one for keys.
+READERS = 2
 _OWN_PAGES = PAGES | COUNTING_PAGES | QUOTING_PAGES | STORED_PAGES | TASK_FILE_PAGES | ACCOUNT_PAGES
 
 
@@ -123,7 +125,7 @@ async def drained(plane: DataPlane, server: Server, runner: BatchRunner, drain_s
 async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
     """Every part of the data plane, opened in the order of need and closed in reverse."""
     settings = order.settings
-    installation = open_installation(settings)
+    installation = open_installation(settings, readers=READERS + 1)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(installation.database.close)
         log = stack.enter_context(json_log("worker", settings))
@@ -134,7 +136,9 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         holder = _snapshots(order, installation, cache, batches)
         await holder.start()
         stack.push_async_callback(holder.stop)
-        reader = Reader(installation.database)
+        key_reader = Reader(installation.database, threads=1)
+        stack.push_async_callback(key_reader.aclose)
+        reader = Reader(installation.database, threads=READERS)
         stack.push_async_callback(reader.aclose)
         ledger = open_ledger(
             settings,
@@ -172,6 +176,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             catalog=CATALOG,
             snapshots=holder,
             key_cache=cache,
+            key_reader=key_reader,
             reader=reader,
             ledger=ledger,
             client=client,

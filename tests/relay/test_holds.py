@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import threading
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from elkapi.errors import InsufficientQuota, Unavailable
 from elkapi.money import parse_usd
 from elkapi.sandbox.server import Running
 from elkapi.types import HoldOrder, Policy, Settlement
+from elkapi.worker import READERS
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.text_calls import ask, has_error
@@ -43,6 +46,20 @@ async def post(
 ) -> Any:
     asked = ask("chat", FIRST, prompt, **more)
     return await lite.ask(key, asked.body, path=asked.path, headers={**asked.headers, **(headers or {})})
+
+
+async def test_long_lists_of_others_do_not_delay_the_first_call_of_a_key(lite: Gateway, sandbox: Running) -> None:
+    await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await lite.price(FIRST, output_per_1m_usd="10")
+    key, read = await lite.key("1"), threading.Event()
+    lists = [asyncio.create_task(lite.plane.reader.run(lambda _: read.wait())) for _ in range(2 * READERS)]
+    try:
+        await asyncio.sleep(0)
+        reply = await post(lite, key)
+        assert reply.status_code == 200, reply.text
+    finally:
+        read.set()
+        await asyncio.gather(*lists, return_exceptions=True)
 
 
 async def test_several_choices_share_what_the_balance_covers(lite: Gateway, sandbox: Running) -> None:

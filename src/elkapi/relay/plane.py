@@ -69,6 +69,8 @@ class DataPlane(msgspec.Struct):
     catalog: Catalog
     snapshots: SnapshotHolder
     key_cache: KeyCache
+    # For keys alone, so that one customer's long lists do not delay the first call of another.
+    key_reader: Reader
     reader: Reader
     ledger: Ledger
     client: UpstreamClient

@@ -41,7 +41,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
             await plane.open_pages[match.operation.id](plane, snapshot, match, call)
             return
         key = presented_key(call)
-        grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock)  # 2
+        grant = await admit(snapshot, plane.key_cache, plane.key_reader, key, plane.clock)  # 2
         check_coding(call)
         role = match.operation.role
         if role is not Role.RELAY:
