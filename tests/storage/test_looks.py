@@ -81,11 +81,11 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
     ),
     "a caller's of one end": (
         lambda c: tasks.page(c, GRANT, Wanted(wires=("w",), states=("expired",), begun=True), limit=10, offset=1),
-        "tasks_ended_by_key",
+        "tasks_ended_of_key",
     ),
     "how many of one end": (
         lambda c: tasks.count(c, GRANT, Wanted(wires=("w",), states=("expired",), begun=True)),
-        "tasks_ended_by_key",
+        "tasks_ended_of_key",
     ),
     "a caller's open tasks": (
         lambda c: tasks.page(c, GRANT, Wanted(wires=("w",), states=tasks.OPEN, begun=True), limit=10, after=ID),
@@ -104,14 +104,14 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
     "answers of the unknown": (lambda c: stored.fail_orphans(c), "stored_objects_running"),
     "claims that are over": (lambda c: purge_claims(c, 5, 10, 10), "idempotency_by_expiry"),
     "results kept long enough": (lambda c: batch_lines.is_any_kept_since(c, 5), "message_batches_kept"),
-    "a task by its provider's id": (lambda c: tasks.find(c, GRANT, "theirs"), "tasks_by_native_id"),
+    "a task by its provider's id": (lambda c: tasks.find(c, GRANT, "theirs"), "tasks_of_native_id"),
     "tasks by their provider's ids": (
         lambda c: tasks.page(c, GRANT, Wanted(native_ids=("theirs",), begun=True), limit=10),
-        "tasks_by_native_id",
+        "tasks_of_native_id",
     ),
     "how many those are": (
         lambda c: tasks.count(c, GRANT, Wanted(native_ids=("theirs",), begun=True)),
-        "tasks_by_native_id",
+        "tasks_of_native_id",
     ),
 }
 # Whatever else calls, jobs and lists of one page ask: by which index is the database's to choose.
@@ -191,6 +191,12 @@ GROWING = frozenset(
 PAGED = {"newest calls", "newest notices", "newest changes", "alerts", "tasks of several ends"}
 
 
+# How many there are, whatever the list leaves out: by what is in the index alone.
+COUNTED: dict[str, tuple[Wanted, str]] = {
+    "of one kind": (Wanted(wires=("w",), operations=("o",), models=("m",), begun=True), "tasks_of_key"),
+    "of one end": (Wanted(wires=("w",), states=("succeeded",), models=("m",), begun=True), "tasks_ended_of_key"),
+    "of a form": (Wanted(forms=("unified",), but_form="x", begun=True), "tasks_of_key"),
+}
 # Rows that are all read at each new one, however many a key has: by what is in the index alone.
 SUMMED: dict[str, Callable[[Connection], Any]] = {
     "files of a key": lambda c: assets.used_bytes(c, 1, 5),
@@ -299,6 +305,15 @@ def some_of_everything(connection: Connection) -> None:
         add(schema.stored_events, object_id=over)
         add(schema.batch_lines, batch_id=ID, line=number, state="running", worker=b"gone", request_sealed=b"")
         add(schema.assets, id=over, task_id=over, location=str(number))
+
+
+@pytest.mark.parametrize("asked", COUNTED)
+def test_tasks_are_counted_without_their_rows(lite: Database, asked: str) -> None:
+    wanted, index = COUNTED[asked]
+    with lite.write() as connection:
+        found = asked_by(connection, lambda c: tasks.count(c, GRANT, wanted))
+        plans = [steps_of(connection, *one) for one in found]
+    assert all(any(f"SEARCH tasks USING COVERING INDEX {index} " in step for step in steps) for steps in plans), plans
 
 
 @pytest.mark.parametrize("asked", SUMMED)

@@ -379,6 +379,9 @@ stored_items = Table(
     comment="which stored response an output item is of, for inputs that refer to it",
 )
 
+# What lists of a caller's tasks ask for is in their indexes, so that the rows of those which a list leaves out, or only
+# counts, are not read: with the request and the report a row is a page.
+_TASKS_LISTED_BY = ("wire", "operation", "form", "model", "owner_id", "deleted_ns", "native_id")
 # A task's id is that of its submit, by which its hold and its charge are found.
 tasks = Table(
     "tasks",
@@ -407,8 +410,9 @@ tasks = Table(
     Column("error_code", String),
     Column("asked_sealed", LargeBinary, nullable=False),
     Column("told_sealed", LargeBinary),
-    Index("tasks_by_key", "key_id", "id"),
-    Index("tasks_by_native_id", "key_id", "native_id"),
+    Index("tasks_of_key", "key_id", "id", *_TASKS_LISTED_BY),
+    # With the id, since SQLite would otherwise prefer the index above, where it finds all it asks for.
+    Index("tasks_of_native_id", "key_id", "native_id", "id"),
     comment="state queued | running | succeeded | failed | cancelled | expired; worker submits it, poller owns it "
     "after; asked_sealed is JSON of tasks.record.Asked, told_sealed of Told; every step raises version by one",
 )
@@ -423,10 +427,11 @@ task_has_ended = tasks.c.state.in_(
 )
 task_made_nothing = tasks.c.state.in_([literal_column(f"'{end}'") for end in ("failed", "cancelled", "expired")])
 Index(
-    "tasks_ended_by_key",
+    "tasks_ended_of_key",
     tasks.c.key_id,
     tasks.c.state,
     tasks.c.id,
+    *(tasks.c[name] for name in _TASKS_LISTED_BY),
     sqlite_where=task_has_ended,
     postgresql_where=task_has_ended,
 )

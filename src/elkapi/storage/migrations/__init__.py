@@ -31,6 +31,7 @@ from elkapi.storage.migrations import (
     m0012_notices_by_host,
     m0013_keys_by_name,
     m0014_assets_of_key,
+    m0015_tasks_listed,
 )
 
 Step = Callable[[Connection, int], None]
@@ -60,6 +61,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0012_notices_by_host", m0012_notices_by_host.pre, m0012_notices_by_host.post),
     Migration("0013_keys_by_name", m0013_keys_by_name.pre, m0013_keys_by_name.post),
     Migration("0014_assets_of_key", m0014_assets_of_key.pre, m0014_assets_of_key.post),
+    Migration("0015_tasks_listed", m0015_tasks_listed.pre, m0015_tasks_listed.post),
 )
 
 
