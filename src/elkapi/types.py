@@ -516,7 +516,10 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 class NewTask(msgspec.Struct, frozen=True):
-    """A new task before its provider was asked; `asked`: JSON of tasks.record.Asked, sealed when written."""
+    """A new task before its provider was asked; `asked`: JSON of tasks.record.Asked, sealed when written.
+
+    `own_mark` is the caller's own name of it, "" for none; no other task of the key may have it.
+    """
 
     id: bytes
     owner_id: int
@@ -527,6 +530,7 @@ class NewTask(msgspec.Struct, frozen=True):
     model: str
     created_ns: int
     asked: bytes
+    own_mark: str = ""
 
 
 class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -535,7 +539,8 @@ class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
 
     `told` is JSON of tasks.record.Told. `settlement` resolves its hold; without one the money stays held. `refs` are
     the provider's names for what it made. `claim` is that of its submit, which ends with `reply`, is forgotten, or
-    records an unknown outcome. `notices` are sent once the step is written.
+    records an unknown outcome. `unnamed` frees the caller's own name of a task that never began. `notices` are sent
+    once the step is written.
     """
 
     id: bytes
@@ -558,6 +563,7 @@ class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
     claim_end: Literal["reply", "forget", "unknown"] = "reply"
     reply: StoredReply | None = None
     notices: tuple[Notice, ...] = ()
+    unnamed: bool = False
 
 
 class HoldOrder(msgspec.Struct, frozen=True):

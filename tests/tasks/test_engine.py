@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from elkapi.catalog.task import TaskSpec
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
@@ -373,6 +373,64 @@ async def test_a_name_of_the_callers_own_is_given_to_no_second_task_under_anothe
     assert len(tasks.upstream.requests) == 1
     # Its claim was never taken, so it is free for what the caller means by it.
     assert (await tasks.submit({**body, "external_task_id": "order-18"}, headers=other)).status_code == 200
+
+
+async def test_of_two_submits_at_once_under_one_name_and_two_idempotency_keys_one_begins_a_task(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, looked, go_on = tasks.gate.plane.tasks.find_or_none, [0], asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        found = await find(*args)
+        looked[0] += 1
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(tasks.gate.plane.tasks, "find_or_none", slow)
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    headers = ({"idempotency-key": "once"}, {"idempotency-key": "other"}, {})
+    both = [asyncio.create_task(tasks.submit(body, headers=one)) for one in headers]
+    # Each has looked before any has begun.
+    await until(lambda: looked[0] == len(both))
+    go_on.set()
+    replies = [await one for one in both]
+    assert sorted((one.status_code, one.json()["code"]) for one in replies) == [(200, 0), (400, 1201), (400, 1201)]
+    assert len(tasks.upstream.requests) == 1
+    (held,) = tasks.gate.sql("select count(*) from transfers where kind = 'hold'")
+    assert held == (1,)
+    # The claims of those that were refused are free again.
+    won = [one.status_code for one in replies].index(200)
+    assert tasks.gate.sql("select idempotency_key from idempotency") == [
+        (one["idempotency-key"],) for one in headers[won : won + 1] if one
+    ]
+
+
+async def test_a_submit_that_the_balance_does_not_cover_leaves_its_name_and_its_idempotency_key_free(
+    tasks: Tasks,
+) -> None:
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    spend = text("update accounts set posted_nano = posted_nano - :nano where kind = 'customer'")
+    ((all_nano,),) = tasks.gate.sql("select posted_nano from accounts where kind = 'customer'")
+    with tasks.gate.database.write() as connection:
+        connection.execute(spend, {"nano": all_nano})
+    refused = await tasks.submit(body, headers={"idempotency-key": "once"})
+    assert refused.json()["error"]["code"] == "insufficient_user_quota", refused.text
+    for table in ("task_refs", "idempotency"):
+        assert tasks.gate.sql(f"select count(*) from {table}") == [(0,)]
+    with tasks.gate.database.write() as connection:
+        connection.execute(spend, {"nano": -all_nano})
+    assert (await tasks.submit(body)).status_code == 200
+
+
+async def test_the_name_of_a_deleted_task_may_be_given_again(tasks: Tasks) -> None:
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    await tasks.submit(body)
+    with tasks.gate.database.write() as connection:
+        connection.execute(text("update tasks set deleted_ns = 1"))
+    assert (await tasks.submit(body)).status_code == 200
+    (_, newest) = tasks.upstream.tasks
+    shown = (await tasks.call("GET", "/kling/v1/videos/text2video/order-17")).json()["data"]
+    assert shown["task_id"] == newest
 
 
 async def test_a_submit_whose_answer_was_lost_is_found_by_the_callers_own_name(tasks: Tasks) -> None:

@@ -22,13 +22,14 @@ from elkapi.ledger.books import not_covered
 from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Boot, Ledger, ThreadLedger
-from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay, StepRefused
+from elkapi.ledger.orders import MARK_TAKEN, IdempotencyPending, IdempotencyReplay, StepRefused
 from elkapi.ledger.recovery import mark_dead, recover
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer, load_secret_key
 
 __all__ = [
+    "MARK_TAKEN",
     "AccountError",
     "Balance",
     "Boot",

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,7 +22,7 @@ from elkapi.ids import first_id_at, request_id_text
 from elkapi.ledger import accounts
 from elkapi.ledger.claims import Claims
 from elkapi.ledger.keeping import Keeper
-from elkapi.ledger.orders import Beat, Hold, Keep, Order, Refusal, Settle, Step, flagged, lost
+from elkapi.ledger.orders import MARK_TAKEN, Beat, Hold, Keep, Order, Refusal, Settle, Step, flagged, lost
 from elkapi.ledger.reversal import Reversal
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.tasking import Tasker
@@ -198,6 +198,9 @@ class Books:
         batch = _Batch(orders, self._clock.now_ns())
         for index, refusal in self._claims.take_all(orders, batch.now_ns):
             batch.outcomes[index] = refusal
+        for index in self._tasker.name_all(orders, batch.outcomes):
+            batch.outcomes[index] = Refusal("conflict", code=MARK_TAKEN)
+            self._claims.forget(cast(Hold, orders[index]))
         for index, order in enumerate(orders):
             if isinstance(order, Settle):
                 self._plan_settle(batch, order)
@@ -297,7 +300,7 @@ class Books:
         if counters is None or order.request_id < batch.oldest_allowed:
             message = ACCOUNT_REFUSED if counters is None else TOO_OLD
             batch.outcomes[index] = Refusal("unavailable", message, "account_error")
-            self._claims.forget(order)
+            self._let_go(order)
             return
         if order.request_id < self._scanned_from.get(order.owner, b""):
             # The clock was set back since the last heartbeat: recovery would miss this hold if the worker died before
@@ -354,7 +357,7 @@ class Books:
                 admitted += order.nano
                 continue
             batch.outcomes[index] = Refusal("quota", not_covered(order.nano, available - admitted, held + admitted))
-            self._claims.forget(order)
+            self._let_go(order)
             for other in order.accounts:
                 if other not in short:
                     cursor.execute(sql.account_change, (0, -order.nano, other))
@@ -362,6 +365,12 @@ class Books:
             cursor.execute(sql.account_change_if, (0, admitted, account, admitted))
             if cursor.rowcount != 1:
                 raise _Irregular
+
+    def _let_go(self, order: Hold) -> None:
+        """Free the claim and the name of a refused hold."""
+        self._claims.forget(order)
+        if order.task is not None and order.task.own_mark:
+            self._tasker.unname(order.request_id)
 
     def _insert_holds(self, batch: _Batch) -> None:
         flat: list[Any] = []

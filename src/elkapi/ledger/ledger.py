@@ -257,6 +257,7 @@ class Ledger(ABC):
             step.refs,
             claim,
             await seal_notices(self._sealer, step.notices),
+            step.unnamed,
         )
         self._heavy |= len(told or b"") > INLINE_KEPT_BYTES_MAX
         outcome = await self._ask(order)

@@ -23,6 +23,8 @@ ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 # Flag of a record: the request was sent, no answer came back, and it is unknown whether the upstream billed it.
 UNKNOWN_FLAG = "unknown_outcome"
 RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable", "moved", "refused"]
+# The code of a conflict over a caller's own name of a task, which its submitter words.
+MARK_TAKEN = "mark_taken"
 
 # Owner of the holds of tasks: no worker, so the end of a worker does not expire them.
 TASKS = b"tasks"
@@ -42,6 +44,7 @@ class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     worker: bytes
     created_ns: int
     asked_sealed: bytes
+    own_mark: str = ""
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="h"):
@@ -177,6 +180,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
     refs: tuple[str, ...] = ()
     claim: ClaimResult | None = None
     notices: tuple[NoticeRow, ...] = ()
+    unnamed: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
@@ -216,6 +220,7 @@ def given_back(hold: Hold) -> Settle | Step:
         deleted_ns=task.created_ns,
         error_code="not_submitted",
         settle=settle,
+        unnamed=True,
     )
 
 

@@ -203,6 +203,12 @@ class Statements:
             progress=zero,
         )
         self.task_refs = self._rows(task_refs, ("key_id", "ref", "task_id"), key="key_id ref")
+        r = task_refs.c
+        named = (r.key_id == bindparam("key"), r.ref == bindparam("ref"))
+        self.task_ref = self._text(select(r.task_id).where(*named), "key", "ref")
+        deleted = select(c.id).where(c.id == r.task_id, c.deleted_ns.is_not(None)).correlate(task_refs).exists()
+        self.task_ref_drop_deleted = self._text(delete(task_refs).where(*named, deleted), "key", "ref")
+        self.task_refs_forget = self._text(delete(task_refs).where(r.task_id == bindparam("task")), "task")
         known = ("native_id", "channel_id", "channel_key_id", "started_ns", "finished_ns", "deleted_ns", "error_code")
         change = update(tasks).where(c.id == bindparam("task"), c.version == bindparam("seen"))
         # The submitter's part ends with its step.

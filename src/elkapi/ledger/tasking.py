@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elkapi.ledger.noticing import Noticer
-from elkapi.ledger.orders import Hold, Step, TaskRow
+from elkapi.ledger.orders import Hold, Order, Refusal, Step, TaskRow
 from elkapi.ledger.statements import Statements
 from elkapi.storage.repos.tasks import asked_context, told_context
 from elkapi.storage.secrets import Sealer
@@ -28,6 +28,7 @@ async def seal_task(sealer: Sealer, task: NewTask, worker: bytes) -> TaskRow:
         worker,
         task.created_ns,
         await sealer.seal_beside(task.asked, asked_context(task.id)),
+        task.own_mark,
     )
 
 
@@ -43,6 +44,32 @@ class Tasker:
         self._cursor = cursor
         self._sql = sql
         self._noticer = Noticer(cursor, sql)
+
+    def name_all(self, orders: Sequence[Order], outcomes: Sequence[Refusal | None]) -> list[int]:
+        """Give the tasks of the holds that are not refused yet their callers' own names; returns the indexes of those
+        whose name another task has. In the order of the names, so that two writers never deadlock."""
+        named = [
+            (order.task.key_id, order.task.own_mark, index, order.request_id)
+            for index, order in enumerate(orders)
+            if type(order) is Hold and order.task is not None and order.task.own_mark and outcomes[index] is None
+        ]
+        return [index for key_id, mark, index, task_id in sorted(named) if not self._name(key_id, mark, task_id)]
+
+    def _name(self, key_id: int, mark: str, task_id: bytes) -> bool:
+        cursor, sql, key = self._cursor, self._sql, (key_id, mark)
+        sql.task_refs.insert(cursor, [*key, task_id])
+        if cursor.rowcount:
+            return True
+        cursor.execute(sql.task_ref_drop_deleted, key)
+        if cursor.rowcount:
+            sql.task_refs.insert(cursor, [*key, task_id])
+        cursor.execute(sql.task_ref, key)
+        found = cursor.fetchone()
+        return found is not None and found[0] == task_id
+
+    def unname(self, task_id: bytes) -> None:
+        """Free the name of a task that did not begin."""
+        self._cursor.execute(self._sql.task_refs_forget, (task_id,))
 
     def begin(self, holds: Sequence[Hold]) -> None:
         """Insert the rows of tasks whose holds were made; repeating it changes nothing."""
@@ -64,5 +91,7 @@ class Tasker:
         for ref in step.refs:
             flat += (step.key_id, ref, step.request_id)
         self._sql.task_refs.insert(self._cursor, flat)
+        if step.unnamed:
+            self.unname(step.request_id)
         self._noticer.write(step.notices)
         return True

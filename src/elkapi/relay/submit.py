@@ -26,7 +26,7 @@ from elkapi.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from elkapi.ledger import IdempotencyPending, IdempotencyReplay, not_covered
+from elkapi.ledger import MARK_TAKEN, IdempotencyPending, IdempotencyReplay, not_covered
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
 from elkapi.relay.call import JSON, Call, replay
@@ -167,11 +167,6 @@ class Submit:
         self.traceparent = (call.header(TRACEPARENT) or b"")[:TRACEPARENT_BYTES].decode("latin-1")
         self.claim = claim_of(call, grant, asked.operation.id, asked.sent)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
-        self.claims_mark = bool(self.own_mark) and self.claim is None
-        # From then on the task's row has the name; a claim by Idempotency-Key keeps the reply for repeats.
-        self.claim_end: Literal["forget", "reply"] = "forget" if self.claims_mark else "reply"
-        if self.claims_mark:
-            self.claim = record.mark_claim(grant.key_id, self.own_mark, call.id)
         self.put = put
         self.shown: Mapping[str, Any] = {}
         self.kept: record.Asked
@@ -187,7 +182,7 @@ class Submit:
         price, bound = priced(asked, grant, way)
         one = cls(plane, grant, asked, call, Putting(plane, asked, attempts, named, call), price, bound)
         if one.own_mark:
-            await own_mark_checked(plane, grant, asked, repeatable=not one.claims_mark)
+            await own_mark_checked(plane, grant, asked, repeatable=one.claim is not None)
         return one
 
     # The money and the row
@@ -198,24 +193,16 @@ class Submit:
         Raises InsufficientQuota, Conflict, Unavailable, BadRequest for an image that cannot be downloaded or an own
         name that is taken, and a guardrail's refusal, with a record of it; nothing has started then.
         """
-        try:
-            return await self._reserved()
-        except Conflict:
-            if self.claims_mark:
-                raise mark_taken(self.asked) from None
-            raise
-
-    async def _reserved(self) -> StoredReply | None:
         ledger = self.plane.ledger
         if self.asked.refusal is not None:
             refused = self._refusal_record(self.asked.refusal)
             note(self.plane, refused)
             ledger.record(refused)
             raise self.asked.refusal
-        if self.own_mark and not self.claims_mark:
+        if self.own_mark and self.claim:
             # A submit under an idempotency key may come again, with the name that it came with.
             named = await self.plane.tasks.find_or_none(self.grant, self.own_mark)
-            if named is not None and self.claim and await ledger.wait_reply(self.claim) is None:
+            if named is not None and await ledger.wait_reply(self.claim) is None:
                 raise mark_taken(self.asked)
         if to_fetch(self.asked):
             # A repeat is answered as before, whatever became of its images.
@@ -236,6 +223,10 @@ class Submit:
             except IdempotencyPending:
                 if self.claim and (reply := await ledger.wait_reply(self.claim)) is not None:
                     return reply
+            except Conflict as error:
+                if error.code == MARK_TAKEN:
+                    raise mark_taken(self.asked) from None
+                raise
             else:
                 point("tasks.hold.after")
                 return None
@@ -304,6 +295,7 @@ class Submit:
             model=asked.model,
             created_ns=self.plane.clock.now_ns(),
             asked=record.encode(self.kept),
+            own_mark=self.own_mark,
         )
         return self.task
 
@@ -358,9 +350,7 @@ class Submit:
             channel_id=attempt.channel.id,
             channel_key_id=attempt.key.id,
             told=record.encode(told),
-            refs=(self.own_mark,) if self.own_mark else (),
             claim=self.claim,
-            claim_end=self.claim_end,
             reply=StoredReply(self.call_id, status, JSON, body),
         )
         point("tasks.accepted.before")
@@ -385,7 +375,6 @@ class Submit:
                 channel_id=attempt.channel.id,
                 channel_key_id=attempt.key.id,
                 claim=self.claim,
-                claim_end=self.claim_end,
                 reply=StoredReply(self.call_id, status, JSON, reply),
             )
         ):
@@ -454,8 +443,9 @@ class Submit:
             unknown=any(one.fate == "unknown" for one in self.put.tries),
         )
         assert done.settlement is not None
-        claim_end: Literal["unknown", "forget"] = "unknown" if code == OUTCOME_UNKNOWN else "forget"
-        if await self._made(msgspec.structs.replace(done, claim=self.claim, claim_end=claim_end)):
+        known = code != OUTCOME_UNKNOWN
+        claim_end: Literal["unknown", "forget"] = "forget" if known else "unknown"
+        if await self._made(msgspec.structs.replace(done, claim=self.claim, claim_end=claim_end, unnamed=known)):
             note_end(self.plane, task, done.settlement.record, timed=True)
 
     async def _made(self, step: TaskStep) -> bool:

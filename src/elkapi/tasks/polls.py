@@ -260,9 +260,8 @@ class Polls:
                     native_id=native,
                     channel_id=channel_id,
                     channel_key_id=key_id,
-                    refs=(task.asked.own_mark,) if task.asked.own_mark else (),
                 )
-                await self._parts.ledger.step(_with_mark_let_go(task, step))
+                await self._parts.ledger.step(step)
                 return 0.0 if await self._refresh(watched) else None
         # A submit in progress may be visible only a moment later, so it is looked up several times.
         if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
@@ -273,7 +272,7 @@ class Polls:
         """End the task free and list it: what the provider billed for it cannot be known here."""
         now_ns = self._parts.clock.now_ns()
         step = ending.ended(task, State.FAILED, code, why, b"", now_ns, unknown=True)
-        return await self._end(watched, task, _with_mark_let_go(task, step) if code == NOT_BEGUN else step)
+        return await self._end(watched, task, msgspec.structs.replace(step, unnamed=code == NOT_BEGUN))
 
     async def _finish(
         self,
@@ -341,14 +340,6 @@ class Polls:
         )
         if is_new:
             log.warning(kind, extra=detail)
-
-
-def _with_mark_let_go(task: Task, step: TaskStep) -> TaskStep:
-    """The step, which also ends the claim on the caller's own name if there is one."""
-    if not task.asked.own_mark:
-        return step
-    claim = record.mark_claim(task.row.key_id, task.asked.own_mark, task.row.id)
-    return msgspec.structs.replace(step, claim=claim, claim_end="forget")
 
 
 def backoff_s(watched: Watched) -> float:

@@ -13,7 +13,6 @@ from elkapi.storage.secrets import Sealer
 from elkapi.types import (
     AttemptRecord,
     HoldOrder,
-    IdempotencyClaim,
     Price,
     State,
     TaskAsset,
@@ -133,12 +132,6 @@ class Task(msgspec.Struct, frozen=True):
             held_nano=self.asked.held_nano,
             charged_nano=self.told.charged_nano,
         )
-
-
-def mark_claim(key_id: int, own_mark: str, task_id: bytes) -> IdempotencyClaim:
-    """The claim on the caller's own name while it is unknown whether the task has started: of two submits at once,
-    the second finds it taken, whatever it contains."""
-    return IdempotencyClaim(key_id, "task.mark", own_mark, task_id)
 
 
 def in_callers_words(asked: Asked, reply: bytes) -> bytes:

@@ -20,7 +20,7 @@ from elkapi.storage.repos.tasks import Owned, TaskRow
 from elkapi.tasks import polls
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.polls import Polls, Watched
-from elkapi.tasks.record import Asked, Task, Told, mark_claim
+from elkapi.tasks.record import Asked, Task, Told
 from elkapi.types import Channel, ChannelKey, Price, RequestRecord, State, TaskAsset, TaskStep, Usage
 
 ID = b"t" * 16
@@ -393,8 +393,7 @@ async def test_a_submit_of_unknown_outcome_is_looked_for_at_every_account_that_i
     assert world.requests == [("GET {submit}/{mark}", 1, 12, values), ("GET {submit}/{mark}", 2, 21, values)]
     (step,) = world.steps
     assert (step.state, step.native_id, step.channel_id, step.channel_key_id) == (State.QUEUED, "n9", 2, 21)
-    # The row has the caller's name of it now.
-    assert (step.refs, step.claim, step.claim_end) == (("mine",), mark_claim(7, "mine", ID), "forget")
+    assert not step.unnamed
     assert world.watched.owned.native_id == "n9"
 
 
@@ -414,7 +413,7 @@ async def test_a_submit_that_is_found_nowhere_ends_free_and_listed_later_where_s
     assert waits[5:] == [*(min(2.0 * n, 30.0) for n in range(6, tries)), None]
     (step,) = world.steps
     assert (step.state, step.error_code) == (State.FAILED, "not_begun")
-    assert (step.claim, step.claim_end) == (mark_claim(7, "mine", ID), "forget")
+    assert step.unnamed
     assert world.ended[0].flags == ("unknown_outcome",)
 
 
@@ -424,5 +423,5 @@ async def test_a_submit_that_nobody_can_be_asked_about_ends_at_once_and_its_name
     without = msgspec.structs.replace(OPERATION, task=msgspec.structs.replace(SPEC, recall=""))
     world = unknown(monkeypatch, without, own_mark="mine")
     assert await world.poll() is None
-    assert (world.steps[0].error_code, world.steps[0].claim) == ("outcome_unknown", None)
+    assert (world.steps[0].error_code, world.steps[0].unnamed) == ("outcome_unknown", False)
     assert world.ended[0].flags == ("unknown_outcome",)
