@@ -319,9 +319,13 @@ class Numbered(Relayed):
 
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""
-        found = _NUMBER.findall(self._latest)
-        if found and isinstance(self._writer, ResponsesWriter):
-            self._writer.sequence = int(found[-1]) + 1
+        if isinstance(self._writer, ResponsesWriter):
+            if self.start is not None:
+                # Some clients end only with `response.failed`, which needs the response; the upstream's was sent.
+                self._writer.begin()
+                self._writer.response["id"] = self.start.id
+            found = _NUMBER.findall(self._latest)
+            self._writer.sequence = int(found[-1]) + 1 if found else 0
         return super().fail(failure)
 
 

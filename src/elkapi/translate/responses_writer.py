@@ -371,7 +371,7 @@ class ResponsesWriter:
     def fail(self, failure: Failure) -> bytes:
         """`response.failed` for clients that read events, then the `error` frame on which the official SDK raises.
 
-        Only the `error` frame if the stream was relayed, so that no event passed through this writer.
+        Only the `error` frame if there was no response yet.
         """
         error = error_object(failure)
         raised = {"type": "server_error" if failure.status >= 500 else "invalid_request_error", "param": None, **error}
