@@ -521,3 +521,46 @@ async def test_a_gemini_that_gave_up_without_a_word_answers_nobody_and_is_free(
             assert account["cost_usd"] == ("0.00001" if client == "gemini" else "0.00")
         # Both were asked each time, and neither rests.
         assert len(first.bodies) + len(second.bodies) == (2 if client == "gemini" else 4)
+
+
+BLAMED = {
+    "authentication_error": (502, "key", "refused this key"),
+    "billing_error": (502, "key", "out of funds"),
+    "permission_error": (502, "key", None),
+    "not_found_error": (502, None, None),
+    "rate_limit_error": (429, "key", None),
+    "invalid_request_error": (400, None, None),
+    "api_error": (500, "channel", None),
+    "Your credit balance is too low to access the Anthropic API.": (502, "key", "out of funds"),
+}
+TOLD_AS = {
+    "chat": {400: "invalid_request_error", 429: "rate_limit_error", 500: "api_error", 502: "api_error"},
+    "responses": {400: "invalid_prompt", 429: "rate_limit_exceeded", 500: "server_error", 502: "server_error"},
+    "anthropic": {400: "invalid_request_error", 429: "rate_limit_error", 500: "api_error", 502: "api_error"},
+    "gemini": {400: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 502: "INTERNAL"},
+}
+
+
+@pytest.mark.parametrize("kind", BLAMED)
+@pytest.mark.parametrize("client", TOLD_AS)
+async def test_an_error_after_content_blames_whom_it_would_have_blamed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str, kind: str
+) -> None:
+    status, cooled, disabled = BLAMED[kind]
+    error = {"type": kind, "message": "no"} if " " not in kind else {"type": "invalid_request_error", "message": kind}
+    frame = b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
+    async with stage(tmp_path, monkeypatch, "anthropic", client) as staged:
+        reader, writer, played = await staged.call()
+        await staged.play(played, [*frames_of("anthropic-text")[:5], frame])
+        await staged.watch.records.get()
+        answer = (await reader.readuntil(b"0\r\n\r\n")).decode()
+        writer.close()
+        assert f'"{TOLD_AS[client][status]}"' in answer.rpartition("data: ")[2], answer
+        gate = staged.gate
+        ((channel_id, key_id),) = gate.sql("select channel_id, id from channel_keys")
+        assert set(gate.plane.health.cooling()) == (
+            {(cooled, {"channel": channel_id, "key": key_id}[cooled])} if cooled else set()
+        )
+        if disabled:
+            ((reason,),) = await until(lambda: gate.sql("select reason from channel_keys where not enabled"))
+            assert disabled in reason

@@ -337,16 +337,21 @@ class Try:
         """Mark an answer, of which nothing was sent yet, as a refusal that another model may better."""
         outcome.refused, self.record.outcome = True, "refusal"
 
+    def judged(self, failure: Failure) -> tuple[Verdict, int, bytes]:
+        """(the verdict on an error inside a success reply, the status that it means, what it says)."""
+        self.record.error = recorded(failure.message, self.attempt)
+        told = msgspec.json.encode({"error": {"code": failure.kind, "message": failure.message}})
+        status = meant(failure.status, told)
+        return on_no_answer() if failure.kind == NO_ANSWER else on_status(status), status, told
+
     def failed_inside(self, failure: Failure) -> Verdict:
         """The verdict on an error inside a success reply, before the caller has any of it."""
-        self.record.error = recorded(failure.message, self.attempt)
-        verdict = on_no_answer() if failure.kind == NO_ANSWER else on_status(failure.status)
+        verdict, status, told = self.judged(failure)
         if verdict.action == "fail":
-            told = msgspec.json.encode({"code": failure.kind, "message": failure.message})
-            self.reason = reason_in(failure.status, told)
+            self.reason = reason_in(status, told)
             message = redact(failure.message, self.attempt, self.request.model)
             code = OVERFLOW if self.reason == "context" else None
-            self.error = UpstreamRejected(message, status=failure.status, code=code)
+            self.error = UpstreamRejected(message, status=status, code=code)
         return verdict
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:

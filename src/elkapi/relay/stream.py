@@ -10,18 +10,20 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from elkapi.pricing.meter import is_believable, looks_like_json_object
 from elkapi.pricing.served import served_as, told_in
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
-from elkapi.relay.redact import RECORDED_CHARS_MAX, recorded
+from elkapi.relay.redact import RECORDED_CHARS_MAX
 from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
 from elkapi.translate.crossing import Array, Crossing, Translated
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.eventstream import EventStreamDecoder
-from elkapi.translate.ir import NO_ANSWER, Failure
+from elkapi.translate.ir import Failure
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.types import UNPRICED_FLAG
 from elkapi.upstream import UpstreamFailure, UpstreamReply
@@ -37,6 +39,7 @@ SETUP_BYTES_MAX, REPEATED_MAX = 256 * 1024, 4
 # The longest answer that may have to be read whole before any of it can be passed on.
 WHOLE_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CUT = Failure(502, "upstream_error", "The model's answer broke off before its end.")
+BROKEN = Verdict("fail", "broken_stream", "unknown", cool="channel")
 STALLED = Failure(504, "upstream_timeout", "The model stopped answering before the end of its answer.")
 
 
@@ -200,6 +203,7 @@ class _Stream:
         one.started = True
         _start(one)
         silence = self.silence = Silence(out, crossing.ping(), ping_s)
+        broken = BROKEN
         try:
             await out.write(self.setup)
             failure = await self._relay()
@@ -212,8 +216,10 @@ class _Stream:
             silence.end()
         if failure is None:
             return _outcome(one, status, crossing)
+        if failure is crossing.failure:
+            broken, failure = self._as_before_content(failure)
         one.farewell = one.farewell_of(crossing, failure)
-        return Verdict("fail", "broken_stream", "unknown", cool=None if failure.kind == NO_ANSWER else "channel")
+        return broken
 
     async def _relay(self) -> Failure | None:
         crossing = self.crossing
@@ -228,9 +234,18 @@ class _Stream:
             return None
         if crossing.stopped is not None:
             raise crossing.stopped
-        self.one.record.error = recorded(crossing.failure.message, self.one.attempt)
+        return crossing.failure
+
+    def _as_before_content(self, failure: Failure) -> tuple[Verdict, Failure]:
+        """(the verdict on an error after content, what the caller is told of it): what cools down, and who is blamed,
+        is the same as before content."""
+        verdict, status, _ = self.one.judged(failure)
+        if verdict.action == "next" and status < 500 and status != 429:
+            # The operator's account or key, which the caller must not take for their own.
+            status = CUT.status
+        verdict = msgspec.structs.replace(verdict, action="fail", outcome=BROKEN.outcome, fate=BROKEN.fate)
         # The upstream's own message may name it.
-        return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
+        return verdict, Failure(status, failure.kind, CUT.message)
 
     def _last_frames(self) -> Iterator[Frame]:
         """The frames that the end of the body completes: a frame without its blank line, an answer without its
