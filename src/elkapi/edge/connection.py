@@ -191,6 +191,7 @@ class Connection(asyncio.Protocol):
     def _without_upgrade(self, data: bytes, stopped: httptools.HttpParserUpgrade) -> bytes:
         """The same request as plain HTTP, for a separate parser, with the rest of the received data."""
         head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        # Having seen `Connection: close`, the old one would take the same request again for data after the last.
         self.parser = httptools.HttpRequestParser(self)
         return head + data[stopped.args[0] :]
 

@@ -903,6 +903,16 @@ async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read() -> No
                 assert reply.count(b"connection: close") == 1
 
 
+@pytest.mark.parametrize(
+    "first", [b"1.0\r\n" + OFFER, b"1.1\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"], ids=["1.0", "close"]
+)
+async def test_an_offer_in_a_connections_last_request_is_ignored_too(first: bytes) -> None:
+    async with running() as (_, port):
+        reply = await talk(port, b"POST /p HTTP/" + first + b"Content-Length: 5\r\n\r\nhello")
+    assert reply.startswith(b"HTTP/1.1 200 OK")
+    assert reply.endswith(b"POST hello")
+
+
 async def test_offers_one_after_the_other_are_answered_in_order_and_a_heap_of_them_refused() -> None:
     one = b"GET /%d HTTP/1.1\r\n" + OFFER + b"\r\n"
     async with running() as (_, port):
