@@ -213,7 +213,7 @@ class Submit:
             if self.quote.nano > there_nano:
                 raise InsufficientQuota(not_covered(self.quote.nano, there_nano), self.quote.nano)
             self.put.asked = await with_pictures(self.plane, self.asked)
-        self.shown = await anywhere(len(self.asked.sent), record.kept_body, self.asked.shown or self.asked.body)
+        self.shown = await anywhere(len(self.asked.sent), record.kept_body, self.asked.shown)
         while True:
             point("tasks.hold.before")
             try:
