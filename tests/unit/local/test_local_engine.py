@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 from elkapi.local import engine as engine_module
 from elkapi.local.engine import Engine, embed_texts
 from elkapi.local.models import BUNDLED, ModelUnusable, locate
+from tests.isolation import without_network
 
 TOLERANCE = 1e-5
 
@@ -83,3 +88,20 @@ def test_a_wide_batch_gives_the_vectors_of_a_narrow_one(engine: Engine) -> None:
     batch = engine.tokenize(["a short text", "a longer text " * 40, "x"])
     assert float(abs(wide.embed(batch, wide=True) - engine.embed(batch)).max()) < 1e-6
     assert float(abs(wide.embed(batch) - engine.embed(batch)).max()) == 0.0
+
+
+def test_the_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """It leaves the id under which it would report in the user's cache. Without a network, in case it does."""
+    cut, why_not = without_network()
+    script = (
+        "from elkapi.local import engine; from onnxruntime.datasets import get_example;"
+        "engine.ort.InferenceSession(get_example('mul_1.onnx'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run(
+        [*(cut if why_not is None else ()), sys.executable, "-c", script],
+        env=environment | {"HOME": str(tmp_path)},
+        timeout=60,
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []
