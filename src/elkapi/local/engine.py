@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# Nothing phones home: ONNX Runtime reports to its maker unless told before it is loaded, and leaves an id of this machine
-# in the user's cache. The tokenizers package may neither contact a hub nor start threads besides the lanes.
+# Nothing phones home: ONNX Runtime reports to its maker unless told before it is loaded, and leaves an id of this
+# machine in the user's cache. The tokenizers package may neither contact a hub nor start threads besides the lanes.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
