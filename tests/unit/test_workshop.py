@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -173,6 +175,25 @@ def test_container_runs_as_an_ordinary_user_with_hashed_packages() -> None:
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users
     assert users[-1] not in {"root", "0", "0:0"}
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_a_container_is_healthy_when_the_gateway_is_ready_whatever_proxy_it_has(status: int) -> None:
+    (asked,) = re.findall(r"CMD (\[.*readyz.*\])", (ROOT / "Containerfile").read_text("utf-8"))
+    _, *test = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]["gateway"]["healthcheck"]["test"]
+    assert json.loads(asked) == test
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /readyz ")
+        writer.write(b"HTTP/1.1 %d .\r\ncontent-length: 0\r\n\r\n" % status)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as gateway:
+        port = gateway.sockets[0].getsockname()[1]
+        arguments = [part.replace(":8000", f":{port}") for part in test[1:]]
+        proxied = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
+        asking = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=proxied)
+        assert (await asking.wait() == 0) is (status == 200)
 
 
 def test_the_image_has_everything_that_the_package_is_built_from() -> None:
