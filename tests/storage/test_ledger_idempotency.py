@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.errors import Conflict, InsufficientQuota
 from elkapi.ledger import (
+    MARK_TAKEN,
     Boot,
     IdempotencyPending,
     IdempotencyReplay,
@@ -29,9 +30,9 @@ from elkapi.ledger.recovery import Recoverer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
-from elkapi.storage.schema import idempotency
+from elkapi.storage.schema import idempotency, task_refs, tasks
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
-from elkapi.types import HoldOrder, IdempotencyClaim, StoredReply
+from elkapi.types import HoldOrder, IdempotencyClaim, NewTask, StoredReply
 from tests.waiting import until
 
 
@@ -85,6 +86,29 @@ async def test_a_key_used_for_another_body_is_a_conflict(ledger: Ledger, databas
     await ledger.hold(other := an_order(account, nano=1, claim=a_claim("another key", b"\x02" * 32)))
     for done in (order, other):
         await ledger.settle(unpaid(done))
+
+
+async def test_of_the_tasks_that_two_workers_begin_under_each_name_at_once_one_is_held_for(
+    settings: Settings, installation: Installation
+) -> None:
+    """In opposite orders, as two writers would lock the names against each other."""
+    account, names = funded_account(installation.database, 1000), [f"order-{number}" for number in range(40)]
+
+    def naming(name: str, way: str) -> HoldOrder:
+        order = an_order(account, nano=1, claim=a_claim(f"{name} {way}"))
+        task = NewTask(order.request_id, 1, 1, "op", "wire", "native", "m", 1, b"{}", name)
+        return msgspec.structs.replace(order, task=task)
+
+    async with started(settings, installation) as one, started(settings, installation) as other:
+        holds = [one.hold(naming(name, "one")) for name in names]
+        holds += [other.hold(naming(name, "other")) for name in reversed(names)]
+        outcomes = await asyncio.gather(*holds, return_exceptions=True)
+    assert [outcome.code for outcome in outcomes if isinstance(outcome, Conflict)] == [MARK_TAKEN] * len(names)
+    assert outcomes.count(None) == len(names)
+    with installation.database.read() as connection:
+        assert balance(connection, account).held_nano == len(names)
+        for table in (task_refs, idempotency, tasks):
+            assert connection.scalar(select(func.count()).select_from(table)) == len(names)
 
 
 async def test_a_claim_is_of_one_key_one_operation_and_one_name(ledger: Ledger, database: Database) -> None:
