@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
@@ -178,7 +177,7 @@ def test_container_runs_as_an_ordinary_user_with_hashed_packages() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 503])
-async def test_a_container_is_healthy_when_the_gateway_is_ready_whatever_proxy_it_has(status: int) -> None:
+async def test_a_container_is_healthy_when_the_gateway_is_ready_whatever_port_and_proxy_it_has(status: int) -> None:
     (asked,) = re.findall(r"CMD (\[.*readyz.*\])", (ROOT / "Containerfile").read_text("utf-8"))
     _, *test = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]["gateway"]["healthcheck"]["test"]
     assert json.loads(asked) == test
@@ -189,10 +188,8 @@ async def test_a_container_is_healthy_when_the_gateway_is_ready_whatever_proxy_i
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as gateway:
-        port = gateway.sockets[0].getsockname()[1]
-        arguments = [part.replace(":8000", f":{port}") for part in test[1:]]
-        proxied = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
-        asking = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=proxied)
+        environment = {"ELKAPI_PORT": str(gateway.sockets[0].getsockname()[1]), "HTTP_PROXY": "http://127.0.0.1:9"}
+        asking = await asyncio.create_subprocess_exec(sys.executable, *test[1:], env=environment)
         assert (await asking.wait() == 0) is (status == 200)
 
 
