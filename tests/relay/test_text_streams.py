@@ -534,8 +534,8 @@ BLAMED = {
     "Your credit balance is too low to access the Anthropic API.": (502, "key", "out of funds"),
 }
 TOLD_AS = {
-    "chat": {400: "invalid_request_error", 429: "rate_limit_error", 500: "api_error", 502: "api_error"},
-    "responses": {400: "invalid_prompt", 429: "rate_limit_exceeded", 500: "server_error", 502: "server_error"},
+    "chat": {400: "upstream_rejected", 429: "upstream_rate_limited", 500: "upstream_error", 502: "upstream_error"},
+    "responses": {400: "invalid_prompt", 429: "rate_limit_error", 500: "server_error", 502: "server_error"},
     "anthropic": {400: "invalid_request_error", 429: "rate_limit_error", 500: "api_error", 502: "api_error"},
     "gemini": {400: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 502: "INTERNAL"},
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import BadRequest, ContentBlocked, RateLimited, UpstreamError, UpstreamOverloaded, UpstreamTimeout
 from elkapi.translate.chat_write_request import image_row, thinking_block
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.ir import (
@@ -47,7 +48,13 @@ _REASONS: dict[FinishReason, str] = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
-_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# Status -> (type, code) of an error inside a stream: those of the same error before one (docs/errors.md).
+_ERRORS = {
+    429: (RateLimited.type, "upstream_rate_limited"),
+    503: (UpstreamOverloaded.type, UpstreamOverloaded.code),
+    504: (UpstreamTimeout.type, UpstreamTimeout.code),
+    529: (UpstreamOverloaded.type, UpstreamOverloaded.code),
+}
 _encode = msgspec.json.encode
 
 
@@ -327,7 +334,7 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 def error_body(failure: Failure) -> dict[str, Any]:
     """OpenAI's error object for a failure, without the upstream's own error type."""
-    fallback = "invalid_request_error" if failure.status < 500 else "api_error"
-    kind = _ERROR_TYPES.get(failure.status, fallback)
-    code = "upstream_error" if failure.status >= 500 else kind
+    refused = (BadRequest.type, ContentBlocked.code if failure.kind == ContentBlocked.code else "upstream_rejected")
+    fallback = (UpstreamError.type, UpstreamError.code) if failure.status >= 500 else refused
+    kind, code = _ERRORS.get(failure.status, fallback)
     return {"error": {"message": failure.message, "type": kind, "param": None, "code": code}}

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import RateLimited
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.ir import (
     Citation,
@@ -374,7 +375,9 @@ class ResponsesWriter:
         Only the `error` frame if there was no response yet.
         """
         error = error_object(failure)
-        raised = {"type": "server_error" if failure.status >= 500 else "invalid_request_error", "param": None, **error}
+        fallback = "server_error" if failure.status >= 500 else "invalid_request_error"
+        kind = RateLimited.type if failure.status == RateLimited.status else fallback
+        raised = {"type": kind, "param": None, **error}
         last = {**error, "param": None, "error": raised}
         if not self.response:
             return self._frame("error", **last)

@@ -524,17 +524,21 @@ def test_g56_a_failed_stream_makes_the_sdk_raise_and_never_ends_cleanly() -> Non
 @pytest.mark.parametrize(
     ("status", "kind", "code"),
     [
-        (400, "invalid_request_error", "invalid_request_error"),
-        (401, "authentication_error", "authentication_error"),
-        (403, "permission_error", "permission_error"),
-        (404, "invalid_request_error", "invalid_request_error"),
-        (429, "rate_limit_error", "rate_limit_error"),
-        (500, "api_error", "upstream_error"),
-        (503, "api_error", "upstream_error"),
+        (400, "invalid_request_error", "upstream_rejected"),
+        (429, "rate_limit_error", "upstream_rate_limited"),
+        (500, "upstream_error", "upstream_error"),
+        (503, "upstream_error", "upstream_overloaded"),
+        (504, "upstream_error", "upstream_timeout"),
+        (529, "upstream_error", "upstream_overloaded"),
     ],
 )
-def test_the_error_of_a_broken_stream_is_of_the_type_its_status_has(status: int, kind: str, code: str) -> None:
-    (frame,) = SseDecoder().feed(DIALECT.writer(_facts()).fail(Failure(status, "their_word", "No.")))
+@pytest.mark.parametrize("word", ["their_word", "content_blocked"])
+def test_the_error_of_a_broken_stream_has_the_type_and_code_of_one_before_a_stream(
+    status: int, kind: str, code: str, word: str
+) -> None:
+    (frame,) = SseDecoder().feed(DIALECT.writer(_facts()).fail(Failure(status, word, "No.")))
+    if (status, word) == (400, "content_blocked"):
+        code = word
     error = {"message": "No.", "type": kind, "param": None, "code": code}
     assert json.loads(frame.data or b"") == {"error": error}
 
