@@ -59,11 +59,8 @@ _IPV6_REFUSED: tuple[tuple[IPv6Network, str], ...] = tuple(
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _MAPPED = IPv6Network("::ffff:0:0/96")
-_TRANSLATED = IPv6Network("::ffff:0:0:0/96")
-_COMPATIBLE = IPv6Network("::/96")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR = IPv6Network("2002::/16")
-_TEREDO = IPv6Network("2001::/32")
 _ISATAP_MARKS = (0x0000_5EFE, 0x0200_5EFE)
 
 
@@ -87,8 +84,6 @@ def _refusal_v4(address: IPv4Address) -> str | None:
 
 
 def _refusal_v6(address: IPv6Address) -> str | None:
-    if address in _COMPATIBLE and int(address) <= 1:
-        return "unspecified" if int(address) == 0 else "loopback"
     for embedded in _embedded_v4(address):
         reason = _refusal_v4(embedded)
         if reason is not None:
@@ -101,15 +96,10 @@ def _refusal_v6(address: IPv6Address) -> str | None:
 
 
 def _embedded_v4(address: IPv6Address) -> list[IPv4Address]:
-    value = int(address)
-    low = IPv4Address(value & 0xFFFF_FFFF)
-    if any(address in network for network in (_MAPPED, _TRANSLATED, _COMPATIBLE, _NAT64)):
-        return [low]
+    """The IPv4 addresses that a routable address leads to; forms that are refused as a whole need none."""
+    value, found = int(address), []
     if address in _SIX_TO_FOUR:
-        return [IPv4Address((value >> 80) & 0xFFFF_FFFF)]
-    if address in _TEREDO:
-        # The client's address is stored inverted; the server's follows the prefix.
-        return [IPv4Address((value >> 64) & 0xFFFF_FFFF), IPv4Address(~value & 0xFFFF_FFFF)]
-    if (value >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS:
-        return [low]
-    return []
+        found.append(IPv4Address((value >> 80) & 0xFFFF_FFFF))
+    if address in _MAPPED or address in _NAT64 or (value >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS:
+        found.append(IPv4Address(value & 0xFFFF_FFFF))
+    return found
