@@ -206,6 +206,23 @@ async def test_a_connect_that_is_never_answered_ends_by_connect_s(
     await ends(task, ConnectTimeout, "connect", sent=False)
 
 
+async def test_a_caller_that_leaves_while_we_connect_leaves_no_socket_behind(make_client, ask, monkeypatch):
+    loop, dialed = asyncio.get_running_loop(), []
+
+    async def hang(sock, _address):
+        dialed.append(sock)
+        await asyncio.Event().wait()
+
+    proxy = LoopProxy(loop, hang)
+    monkeypatch.setattr("elkapi.upstream.dialer.asyncio.get_running_loop", lambda: proxy)
+    task = asyncio.ensure_future(make_client().send(ask(Origin.parse("http://127.0.0.1", allow_private=True))))
+    await turn()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [sock.fileno() for sock in dialed] == [-1]
+
+
 class LoopProxy:
     """The running loop with another `sock_connect`: uvloop's own attributes cannot be replaced."""
 

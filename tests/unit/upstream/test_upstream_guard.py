@@ -6,6 +6,7 @@ import asyncio
 import socket
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -567,3 +568,27 @@ async def test_a_local_socket_cannot_redirect_elsewhere(
     with pytest.raises(ProtocolViolation):
         await follow(client, await client.send(request), request)
     await asyncio.sleep(0)
+
+
+async def test_a_dialed_socket_does_not_block_sends_at_once_and_notices_a_dead_peer(serve, timers):
+    peer = await serve(answering(OK))
+    resolve, _ = answers(["127.0.0.1"])
+    origin = Origin.parse(f"http://own.example:{peer.origin.port}", allow_private=True)
+    with await dial(origin, resolve, timers, timers.monotonic_s() + 6) as sock:
+        options = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        assert [bool(sock.getsockopt(*option)) for option in options] == [True, True]
+        assert sock.getblocking() is False
+
+
+async def test_a_machine_without_the_address_family_tries_the_next_address(serve, make_client, ask, monkeypatch):
+    peer = await serve(answering(OK))
+
+    def lacking(family, *rest):
+        if family == socket.AF_INET6:
+            raise OSError("Address family not supported by protocol")
+        return socket.socket(family, *rest)
+
+    monkeypatch.setattr("elkapi.upstream.dialer.socket", SimpleNamespace(**{**vars(socket), "socket": lacking}))
+    resolve, _ = answers(["::1", "127.0.0.1"])
+    origin = Origin.parse(f"http://two.example:{peer.origin.port}", allow_private=True)
+    assert await body_of(make_client(resolver=resolve), ask(origin)) == b"ok"
