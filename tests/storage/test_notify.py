@@ -22,7 +22,7 @@ from elkapi.control.store import Store
 from elkapi.ids import event_id_text, new_id
 from elkapi.settings import Settings
 from elkapi.storage.installation import Installation
-from elkapi.storage.repos import webhook_secrets
+from elkapi.storage.repos import audit, webhook_secrets
 from elkapi.storage.repos.notices import LEASE_S
 from elkapi.storage.schema import notices
 from elkapi.tasks.notify import DEADLINES, Notifier
@@ -326,6 +326,20 @@ async def test_after_a_new_secret_both_sign_for_a_day(
             secret = webhook_secrets.get(connection, installation.sealer, made.id)
         assert secret is not None
         assert secret.in_force(clock.now_ns()) == (second.secret,)
+
+
+async def test_a_secret_is_shown_and_replaced_for_its_key_alone(installation: Installation, admin: Admin) -> None:
+    ids = [keys.create_key(admin, keys.KeyInput(name=name))[0].row.id for name in ("a", "b")]
+    with installation.database.write() as connection:
+        before = [webhook_secrets.ensure(connection, installation.sealer, id_, new_secret, 1) for id_ in ids]
+    assert webhooks.tell_secret(admin, "a").secret == before[0].secret
+    webhooks.tell_secret(admin, "a", rotate=True)
+    with installation.database.read() as connection:
+        assert webhook_secrets.get(connection, installation.sealer, ids[1]) == before[1]
+        told = [(row.action, row.subject) for row in audit.newest(connection, limit=3)]
+    assert webhooks.tell_secret(admin, "b").secret == before[1].secret
+    done = ["webhook.secret.show", "webhook.secret.rotate", "webhook.secret.show"]
+    assert told == [(action, f"key:{ids[0]}") for action in done]
 
 
 async def test_what_does_not_open_with_this_key_is_given_up(
