@@ -192,13 +192,48 @@ async def test_a_conversation_is_one_owners_and_keeps_its_earlier_turns(
         assert stored.conversation(connection, GRANT, branch.id, 10**6, 0) is None
 
 
+async def test_no_conversation_goes_through_a_turn_that_is_anothers_or_over_or_beyond_the_limit(
+    settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = time.time_ns()
+    firsts = [an_object(key_id=2), an_object(owner_id=2), an_object(expires_ns=now_ns), an_object()]
+    lasts = [an_object(previous=first.id) for first in firsts]
+    longer = an_object(previous=lasts[-1].id)
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        for one in (*firsts, *lasts, longer):
+            await ledger.keep(one)
+    with installation.database.read() as connection:
+        found = [stored.conversation(connection, GRANT, one.id, 10**6, now_ns) for one in lasts]
+        assert [one and len(one) for one in found] == [None, None, None, 2]
+        monkeypatch.setattr(stored, "TURNS_MAX", 2)
+        assert len(stored.conversation(connection, GRANT, lasts[-1].id, 10**6, now_ns) or ()) == 2
+        with pytest.raises(BodyTooLarge, match="at most 2 earlier turns"):
+            stored.conversation(connection, GRANT, longer.id, 10**6, now_ns)
+
+
+async def test_what_its_owner_deletes_is_gone_whole_and_nothing_else(
+    settings: Settings, installation: Installation
+) -> None:
+    gone, left = (an_object(item_ids=(item,), frames=(0, b"x")) for item in ("msg_gone", "msg_left"))
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        for one in (gone, left):
+            await ledger.keep(one)
+    with installation.database.write() as connection:
+        assert not stored.remove(connection, STRANGER, "response", gone.id)
+        assert not stored.remove(connection, GRANT, "chat", gone.id)
+        assert stored.remove(connection, GRANT, "response", gone.id)
+        assert list(connection.execute(select(stored_objects.c.id)).scalars()) == [left.id]
+        assert list(connection.execute(select(stored_items.c.item_id)).scalars()) == ["msg_left"]
+        assert list(connection.execute(select(stored_events.c.object_id)).scalars()) == [left.id]
+
+
 async def test_lists_filter_by_labels_and_never_see_a_strangers(settings: Settings, installation: Installation) -> None:
     labels = [{"a": "1", "odd key.$": "x'%"}, {"a": "2"}, None]
     made = [
         an_object(kind="chat", metadata=None if one is None else msgspec.json.encode(one).decode()) for one in labels
     ]
     async with started(settings, installation, os.urandom(16)) as ledger:
-        for one in made:
+        for one in (*made, an_object()):
             await ledger.keep(one)
     ids = [one.id for one in made]
 
