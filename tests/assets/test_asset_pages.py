@@ -273,6 +273,9 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
     files.file("/gone", b"", status="410 Gone")
     files.file("/expired", b"", status="403 Forbidden")
     files.file("/busy", b"", status="503 Service Unavailable")
+    later = (404, 408, 409, 423, 425, 429, 500)
+    for status in (204, 400, 499, *later):
+        files.file(f"/{status}", b"", status=f"{status} Status")
     files.file("/inside", b"", status="302 Found", more="location: http://127.0.0.2:9/x\r\n")
     files.file("/metadata", b"", status="302 Found", more="location: http://169.254.169.254/latest\r\n")
     files.file("/nowhere", b"", status="302 Found", more="location: file:///etc/passwd\r\n")
@@ -287,6 +290,7 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
         ("/metadata", "address_refused", False),
         ("/nowhere", "upstream", False),
         ("/round", "upstream", False),
+        *((f"/{status}", "upstream", status in later) for status in (204, 400, 499, *later)),
     ):
         with pytest.raises(NotCopied) as caught:
             await world.copy(path)
@@ -296,6 +300,13 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
     assert caught.value.reason == "address_refused"
     assert world.kept() == []
     assert world.gate.sql("select id from assets") == []
+
+
+async def test_a_file_whose_length_nobody_said_is_copied_whole(world: World) -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    world.files.answers["/film"] = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(FILM), FILM)
+    asset = await world.copy()
+    assert (await world.get(world.url(asset))).content == FILM
 
 
 @pytest.mark.parametrize(("failure", "raised"), [(StoreFailed, NotCopied), (asyncio.CancelledError,) * 2])
