@@ -26,6 +26,8 @@ from tests.storage.test_ledger_recovery import started
 
 GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
 STRANGER = msgspec.structs.replace(GRANT, key_id=2)
+# No key changes its owner yet, but each statement that carries the key carries the owner as well.
+OTHER_OWNER = msgspec.structs.replace(GRANT, owner_id=2)
 
 
 def an_object(object_id: bytes | None = None, **fields: Any) -> StoredObject:
@@ -219,7 +221,10 @@ async def test_what_its_owner_deletes_is_gone_whole_and_nothing_else(
         for one in (gone, left):
             await ledger.keep(one)
     with installation.database.write() as connection:
-        assert not stored.remove(connection, STRANGER, "response", gone.id)
+        for grant in (STRANGER, OTHER_OWNER):
+            assert stored.read(connection, grant, "response", gone.id, time.time_ns()) is None
+            assert not stored.set_metadata(connection, grant, "response", gone.id, "{}")
+            assert not stored.remove(connection, grant, "response", gone.id)
         assert not stored.remove(connection, GRANT, "chat", gone.id)
         assert stored.remove(connection, GRANT, "response", gone.id)
         assert list(connection.execute(select(stored_objects.c.id)).scalars()) == [left.id]
