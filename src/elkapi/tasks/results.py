@@ -34,7 +34,7 @@ from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.record import Task
 from elkapi.types import AssetKind, TaskAsset
 from elkapi.upstream import UpstreamClient, UpstreamFailure, UpstreamRequest
-from elkapi.upstream.errors import AddressRefused, Cut, ProtocolViolation
+from elkapi.upstream.errors import AddressRefused, ProtocolViolation
 from elkapi.upstream.follow import follow
 from elkapi.upstream.reply import UpstreamReply
 
@@ -93,20 +93,15 @@ async def fetched(
 
 
 async def _body(reply: UpstreamReply, bytes_max: int) -> AsyncIterator[bytes]:
-    """The complete body of a good answer. Raises NotCopied, TooLarge, Cut."""
+    """The complete body of a good answer. Raises NotCopied, TooLarge, UpstreamFailure."""
     if reply.status != 200:
         again = reply.status in AGAIN_STATUSES or reply.status >= 500
         raise NotCopied(f"the provider answered {reply.status}", reason="upstream", again=again)
     said = reply.header(b"content-length")
-    length = int(said) if said is not None and said.isdigit() else None
-    if length is not None and length > bytes_max:
+    if said is not None and said.isdigit() and int(said) > bytes_max:
         raise TooLarge(f"it is larger than {bytes_max} bytes")
-    total = 0
     async for chunk in reply:
-        total += len(chunk)
         yield chunk
-    if length is not None and total != length and reply.header(b"content-encoding") is None:
-        raise Cut(f"{total} of {length} bytes came", phase="body", sent=True)
 
 
 async def _facts(store: AssetStore, location: str, stored: Stored) -> Facts:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from elkapi.assets.kinds import GLB, PNG
 from elkapi.catalog.task import Made
 from elkapi.tasks import copying
 from elkapi.tasks.copying import COPIES_AT_ONCE_MAX, Copies, CopyFailed
 from elkapi.tasks.machine import Reading
+from elkapi.tasks.results import kind_shown
 from elkapi.types import Channel, ChannelKey, State
 from elkapi.upstream import Origin, UpstreamRequest
 from elkapi.upstream.errors import UpstreamFailure
@@ -153,3 +155,7 @@ async def test_a_file_that_cannot_be_asked_for_is_tried_again_where_that_may_cha
         await asked_for(monkeypatch, asked, made, value)
     assert (caught.value.again, caught.value.ours) == (again, False)
     assert asked.requests == []
+
+
+def test_a_file_is_shown_as_what_it_is_and_a_kind_without_a_name_of_its_own_as_its_family_says() -> None:
+    assert [kind_shown("video", PNG), kind_shown("image", GLB), kind_shown("file", GLB)] == ["image", "image", "file"]

@@ -20,6 +20,7 @@ from elkapi.upstream import (
     Cut,
     HeaderTimeout,
     Origin,
+    ProtocolViolation,
     SendFailed,
     TlsFailed,
     TransportMissing,
@@ -34,6 +35,7 @@ from tests.unit.upstream.upstream_peers import (
     Serve,
     Stream,
     Trusting,
+    body_of,
     server_context,
 )
 from tests.waiting import until
@@ -113,9 +115,20 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.mark.usefixtures("http2")
-async def test_requests_share_one_http2_connection(
-    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting
-) -> None:
+async def test_a_body_shorter_or_longer_than_announced_is_no_reply(serve, make_client, ask, tls, trusting):
+    def act(connection, stream_id, headers, body):
+        connection.send_headers(stream_id, [(":status", "200"), ("content-length", "5")])
+        connection.send_data(stream_id, bytes(int(headers[b"x-size"])), end_stream=True)
+
+    peer = await serve(echo_script(act), tls=tls)
+    client = make_client(tls=trusting)
+    for size in (b"4", b"6"):
+        with pytest.raises((Cut, ProtocolViolation)):
+            await body_of(client, ask(msgspec.structs.replace(peer.origin, http2=True), headers=[(b"x-size", size)]))
+
+
+@pytest.mark.usefixtures("http2")
+async def test_requests_share_one_http2_connection(serve, make_client, ask, tls, trusting):
     seen = []
 
     def act(connection: Any, stream_id: int, headers: Any, body: bytes) -> None:
