@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import select
 
@@ -357,6 +358,19 @@ async def test_a_file_that_is_not_wanted_is_hung_up_on_at_once(world: World) -> 
 async def test_a_redirect_on_the_same_host_is_followed(world: World) -> None:
     world.files.file("/moved", b"", status="302 Found", more="location: /film\r\n")
     assert (await world.copy("/moved")).size_bytes == len(FILM)
+
+
+@pytest.mark.parametrize("name", ["asset_bytes_max", "asset_bytes_per_key_max"])
+async def test_a_file_may_have_all_the_bytes_that_are_allowed_and_not_one_more(world: World, name: str) -> None:
+    for most in (len(FILM), len(FILM) - 1):
+        settings = msgspec.structs.replace(world.gate.plane.settings, **{name: most})
+        world.copier = AssetCopier(world.gate.installation, world.client, settings)
+        if most == len(FILM):
+            assert (await world.copy()).size_bytes == most
+            continue
+        with pytest.raises(NotCopied) as caught:
+            await world.copy()
+        assert (caught.value.reason, caught.value.again) == ("too_large", False)
 
 
 async def test_limits_hold_and_a_quota_lets_the_oldest_go(tmp_path: Path, database_url: str) -> None:
