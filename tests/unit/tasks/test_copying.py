@@ -159,3 +159,18 @@ async def test_a_file_that_cannot_be_asked_for_is_tried_again_where_that_may_cha
 
 def test_a_file_is_shown_as_what_it_is_and_a_kind_without_a_name_of_its_own_as_its_family_says() -> None:
     assert [kind_shown("video", PNG), kind_shown("image", GLB), kind_shown("file", GLB)] == ["image", "image", "file"]
+
+
+@pytest.mark.parametrize("optional", [True, False])
+async def test_a_task_succeeds_without_a_file_that_it_can_do_without(optional: bool) -> None:
+    parts: Any = SimpleNamespace(copier=Asked(), way=None)
+    east = Channel(1, "east", "kling", "https://east.example", keys=(), models=())
+    poster = Made("poster", kind="image", optional=optional)
+    reading = Reading(State.SUCCEEDED, "done", True, 100, made=((poster, "ftp://x"), (Made("url"), ADDRESS)))
+    no_task: Any = None
+    copies = Copies(parts).of(no_task, no_task, (east, ChannelKey(1, "k")), reading)
+    if optional:
+        assert await copies == (1,)
+        return
+    with pytest.raises(CopyFailed):
+        await copies
