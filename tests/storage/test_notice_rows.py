@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import select
 
 from elkapi.ids import event_id_text, new_id, parse_event_id
@@ -280,3 +281,57 @@ async def test_old_notices_are_forgotten_with_their_log(installation: Installati
         assert [row.key_id for row in rows.newest(connection)] == [3, 2]
         assert [row.key_id for row in rows.newest(connection, state="delivered")] == [3]
         assert len(connection.execute(select(deliveries)).all()) == 1
+
+
+async def test_pages_of_notices_continue_where_the_one_before_ended(installation: Installation) -> None:
+    task_id = new_id()
+    same_time = [a_notice(task_id=task_id, number=number) for number in (1, 2, 3)]
+    others = [a_notice(created_ns=NOW_NS - 1), a_notice(created_ns=NOW_NS + 1)]
+    await written(installation, *same_time, *others)
+    seen, before = [], None
+    with installation.database.read() as connection:
+        while page := rows.newest(connection, limit=2, before=before):
+            assert len(page) <= 2
+            seen += [(row.created_ns - NOW_NS, row.number) for row in page]
+            before = page[-1]
+    assert seen == [(1, 1), (0, 3), (0, 2), (0, 1), (-1, 1)]
+
+
+async def test_what_a_dead_sender_left_can_be_sent_again_as_soon_as_nobody_may_send_it(
+    installation: Installation,
+) -> None:
+    await written(installation, a_notice())
+    (row,) = taken(installation.database)
+    over_ns = NOW_NS + round(rows.LEASE_S * 1e9)
+    with installation.database.write() as connection:
+        assert not rows.replay(connection, row.id, now_ns=over_ns - 1, until_ns=over_ns)
+        assert rows.replay(connection, row.id, now_ns=over_ns, until_ns=over_ns)
+
+
+async def test_the_longest_due_come_first_and_those_of_a_full_host_hide_no_other(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written(installation, *(a_notice(url=f"https://{host}.example.test/") for host in "abc"))
+    due_ns = {"a.example.test": NOW_NS - 2, "b.example.test": NOW_NS - 1, "c.example.test": NOW_NS - 3}
+    for row in taken(installation.database):
+        assert ended(installation.database, row, state="pending", due_ns=due_ns[row.host])
+    monkeypatch.setattr(rows, "LOOKED_AT_MAX", 1)
+    hosts = []
+    with installation.database.read() as connection:
+        assert not rows.is_any_due(connection, NOW_NS - 4)
+        assert rows.is_any_due(connection, NOW_NS - 3)
+    busy = {"c.example.test": 10}
+    for _ in range(2):
+        hosts += [row.host for row in taken(installation.database, busy=busy)]
+    assert hosts == ["a.example.test", "b.example.test"]
+
+
+async def test_so_many_notices_are_forgotten_at_once_the_oldest_first(installation: Installation) -> None:
+    await written(installation, *(a_notice(created_ns=NOW_NS + age, key_id=age) for age in (3, 1, 2)))
+    for row in taken(installation.database, now_ns=NOW_NS + 9):
+        assert ended(installation.database, row)
+    with installation.database.write() as connection:
+        assert rows.purge(connection, NOW_NS + 3, 1) == 1
+        assert [row.key_id for row in rows.newest(connection)] == [3, 2]
+        assert [rows.purge(connection, NOW_NS + 3, 1) for _ in range(2)] == [1, 0]
+        assert [row.key_id for row in rows.newest(connection)] == [3]
