@@ -11,24 +11,27 @@ import pytest
 from elkapi.clock import ManualClock
 from elkapi.ids import new_id
 from elkapi.tasks import notify
-from elkapi.tasks.notify import ANSWER_BYTES_MAX, PAUSE_S_MAX, Due, Notifier
+from elkapi.tasks.notify import ANSWER_BYTES_MAX, DEADLINES, PAUSE_S_MAX, Due, Notifier
+from elkapi.tasks.retrying import wait_after
 from elkapi.tasks.signing import new_secret
 from elkapi.types import NoticeBody
 from elkapi.upstream import ConnectFailed, UpstreamReply, UpstreamRequest
 
 
 class Rows:
-    """An outbox of these notices; `asked` is what each `take` was given, `told` what each try came to."""
+    """An outbox of these notices; `asked` is what each `take` was given, `told` what each try came to, `then` the number of
+    tries and when the next is due."""
 
     def __init__(self) -> None:
         self.due: list[Due] = []
         self.asked: list[tuple[int, int, dict[str, int], dict[int, int], list[str]]] = []
         self.told: list[tuple[str, int | None, str, str]] = []
+        self.then: list[tuple[int, int]] = []
         self.set_back = 0
 
-    def add(self, host: str, key_id: int = 1) -> None:
-        body = NoticeBody(f"https://{host}/in", b"{}")
-        self.due.append(Due((new_id(), 0, 1), host, key_id, 0, 1 << 62, body, (new_secret(),)))
+    def add(self, host: str, key_id: int = 1, tries: int = 0) -> None:
+        body = NoticeBody(f"https://{host}/in?t=1", b"{}", (("X-Own", "1"),))
+        self.due.append(Due((new_id(), 0, 1), host, key_id, tries, 1 << 62, body, (new_secret(),)))
 
     async def is_any_due(self, now_ns: int) -> bool:
         return bool(self.due)
@@ -52,6 +55,7 @@ class Rows:
 
     async def ended(self, notice: Any, told: Any, then: Any, tries: int) -> None:
         self.told.append((then.state, told.status, told.error, told.answer))
+        self.then.append((tries, then.due_ns))
 
 
 class Answer(UpstreamReply):
@@ -179,3 +183,54 @@ async def test_waits_end_once_after_the_clock_was_set_back(clock: ManualClock, r
     for _ in range(2):
         await sender.run_once()
     assert rows.set_back == 1
+
+
+async def test_a_notice_is_sent_as_json_within_its_deadlines_and_the_next_try_waits_by_their_number(
+    clock: ManualClock, rows: Rows
+) -> None:
+    sent = []
+
+    async def send(request: UpstreamRequest) -> UpstreamReply:
+        sent.append(request)
+        raise ConnectFailed("nobody", phase="connect", sent=False)
+
+    rows.add("hook.test", tries=3)
+    await Notifier(rows, send, clock, lambda: 0.0).run_once()
+    (request,), headers = sent, dict(sent[0].headers)
+    assert (request.method, request.target, request.body, request.deadlines) == (b"POST", b"/in?t=1", b"{}", DEADLINES)
+    assert (headers[b"content-type"], headers[b"accept-encoding"]) == (b"application/json", b"identity")
+    assert (headers[b"x-own"], headers[b"webhook-timestamp"]) == (b"1", b"%d" % (clock.now_ns() // 10**9))
+    assert rows.then == [(4, clock.now_ns() + round(wait_after(4, 0.0) * 1e9))]
+
+
+async def test_what_a_try_came_to_may_be_lost_and_others_are_sent_all_the_same(clock: ManualClock, rows: Rows) -> None:
+    async def send(request: UpstreamRequest) -> UpstreamReply:
+        if request.origin.host == "a.test":
+            raise RuntimeError("a bug")
+        return Answer()
+
+    for host in ("a.test", "b.test"):
+        rows.add(host)
+    await Notifier(rows, send, clock, lambda: 0.0).run_once()
+    assert [told[0] for told in rows.told] == ["delivered"]
+
+
+async def test_whoever_stops_the_sender_stops_what_it_is_sending(clock: ManualClock, rows: Rows) -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def send(_request: UpstreamRequest) -> UpstreamReply:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            stopped.set()
+        raise AssertionError
+
+    rows.add("slow.test")
+    running = asyncio.ensure_future(Notifier(rows, send, clock, lambda: 0.0).run_once())
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert stopped.is_set()
