@@ -19,8 +19,8 @@ from elkapi.upstream import ConnectFailed, UpstreamReply, UpstreamRequest
 
 
 class Rows:
-    """An outbox of these notices; `asked` is what each `take` was given, `told` what each try came to, `then` the number of
-    tries and when the next is due."""
+    """An outbox of these notices; `asked` is what each `take` was given, `told` what each try came to, `then` how many
+    tries there were and when the next is due."""
 
     def __init__(self) -> None:
         self.due: list[Due] = []

@@ -280,10 +280,61 @@ async def test_the_proxys_own_address_is_judged_too(serve: Serve, make_client: M
     assert proxy.connections == 0
 
 
-async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(
-    serve: Serve, client: UpstreamClient, ask: Ask
-) -> None:
-    async def refuses(stream: Stream) -> None:
+async def test_a_proxy_that_moves_after_it_was_judged_is_judged_where_it_moved_to(serve, make_client, ask):
+    proxy, asked = await serve(answering(OK)), []
+
+    async def resolve(host, _port):
+        asked.append(host)
+        return ["127.0.0.1"] if asked.count("proxy.example") > 1 else ["1.1.1.1"]
+
+    origin = Origin.parse("http://public.example", proxy_url=f"http://proxy.example:{proxy.origin.port}")
+    with pytest.raises(AddressRefused):
+        await make_client(resolver=resolve).send(ask(origin))
+    assert (asked, proxy.connections) == (["proxy.example", "public.example", "proxy.example"], 0)
+
+
+async def test_nothing_is_added_to_a_call_or_kept_of_its_answer_for_the_next_caller(serve, client, ask):
+    heads = []
+
+    async def script(stream):
+        while True:
+            heads.append((await stream.request()).partition(b"\r\n")[2].lower())
+            await stream.write(
+                b"HTTP/1.1 200 OK\r\nSet-Cookie: of=caller1; Path=/\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"
+            )
+
+    proxy = await serve(script)
+    proxy_url = f"http://127.0.0.1:{proxy.origin.port}"
+    origin = Origin.parse("http://target.example", allow_private=True, proxy_url=proxy_url)
+    for _ in range(2):  # Not decoded either: what the caller gets is what its head says.
+        assert await body_of(client, ask(origin, headers=[])) == b"ok"
+    assert heads == [b"host: target.example\r\ncontent-length: 2\r\n\r\n{}"] * 2
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_407_is_the_proxys_only_from_a_proxy_that_speaks_http(serve, client, ask, scheme):
+    gone = asyncio.Event()
+
+    async def refuses(stream):
+        await stream.request()
+        await stream.write(b"HTTP/1.1 407 No\r\nContent-Length: 9\r\n\r\nsome")
+        assert await stream.reader.read() == b""
+        gone.set()
+
+    target = await serve(refuses)
+    proxy = target if scheme == "http" else await serve(socks_proxy([]))
+    if scheme == "http":
+        with pytest.raises(ConnectFailed, match="407"):
+            await client.send(ask(through(target, proxy)))
+    else:
+        reply = await client.send(ask(through(target, proxy, scheme)))
+        assert reply.status == 407
+        reply.cancel()
+    await gone.wait()
+
+
+async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, client, ask):
+    async def refuses(stream):
         await stream.reader.readuntil(b"\r\n\r\n")
         await stream.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
