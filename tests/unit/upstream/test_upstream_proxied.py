@@ -294,14 +294,12 @@ async def test_a_proxy_that_moves_after_it_was_judged_is_judged_where_it_moved_t
 
 
 async def test_nothing_is_added_to_a_call_or_kept_of_its_answer_for_the_next_caller(serve, client, ask):
-    heads = []
+    heads, more = [], b"Set-Cookie: of=caller1; Path=/\r\nContent-Encoding: gzip\r\n"
 
     async def script(stream):
         while True:
             heads.append((await stream.request()).partition(b"\r\n")[2].lower())
-            await stream.write(
-                b"HTTP/1.1 200 OK\r\nSet-Cookie: of=caller1; Path=/\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"
-            )
+            await stream.write(OK.replace(b"\r\n", b"\r\n" + more, 1))
 
     proxy = await serve(script)
     proxy_url = f"http://127.0.0.1:{proxy.origin.port}"
