@@ -21,6 +21,7 @@ from elkapi.upstream import (
     HeaderTimeout,
     Origin,
     ProtocolViolation,
+    RequestRefused,
     SendFailed,
     TlsFailed,
     TransportMissing,
@@ -140,18 +141,51 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls,
     origin = msgspec.structs.replace(peer.origin, http2=True)
     client = make_client(tls=trusting)
 
-    async def call(number: int) -> bytes:
-        reply = await client.send(ask(origin, body=b"%d" % number, headers=[(b"x-a", b"1"), (b"connection", b"x")]))
+    async def call(number):
+        given = [(b"x-a", b"1"), *((name, b"x") for name in own)]
+        reply = await client.send(ask(origin, body=b"%d" % number, headers=given))
         assert (reply.status, reply.header(b"x-size")) == (200, b"1")
         return (await reply.read(BIG))[0]
 
+    # The client's own, in any letters.
+    own = (b"connection", b"host", b"Content-Length", b"TE", b"expect", b"proxy-authorization", b"http2-settings")
     assert await call(0) == b"got 0"
     assert await asyncio.gather(*(call(number) for number in range(1, 9))) == [b"got %d" % n for n in range(1, 9)]
     assert peer.connections == 1
     assert seen[0][b":path"] == b"/v1/x"
     assert seen[0][b":authority"] == origin.authority.encode()
     assert (seen[0][b"x-a"], seen[0][b"content-length"]) == (b"1", b"1")
-    assert b"connection" not in seen[0]
+    assert seen[0].keys() == {b":method", b":path", b":authority", b":scheme", b"x-a", b"content-length"}
+
+
+@pytest.mark.usefixtures("http2")
+async def test_an_unsafe_request_is_refused_over_http2_too(serve, make_client, ask, tls, trusting):
+    peer = await serve(echo_script(lambda *_: "leave"), tls=tls)
+    client = make_client(tls=trusting)
+    for change in (
+        {"target": b"/x y"},
+        {"target": b"http://other.example/"},
+        {"method": b"CONNECT"},
+        {"headers": [(b"x", b"a\r\nb: c")]},
+        {"headers": [(b"bad name", b"a")]},
+    ):
+        with pytest.raises(RequestRefused):
+            await client.send(ask(msgspec.structs.replace(peer.origin, http2=True), **change))
+    assert peer.connections == 0
+
+
+@pytest.mark.usefixtures("http2")
+@pytest.mark.parametrize("addresses", [["127.0.0.1", "127.0.0.77"], ["127.0.0.77", "127.0.0.1"]])
+async def test_each_address_of_a_name_is_tried_over_http2_too(serve, make_client, ask, tls, trusting, addresses):
+    def act(connection, stream_id, _headers, _body):
+        connection.send_headers(stream_id, [(":status", "204")], end_stream=True)
+
+    async def resolve(_host, _port):
+        return addresses
+
+    peer = await serve(echo_script(act), tls=tls)
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+    assert (await make_client(tls=trusting, resolver=resolve).send(ask(origin))).status == 204
 
 
 @pytest.mark.usefixtures("http2")
