@@ -1,7 +1,7 @@
 """Convert reranks between the formats of Jina and Cohere.
 
 Contract: openai.md "Rerank". A caller may send either format (they differ in how documents are limited) and gets
-Jina's, with an `id`. Results are sorted, best first. `catalog.text` limits the number of documents.
+Jina's, with an `id` and Cohere's units. Results are sorted, best first. `catalog.text` limits the number of documents.
 """
 
 from __future__ import annotations
@@ -159,16 +159,20 @@ def searches_of(documents: int) -> int:
 
 
 def write_jina_reply(reply: RerankReply, request: RerankRequest, model: str) -> bytes:
-    """The answer in Jina's format with the upstream's `id`; without `reply.usage` it reports zero tokens."""
+    """The answer in Jina's format with the upstream's `id`; without `reply.usage` it reports zero tokens.
+
+    Cohere's units follow in its own `meta`: they are what is billed there, and some of its clients require the field.
+    """
     tokens = reply.usage.input_total if reply.usage is not None else 0
-    return _json.encode(
-        {
-            "id": reply.id,
-            "model": model,
-            "results": _results(reply, request),
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
-    )
+    answer: dict[str, Any] = {
+        "id": reply.id,
+        "model": model,
+        "results": _results(reply, request),
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    if reply.search_units is not None:
+        answer["meta"] = {"billed_units": {"search_units": reply.search_units}}
+    return _json.encode(answer)
 
 
 def _results(reply: RerankReply, request: RerankRequest) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def test_an_answer_about_other_documents_is_unreadable(body: bytes) -> None:
         r.read_reply(body, _read())
 
 
-def test_a_caller_gets_the_form_it_speaks_and_its_own_documents() -> None:
+def test_a_caller_gets_its_own_documents_and_the_counts_of_both_forms() -> None:
     request = _read(return_documents=True)
     upstream = {
         "id": "id-1",
@@ -118,6 +118,7 @@ def test_a_caller_gets_the_form_it_speaks_and_its_own_documents() -> None:
         "model": "m",
         "results": results,
         "usage": {"prompt_tokens": 12, "total_tokens": 12},
+        "meta": {"billed_units": {"search_units": 2}},
     }
 
 
@@ -125,3 +126,10 @@ def test_what_is_written_is_read_back() -> None:
     request = _read()
     reply = r.RerankReply("i", (r.Ranked(1, 0.5), r.Ranked(0, 0.25)), Usage(input_tokens=3, calls=1), 1)
     assert r.read_reply(r.write_jina_reply(reply, request, "m"), request).results == reply.results
+
+
+@pytest.mark.parametrize("units", [1, 0])
+def test_the_units_that_cohere_bills_are_shown_as_it_shows_them(units: int) -> None:
+    reply = r.RerankReply("i", (r.Ranked(0, 0.5),), None, units)
+    written = json.loads(r.write_jina_reply(reply, _read(), "m"))
+    assert written["meta"] == {"billed_units": {"search_units": units}}
