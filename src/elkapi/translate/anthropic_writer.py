@@ -34,7 +34,7 @@ from elkapi.translate.ir import (
     UsageSeen,
     texts_of,
 )
-from elkapi.translate.seal import Sealed, seal
+from elkapi.translate.seal import UNSIGNED, Sealed, seal
 from elkapi.translate.usage import anthropic_usage_object
 from elkapi.types import Usage
 
@@ -86,7 +86,7 @@ class _Block:
         self.call = call
         self.deltas: list[Raw] = []
         self.arguments: list[str] | None = None if call is None else []
-        # Blocks of these kinds come in one event, without deltas.
+        # Nothing more is added: blocks of these kinds come in one event, and a signature ends a thought.
         self.whole = kind in ("redacted_thinking", "other")
 
     def is_complete(self) -> bool:
@@ -96,6 +96,15 @@ class _Block:
         text = "".join(self.arguments)
         self.arguments = [text]
         return text.rstrip().endswith("}") and _parsed(text) is not None
+
+    def sign(self) -> None:
+        """Buffer the last delta of a thought that no upstream signed.
+
+        This dialect signs every thought. Clients drop an unsigned one, or send it back as the user's text.
+        """
+        if self.kind == "thinking" and not self.whole:
+            self.deltas.append({"type": "signature_delta", "signature": UNSIGNED})
+            self.whole = True
 
     def result(self) -> Raw:
         """The block of a whole answer, equal to what a client accumulates from its start and deltas."""
@@ -109,6 +118,7 @@ class _Block:
             # Joined once: appending each delta is quadratic, which took hours for very many deltas.
             if said := [delta[name] for delta in self.deltas if delta["type"] == f"{name}_delta"]:
                 block[name] += "".join(said)
+        self.sign()
         for delta in self.deltas:
             match delta["type"]:
                 case "signature_delta":
@@ -289,6 +299,8 @@ class Writer:
                 self._open(blocks[0], out)
             if not all_of_it and (len(blocks) == 1 or not blocks[0].is_complete()):
                 return
+            blocks[0].sign()
+            out.extend(_delta(self._index, delta) for delta in blocks[0].deltas)
             out.append(_frame("content_block_stop", {"index": self._index}))
             self._head = None
             blocks.pop(0)

@@ -42,6 +42,10 @@ def seal(content: Sealed) -> str:
     return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(content)).decode()
 
 
+# Signs thinking of an upstream without signatures. Nothing is in it.
+UNSIGNED = seal(Sealed())
+
+
 def unseal(encrypted_content: str | None) -> Sealed | None:
     """The content of an envelope; None for anything else (a provider's own encrypted content, a broken envelope)."""
     if not encrypted_content or not encrypted_content.startswith(PREFIX):

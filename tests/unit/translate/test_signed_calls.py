@@ -16,7 +16,7 @@ from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import Event
 from elkapi.translate.profiles import profile_for
-from elkapi.translate.seal import PREFIX
+from elkapi.translate.seal import PREFIX, UNSIGNED
 from elkapi.translate.sse import SseDecoder
 
 CALLER, UPSTREAM = DIALECTS["anthropic"], DIALECTS["gemini"]
@@ -91,7 +91,8 @@ def test_what_gemini_signed_of_a_call_comes_back_to_it(stream: bool, thinking: d
 def test_who_asked_for_no_thinking_is_shown_no_thought_of_a_call(thinking: dict[str, Any] | None) -> None:
     events = UPSTREAM.read_reply(json.dumps(ANSWER).encode())
     said = answered(events, thinking, stream=False)
-    assert PREFIX not in json.dumps(said)
+    assert [block["type"] for block in said] == ["thinking", "text", "tool_use", "tool_use"]
+    assert said[0]["signature"] == UNSIGNED
     written = json.loads(UPSTREAM.write_request(CALLER.read_request(asked(thinking, *looped(said))), GEMINI_3))
     assert written["contents"][1]["parts"][1]["thoughtSignature"] == "skip_thought_signature_validator"
 
@@ -147,4 +148,54 @@ def test_what_openai_sealed_of_its_thoughts_comes_back_to_it(stream: bool) -> No
 
 def test_who_asked_for_no_thinking_is_shown_none_that_openai_sealed() -> None:
     events = DIALECTS["responses"].read_reply(json.dumps(OPENAI).encode())
-    assert PREFIX not in json.dumps(answered(events, None, stream=False))
+    said = answered(events, None, stream=False)
+    assert [block["type"] for block in said] == ["thinking", "tool_use", "tool_use"]
+    assert said[0]["signature"] == UNSIGNED
+
+
+DEEPSEEK = {
+    "id": "c",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "tool_calls",
+            "message": {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "I shall look.",
+                "tool_calls": [
+                    {"id": id_, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                    for id_ in ("fc1", "fc2")
+                ],
+            },
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("thinking", [ADAPTIVE, None], ids=str)
+def test_a_thought_that_nobody_signed_comes_back_to_its_model(stream: bool, thinking: dict[str, Any] | None) -> None:
+    """The Vercel AI SDK drops a thought without a signature, and Pydantic AI sends it back as the user's text."""
+    chat = DIALECTS["chat"]
+    said = answered(chat.read_reply(json.dumps(DEEPSEEK).encode()), thinking, stream)
+    assert said[0] == {"type": "thinking", "thinking": "I shall look.", "signature": UNSIGNED}
+    body = asked(thinking, *looped(said))
+    written = json.loads(chat.write_request(CALLER.read_request(body), profile_for("deepseek", "deepseek-reasoner")))
+    assert written["messages"][1]["reasoning_content"] == "I shall look."
+    assert has_foreign_turns(body)
+    kept = json.loads(with_own_thoughts(body))["messages"][1]["content"]
+    assert [block["type"] for block in kept] == ["tool_use", "tool_use"]
+    for other in ("chat", "responses", "gemini", "anthropic"):
+        sent = DIALECTS[other].write_request(CALLER.read_request(body), profile_for("", "m"))
+        assert PREFIX.encode() not in sent, other
+
+
+def test_a_streamed_thought_ends_with_its_signature() -> None:
+    facts = ReplyFacts("a", "m", 1_700_000_000, CALLER.read_request(asked(None)))
+    writer = CALLER.writer(facts)
+    events = DIALECTS["chat"].read_reply(json.dumps(DEEPSEEK).encode())
+    data = b"".join([*(writer.feed(event) for event in events), writer.finish()])
+    frames = [json.loads(frame.data) for frame in SseDecoder().feed(data) if frame.data]
+    of_thought = [frame.get("delta", frame)["type"] for frame in frames if frame.get("index") == 0]
+    assert of_thought == ["content_block_start", "thinking_delta", "signature_delta", "content_block_stop"]
