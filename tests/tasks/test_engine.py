@@ -388,7 +388,7 @@ async def test_of_two_submits_at_once_under_one_name_and_two_idempotency_keys_on
 
     monkeypatch.setattr(tasks.gate.plane.tasks, "find_or_none", slow)
     body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
-    headers = ({"idempotency-key": "once"}, {"idempotency-key": "other"}, {})
+    headers: tuple[dict[str, str], ...] = ({"idempotency-key": "once"}, {"idempotency-key": "other"}, {})
     both = [asyncio.create_task(tasks.submit(body, headers=one)) for one in headers]
     # Each has looked before any has begun.
     await until(lambda: looked[0] == len(both))

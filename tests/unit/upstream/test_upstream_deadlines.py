@@ -206,10 +206,12 @@ async def test_a_connect_that_is_never_answered_ends_by_connect_s(
     await ends(task, ConnectTimeout, "connect", sent=False)
 
 
-async def test_a_caller_that_leaves_while_we_connect_leaves_no_socket_behind(make_client, ask, monkeypatch):
+async def test_a_caller_that_leaves_while_we_connect_leaves_no_socket_behind(
+    make_client: MakeClient, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loop, dialed = asyncio.get_running_loop(), []
 
-    async def hang(sock, _address):
+    async def hang(sock: socket.socket, _address: Any) -> None:
         dialed.append(sock)
         await asyncio.Event().wait()
 

@@ -30,6 +30,7 @@ from tests.unit.upstream.upstream_peers import (
     Ask,
     MakeClient,
     ManualTimers,
+    Peer,
     Script,
     Serve,
     Stream,
@@ -182,7 +183,7 @@ def test_an_address_is_judged_by_its_class_and_by_what_it_carries(address: Any, 
         ("4000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
     ],
 )
-def test_a_range_is_refused_from_its_first_address_to_its_last_and_not_beyond(first, last):
+def test_a_range_is_refused_from_its_first_address_to_its_last_and_not_beyond(first: str, last: str) -> None:
     before, after = ip_address(first), ip_address(last)
     assert refusal(first) is not None
     assert refusal(last) is not None
@@ -416,9 +417,11 @@ async def test_a_redirect_on_the_same_origin_is_followed_with_its_headers(
     assert b"authorization: Bearer k" in seen[1]
 
 
-async def test_a_redirect_whose_body_does_not_end_keeps_no_connection(serve, client, ask):
+async def test_a_redirect_whose_body_does_not_end_keeps_no_connection(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     endless = answering(b"HTTP/1.1 302 Found\r\nContent-Length: 9\r\nLocation: /again\r\n\r\nsome", OK)
-    peer = await serve(lambda stream: answering(OK)(stream) if peer.connections > 1 else endless(stream))
+    peer: Peer = await serve(lambda stream: answering(OK)(stream) if peer.connections > 1 else endless(stream))
     request = ask(peer.origin, b"GET")
     reply = await follow(client, await client.send(request), request)
     assert (await reply.read(BIG), client.stats()["open"]) == ((b"ok", True), 1)
@@ -570,7 +573,9 @@ async def test_a_local_socket_cannot_redirect_elsewhere(
     await asyncio.sleep(0)
 
 
-async def test_a_dialed_socket_does_not_block_sends_at_once_and_notices_a_dead_peer(serve, timers):
+async def test_a_dialed_socket_does_not_block_sends_at_once_and_notices_a_dead_peer(
+    serve: Serve, timers: ManualTimers
+) -> None:
     peer = await serve(answering(OK))
     resolve, _ = answers(["127.0.0.1"])
     origin = Origin.parse(f"http://own.example:{peer.origin.port}", allow_private=True)
@@ -580,10 +585,12 @@ async def test_a_dialed_socket_does_not_block_sends_at_once_and_notices_a_dead_p
         assert sock.getblocking() is False
 
 
-async def test_a_machine_without_the_address_family_tries_the_next_address(serve, make_client, ask, monkeypatch):
+async def test_a_machine_without_the_address_family_tries_the_next_address(
+    serve: Serve, make_client: MakeClient, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer = await serve(answering(OK))
 
-    def lacking(family, *rest):
+    def lacking(family: int, *rest: Any) -> Any:
         if family == socket.AF_INET6:
             raise OSError("Address family not supported by protocol")
         return socket.socket(family, *rest)

@@ -116,8 +116,10 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_body_shorter_or_longer_than_announced_is_no_reply(serve, make_client, ask, tls, trusting):
-    def act(connection, stream_id, headers, body):
+async def test_a_body_shorter_or_longer_than_announced_is_no_reply(
+    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting
+) -> None:
+    def act(connection: Any, stream_id: int, headers: Any, body: bytes) -> None:
         connection.send_headers(stream_id, [(":status", "200"), ("content-length", "5")])
         connection.send_data(stream_id, bytes(int(headers[b"x-size"])), end_stream=True)
 
@@ -129,7 +131,9 @@ async def test_a_body_shorter_or_longer_than_announced_is_no_reply(serve, make_c
 
 
 @pytest.mark.usefixtures("http2")
-async def test_requests_share_one_http2_connection(serve, make_client, ask, tls, trusting):
+async def test_requests_share_one_http2_connection(
+    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting
+) -> None:
     seen = []
 
     def act(connection: Any, stream_id: int, headers: Any, body: bytes) -> None:
@@ -141,7 +145,7 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls,
     origin = msgspec.structs.replace(peer.origin, http2=True)
     client = make_client(tls=trusting)
 
-    async def call(number):
+    async def call(number: int) -> bytes:
         given = [(b"x-a", b"1"), *((name, b"x") for name in own)]
         reply = await client.send(ask(origin, body=b"%d" % number, headers=given))
         assert (reply.status, reply.header(b"x-size")) == (200, b"1")
@@ -159,7 +163,9 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls,
 
 
 @pytest.mark.usefixtures("http2")
-async def test_an_unsafe_request_is_refused_over_http2_too(serve, make_client, ask, tls, trusting):
+async def test_an_unsafe_request_is_refused_over_http2_too(
+    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting
+) -> None:
     peer = await serve(echo_script(lambda *_: "leave"), tls=tls)
     client = make_client(tls=trusting)
     for change in (
@@ -176,11 +182,13 @@ async def test_an_unsafe_request_is_refused_over_http2_too(serve, make_client, a
 
 @pytest.mark.usefixtures("http2")
 @pytest.mark.parametrize("addresses", [["127.0.0.1", "127.0.0.77"], ["127.0.0.77", "127.0.0.1"]])
-async def test_each_address_of_a_name_is_tried_over_http2_too(serve, make_client, ask, tls, trusting, addresses):
-    def act(connection, stream_id, _headers, _body):
+async def test_each_address_of_a_name_is_tried_over_http2_too(
+    serve: Serve, make_client: MakeClient, ask: Ask, tls: ssl.SSLContext, trusting: Trusting, addresses: list[str]
+) -> None:
+    def act(connection: Any, stream_id: int, _headers: Any, _body: bytes) -> None:
         connection.send_headers(stream_id, [(":status", "204")], end_stream=True)
 
-    async def resolve(_host, _port):
+    async def resolve(_host: str, _port: int) -> list[str]:
         return addresses
 
     peer = await serve(echo_script(act), tls=tls)

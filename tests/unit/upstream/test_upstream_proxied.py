@@ -280,10 +280,12 @@ async def test_the_proxys_own_address_is_judged_too(serve: Serve, make_client: M
     assert proxy.connections == 0
 
 
-async def test_a_proxy_that_moves_after_it_was_judged_is_judged_where_it_moved_to(serve, make_client, ask):
+async def test_a_proxy_that_moves_after_it_was_judged_is_judged_where_it_moved_to(
+    serve: Serve, make_client: MakeClient, ask: Ask
+) -> None:
     proxy, asked = await serve(answering(OK)), []
 
-    async def resolve(host, _port):
+    async def resolve(host: str, _port: int) -> list[str]:
         asked.append(host)
         return ["127.0.0.1"] if asked.count("proxy.example") > 1 else ["1.1.1.1"]
 
@@ -293,10 +295,12 @@ async def test_a_proxy_that_moves_after_it_was_judged_is_judged_where_it_moved_t
     assert (asked, proxy.connections) == (["proxy.example", "public.example", "proxy.example"], 0)
 
 
-async def test_nothing_is_added_to_a_call_or_kept_of_its_answer_for_the_next_caller(serve, client, ask):
+async def test_nothing_is_added_to_a_call_or_kept_of_its_answer_for_the_next_caller(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     heads, more = [], b"Set-Cookie: of=caller1; Path=/\r\nContent-Encoding: gzip\r\n"
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         while True:
             heads.append((await stream.request()).partition(b"\r\n")[2].lower())
             await stream.write(OK.replace(b"\r\n", b"\r\n" + more, 1))
@@ -310,10 +314,12 @@ async def test_nothing_is_added_to_a_call_or_kept_of_its_answer_for_the_next_cal
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-async def test_a_407_is_the_proxys_only_from_a_proxy_that_speaks_http(serve, client, ask, scheme):
+async def test_a_407_is_the_proxys_only_from_a_proxy_that_speaks_http(
+    serve: Serve, client: UpstreamClient, ask: Ask, scheme: str
+) -> None:
     gone = asyncio.Event()
 
-    async def refuses(stream):
+    async def refuses(stream: Stream) -> None:
         await stream.request()
         await stream.write(b"HTTP/1.1 407 No\r\nContent-Length: 9\r\n\r\nsome")
         assert await stream.reader.read() == b""
@@ -331,8 +337,10 @@ async def test_a_407_is_the_proxys_only_from_a_proxy_that_speaks_http(serve, cli
     await gone.wait()
 
 
-async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, client, ask):
-    async def refuses(stream):
+async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def refuses(stream: Stream) -> None:
         await stream.reader.readuntil(b"\r\n\r\n")
         await stream.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 

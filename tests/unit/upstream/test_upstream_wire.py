@@ -107,12 +107,12 @@ def test_a_header_that_is_not_one_line_is_refused_every_time(name: bytes, value:
             w.callers_headers([(name, value)])
 
 
-def test_every_printable_sign_of_ascii_but_the_fragments_may_stand_in_a_target():
+def test_every_printable_sign_of_ascii_but_the_fragments_may_stand_in_a_target() -> None:
     target = b"/" + bytes(code for code in range(0x21, 0x7F) if code != 0x23)
     assert lines(encoded(target=target))[0] == b"POST " + target + b" HTTP/1.1"
 
 
-def test_a_tab_and_bytes_beyond_ascii_may_stand_in_a_value():
+def test_a_tab_and_bytes_beyond_ascii_may_stand_in_a_value() -> None:
     assert lines(encoded(headers=[(b"x-a", b"1\t\xff")]))[2] == b"x-a: 1\t\xff"
 
 
@@ -134,7 +134,7 @@ def test_a_tab_and_bytes_beyond_ascii_may_stand_in_a_value():
         b"http2-settings",
     ],
 )
-def test_headers_that_are_the_clients_own_are_left_out_in_any_case(name):
+def test_headers_that_are_the_clients_own_are_left_out_in_any_case(name: bytes) -> None:
     given = [(name, b"1"), (name.upper(), b"1"), (b"x-a", b"1")]
     for _ in range(2):
         assert w.callers_headers(given) == [(b"x-a", b"1")]
