@@ -224,13 +224,20 @@ def test_the_results_of_one_batch_are_archived_whole_before_those_of_the_next(
         ends = update(schema.message_batches)
         for of, ended_ns in ((OTHER, 5), (BATCH, 6)):
             connection.execute(ends.where(schema.message_batches.c.id == of).values(status="ended", ended_ns=ended_ns))
-        assert batch_lines.archive(connection, 5, 4, 9) == 0
-        removed = [batch_lines.archive(connection, 6, 5, 9) for _ in range(2)]
-        # Five and five are gone, and only a look that finds no more knows that it was all.
-        assert (removed, kept()) == ([5, 5], {OTHER: (0, False), BATCH: (LINES, False)})
-        assert batch_lines.archive(connection, 6, 5, 9) == 1
-        assert (kept(), batch_lines.archive(connection, 6, 5, 9)) == ({OTHER: (0, True), BATCH: (LINES, False)}, 0)
-        assert batch_lines.archive(connection, 7, LINES + 1, 9) == LINES
+        batch_lines.archive(connection, 5, 4, 9)
+        assert kept() == {OTHER: (LINES, False), BATCH: (LINES, False)}
+        for left in (5, 0):
+            batch_lines.archive(connection, 6, 5, 9)
+            # Only a look that finds no more knows that it was all.
+            assert kept() == {OTHER: (left, False), BATCH: (LINES, False)}
+        for _ in range(2):
+            batch_lines.archive(connection, 6, 5, 9)
+            assert kept() == {OTHER: (0, True), BATCH: (LINES, False)}
+        # Each has six bytes: four fit, and of what does not fit at all one line goes.
+        for bytes_max, left in ((29, 6), (1, 5)):
+            batch_lines.archive(connection, 7, LINES + 1, 9, bytes_max=bytes_max)
+            assert kept()[BATCH] == (left, False)
+        batch_lines.archive(connection, 7, LINES + 1, 9)
         assert kept() == {OTHER: (0, True), BATCH: (0, True)}
 
 
@@ -260,8 +267,9 @@ def test_a_batch_ends_with_its_last_line_and_is_removed_whole(database: Database
         running = batch_lines.lease(connection, BATCH, ALICE, 2, 1)
         batches.cancel(connection, BATCH, batch.owner_id, batch.key_id, 3)
         assert batch_lines.lease(connection, BATCH, BOB, 2, 1) == []
+        assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4, bytes_max=13) == 2
         assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 5
-        assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 3
+        assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 1
         assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 0
         assert shown(connection, batch).status == "canceling"
         assert not batches.delete(connection, BATCH, batch.owner_id, batch.key_id)
@@ -278,8 +286,12 @@ def test_a_batch_ends_with_its_last_line_and_is_removed_whole(database: Database
         rows = batches.results_after(connection, BATCH, 0, rows_max=4, bytes_max=7)
         assert [(row.number, row.state) for row in rows] == [(1, "succeeded"), (2, state), (3, state), (4, state)]
         assert batches.delete(connection, BATCH, batch.owner_id, batch.key_id)
-        assert batch_lines.remove(connection, BATCH, 6) == 6
-        assert batch_lines.remove(connection, BATCH, 6) == 4
+        # The first two lines have results, of six bytes each.
+        for rows_max, bytes_max, left in ((6, 5, 9), (6, 99, 3)):
+            assert batch_lines.remove(connection, BATCH, rows_max, bytes_max=bytes_max)
+            assert len(connection.execute(select(schema.batch_lines)).all()) == left
+        assert not batch_lines.remove(connection, BATCH, 6)
+        assert connection.execute(select(schema.batch_lines)).all() == []
         assert connection.execute(select(schema.message_batches.c.id)).all() == []
 
 

@@ -35,6 +35,8 @@ FAILED_S = 2.0
 OPEN_MAX = 1000
 # Rows changed per transaction while tidying up.
 ROWS_AT_ONCE = 1000
+# The time between two deletions of old results, in which whoever waits for SQLite's single writer gets its turn.
+ARCHIVE_PAUSE_S = 0.1
 STAGING_MAX_NS = 600 * 1_000_000_000
 UNSURE_S = 1.0
 WITHOUT_CHARGE = "batch_without_charge"
@@ -261,7 +263,7 @@ class BatchRunner:
             await self._check(batch)
         elif batch.status == "deleted" or (batch.status == "staging" and batch.created_ns + STAGING_MAX_NS < now_ns):
             await write(lambda c: batches.give_up(c, id_))
-            while await write(lambda c: batch_lines.remove(c, id_, ROWS_AT_ONCE)) == ROWS_AT_ONCE:
+            while await write(lambda c: batch_lines.remove(c, id_, ROWS_AT_ONCE)):
                 pass
         elif batch.status == "canceling" or (
             batch.status == "in_progress" and batch.expires_ns <= now_ns and may_expire
@@ -299,13 +301,13 @@ class BatchRunner:
             self._plane.log.write(WITHOUT_CHARGE, "error", batch=name, **detail)
 
     async def _archive(self, now_ns: int) -> None:
-        """Delete expired results, once in a while."""
+        """Delete expired results, a piece in each round while there are any; otherwise look once in a while."""
         now_s = self._plane.clock.monotonic_s()
         if now_s < self._archive_at_s:
             return
-        self._archive_at_s = now_s + self._plane.settings.batch_look_s
         before_ns = now_ns - round(self._plane.settings.batch_keep_s * 1e9)
         if not await self._plane.reader.run(lambda c: batch_lines.is_any_kept_since(c, before_ns)):
+            self._archive_at_s = now_s + self._plane.settings.batch_look_s
             return
-        while await self._store.write(lambda c: batch_lines.archive(c, before_ns, ROWS_AT_ONCE, now_ns)):
-            pass
+        await self._store.write(lambda c: batch_lines.archive(c, before_ns, ROWS_AT_ONCE, now_ns))
+        asyncio.get_running_loop().call_later(ARCHIVE_PAUSE_S, self._store.look)

@@ -16,6 +16,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.repos.batches import BatchRow
 from elkapi.storage.repos.requests import decode_record
+from elkapi.storage.repos.stored import within
 from elkapi.types import IdempotencyClaim
 
 _batches, _lines, _workers = schema.message_batches, schema.batch_lines, schema.workers
@@ -23,6 +24,9 @@ _b, _l = _batches.c, _lines.c
 
 OPEN_OF_KEY_MAX = 10
 ENDS = ("succeeded", "errored", "canceled", "expired")
+# What is deleted in one transaction, which all calls wait for on SQLite: it writes every page that it frees.
+BYTES_AT_ONCE = 4 * 1024 * 1024
+_SIZE = func.coalesce(func.length(_l.request_sealed), 0) + func.coalesce(func.length(_l.result_sealed), 0)
 
 
 class LeasedLine(msgspec.Struct, frozen=True):
@@ -198,10 +202,19 @@ def end_lines(connection: Connection, lines: Sequence[EndedLine], worker: bytes,
         _count(connection, batch_id, counts[batch_id], now_ns)
 
 
-def end_unbegun(connection: Connection, batch_id: bytes, state: str, rows_max: int, now_ns: int) -> int:
-    """End up to `rows_max` free lines as canceled or expired; returns how many."""
-    wanted = select(_l.line).where(_l.batch_id == batch_id, _l.state == "pending").order_by(_l.line).limit(rows_max)
-    numbers = connection.execute(sql.for_update(wanted, skip_locked=True)).scalars().all()
+def end_unbegun(
+    connection: Connection,
+    batch_id: bytes,
+    state: str,
+    rows_max: int,
+    now_ns: int,
+    *,
+    bytes_max: int = BYTES_AT_ONCE,
+) -> int:
+    """End free lines as canceled or expired, as many as fit both limits and at least one; returns how many."""
+    free = (_l.batch_id == batch_id, _l.state == "pending")
+    wanted = select(_l.line, _SIZE).where(*free).order_by(_l.line).limit(rows_max)
+    numbers = within(connection.execute(sql.for_update(wanted, skip_locked=True)), bytes_max)
     if numbers:
         among = (_l.batch_id == batch_id, _l.line >= numbers[0], _l.line <= numbers[-1], _l.state == "pending")
         ended = connection.execute(update(_lines).where(*among).values(state=state, request_sealed=None)).rowcount
@@ -258,14 +271,13 @@ def close_batch(connection: Connection, batch_id: bytes) -> None:
     connection.execute(update(_batches).where(_b.id == batch_id, _b.status == "ended").values(is_done=True))
 
 
-def remove(connection: Connection, batch_id: bytes, rows_max: int) -> int:
-    """Delete up to `rows_max` lines of a batch that is deleted or was never started, and with the last of them the
-    batch."""
-    gone = _remove_lines(connection, batch_id, rows_max)
-    if gone < rows_max:
-        doomed = delete(_batches).where(_b.id == batch_id, _b.status.in_(("deleted", "staging")))
-        connection.execute(doomed)
-    return gone
+def remove(connection: Connection, batch_id: bytes, rows_max: int, *, bytes_max: int = BYTES_AT_ONCE) -> bool:
+    """Delete lines of a batch that is deleted or was never started, as many as fit both limits, and with the last of
+    them the batch; returns whether any are left."""
+    if _remove_lines(connection, batch_id, rows_max, bytes_max):
+        return True
+    connection.execute(delete(_batches).where(_b.id == batch_id, _b.status.in_(("deleted", "staging"))))
+    return False
 
 
 def is_any_kept_since(connection: Connection, before_ns: int) -> bool:
@@ -277,21 +289,21 @@ def _kept_since(before_ns: int) -> tuple[ColumnElement[bool], ...]:
     return _b.archived_ns.is_(None), _b.ended_ns < before_ns, _b.status == "ended"
 
 
-def archive(connection: Connection, before_ns: int, rows_max: int, now_ns: int) -> int:
-    """Delete the results of up to `rows_max` lines of a batch that ended before then; returns 0 if none is due."""
+def archive(
+    connection: Connection, before_ns: int, rows_max: int, now_ns: int, *, bytes_max: int = BYTES_AT_ONCE
+) -> None:
+    """Delete results of a batch that ended before then, if there is one, of as many lines as fit both limits."""
     due = select(_b.id).where(*_kept_since(before_ns))
     batch_id = connection.execute(due.order_by(_b.ended_ns).limit(1)).scalar()
-    if batch_id is None:
-        return 0
-    gone = _remove_lines(connection, batch_id, rows_max)
-    if gone < rows_max:
+    if batch_id is not None and not _remove_lines(connection, batch_id, rows_max, bytes_max):
         connection.execute(update(_batches).where(_b.id == batch_id).values(archived_ns=now_ns))
-    return max(gone, 1)
 
 
-def _remove_lines(connection: Connection, batch_id: bytes, rows_max: int) -> int:
-    last = select(_l.line).where(_l.batch_id == batch_id).order_by(_l.line).limit(rows_max).subquery()
-    upto = connection.execute(select(func.max(last.c.line))).scalar()
-    if upto is None:
-        return 0
-    return connection.execute(delete(_lines).where(_l.batch_id == batch_id, _l.line <= upto)).rowcount
+def _remove_lines(connection: Connection, batch_id: bytes, rows_max: int, bytes_max: int) -> bool:
+    """Delete the first lines, as many as fit both limits and at least one; returns whether any may be left."""
+    first = select(_l.line, _SIZE).where(_l.batch_id == batch_id).order_by(_l.line).limit(rows_max)
+    found = connection.execute(first).all()
+    numbers = within(found, bytes_max)
+    if numbers:
+        connection.execute(delete(_lines).where(_l.batch_id == batch_id, _l.line <= numbers[-1]))
+    return len(numbers) == rows_max or len(numbers) < len(found)
