@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import insert, select
 
 from elkapi.clock import ManualClock
@@ -16,7 +17,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import open_installation
 from elkapi.storage.repos import tasks
 from elkapi.storage.repos.tasks import Wanted
-from elkapi.storage.schema import task_refs
+from elkapi.storage.schema import task_refs, workers
 from elkapi.storage.schema import tasks as table
 from elkapi.types import Grant
 
@@ -200,8 +201,69 @@ def test_a_poller_leases_open_tasks_that_nobody_owns_or_submits_and_those_of_the
         assert leased() == [3]
         assert sorted(one.id[15] for one in tasks.owned(connection, POLLER)) == [0, 1, 2, 3]
         assert tasks.owned(connection, OTHER) == []
+        connection.execute(table.update().where(table.c.id == rows[3]["id"]).values(poller=OTHER))
+        connection.execute(
+            insert(workers).values(owner=OTHER, role="control", started_ns=1, heartbeat_ns=1, scan_from=b"")
+        )
         # No heartbeat of this poller is known.
-        assert tasks.release_orphans(connection) == 4
+        assert tasks.release_orphans(connection) == 3
         assert tasks.owned(connection, POLLER) == []
+        assert [one.id[15] for one in tasks.owned(connection, OTHER)] == [3]
         ended = table.select().where(table.c.poller == OTHER).with_only_columns(table.c.id)
-        assert [one[15] for one in connection.execute(ended).scalars()] == [4]
+        assert sorted(one[15] for one in connection.execute(ended).scalars()) == [3, 4]
+
+
+GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+
+
+def test_a_task_is_found_by_each_of_its_names_and_by_its_own_caller_alone(database: Database) -> None:
+    rows = [
+        row(number, NOW_NS + number * 10**7, None) | {"native_id": native, "deleted_ns": None}
+        for number, native in enumerate("abaab")
+    ]
+    rows[3] |= {"key_id": 2}
+    rows[4] |= {"deleted_ns": NOW_NS}
+    written(database, rows)
+    with database.read() as connection:
+
+        def found(text: str, grant: Grant = GRANT) -> int | None:
+            one = tasks.find(connection, grant, text)
+            return None if one is None else one.id[15]
+
+        ids = [one["id"] for one in rows]
+        assert [found(tasks.task_id_text(id_)) for id_ in ids] == [0, 1, 2, None, None]
+        assert [found(f"ref {id_.hex()}") for id_ in ids] == [0, 1, 2, None, None]
+        # Of several of one provider's name the newest, but for one that was deleted.
+        assert [found(text) for text in ("a", "b", "c", "", "a\0")] == [2, 1, None, None, None]
+        for stranger in (structs.replace(GRANT, key_id=3), structs.replace(GRANT, owner_id=2)):
+            names = [tasks.task_id_text(ids[0]), f"ref {ids[0].hex()}", "a"]
+            assert [found(text, stranger) for text in names] == [None, None, None]
+            assert tasks.page(connection, stranger, Wanted(), limit=9) == []
+            assert tasks.count(connection, stranger, Wanted()) == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        (Wanted(), [4, 3, 2, 1, 0]),
+        (Wanted(wires=("y",)), [0]),
+        (Wanted(operations=("y",)), [1]),
+        (Wanted(forms=("y", "z")), [2]),
+        (Wanted(models=("y",)), [3]),
+        (Wanted(models=("y",), wires=("y",)), []),
+        (Wanted(models=("x\0",)), []),
+        (Wanted(native_ids=("n", "m")), [4]),
+        (Wanted(begun=True), [4]),
+        (Wanted(but_form="y"), [4, 3, 1, 0]),
+        (Wanted(but_form="y", states=("succeeded",)), [4, 3, 1, 0]),
+    ],
+)
+def test_a_list_has_only_what_each_condition_admits(database: Database, wanted: Wanted, numbers: list[int]) -> None:
+    columns = ("wire", "operation", "form", "model", "native_id")
+    rows = [row(number, NOW_NS + number * 10**7, None) | {"native_id": None} for number in range(5)]
+    for one, column in zip(rows, columns, strict=True):
+        one[column] = "n" if column == "native_id" else "y"
+    written(database, rows)
+    with database.read() as connection:
+        assert [one.id[15] for one in tasks.page(connection, GRANT, wanted, limit=9)] == numbers
+        assert tasks.count(connection, GRANT, wanted) == len(numbers)
