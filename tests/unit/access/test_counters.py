@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from elkapi.access import counters as table
-from elkapi.access.counters import SECONDS, WORKERS_MAX, Caps, Counters, Over
+from elkapi.access.counters import SECONDS, WINDOW_S, WORKERS_MAX, Caps, Counters, Over
 from elkapi.access.limits import Limits
 from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
@@ -289,3 +289,42 @@ def test_the_table_is_its_owners_alone(tmp_path: Path) -> None:
     counters = Counters(tmp_path)
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
     counters.close()
+
+
+def test_a_call_that_alone_is_more_than_a_minutes_limit_never_passes(tmp_path: Path) -> None:
+    counters = Counters(tmp_path, ManualClock())
+    for _ in range(2):
+        with pytest.raises(Over) as refused:
+            counters.take("key:1", Caps(tokens=100), 101)
+        assert (refused.value.kind, refused.value.retry_after_s) == ("tokens", WINDOW_S)
+    counters.take("key:1", Caps(tokens=100), 100)
+    counters.close()
+
+
+def test_nothing_counts_from_before_a_machine_was_restarted(tmp_path: Path) -> None:
+    clock = ManualClock()
+    clock.advance(10_000)
+    before = Counters(tmp_path, clock)
+    before.take("key:1", Caps(requests=1, tokens=5), 5)
+    before.close()
+    after = Counters(tmp_path, ManualClock())
+    after.take("key:1", Caps(requests=1, tokens=5), 5)
+    with pytest.raises(Over):
+        after.take("key:1", Caps(requests=1))
+    after.close()
+
+
+def test_whoever_finds_no_place_in_the_table_lets_nobody_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "WORKERS_MAX", 1)
+    monkeypatch.setattr(table, "PROBES_MAX", 1)
+    monkeypatch.setattr(table, "ROWS", 1)
+    first = Counters(tmp_path, ManualClock())
+    with pytest.raises(Unavailable):
+        Counters(tmp_path, ManualClock())
+    taken = first.take("key:1", Caps(parallel=1))
+    with pytest.raises(Unavailable):
+        first.take("key:2", Caps(parallel=1))
+    first.give_back(taken, 0)
+    first.close()
