@@ -36,6 +36,7 @@ from elkapi.translate.kept_stream import (
     with_ours,
 )
 from elkapi.translate.profiles import profile_for
+from elkapi.translate.responses_request import ENCRYPTED
 from elkapi.translate.responses_state import with_history, without_repeated_calls
 from elkapi.types import Attempt, Grant, StoredObject, Usage
 
@@ -47,7 +48,6 @@ _SEALING = frozenset({"openai", "azure"})
 TOO_LARGE = "The answer is too large to keep."
 UNREADABLE = "The answer cannot be read."
 NO_ROOM = "This API key has reached the daily limit for keeping calls that cost nothing."
-_SEALED = "reasoning.encrypted_content"
 _NOT_IN_CHAT = ("store", "metadata")
 _encode = msgspec.json.encode
 _members = msgspec.json.Decoder(dict[str, Any])
@@ -205,7 +205,7 @@ def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> byte
     if request.keep is None or family not in _SEALING or profile_for(family, model).reasoning != "effort":
         return body
     asked = decode(_include, body).include or [] if b'"include"' in body else []
-    return body if _SEALED in asked else with_raw(body, "include", _encode([*asked, _SEALED]))
+    return body if ENCRYPTED in asked else with_raw(body, "include", _encode([*asked, ENCRYPTED]))
 
 
 def with_state(request: Request, asked: ChatRequest) -> ChatRequest:

@@ -26,7 +26,7 @@ from elkapi.translate.ir import (
     ToolResult,
     Ttl,
 )
-from elkapi.translate.seal import Sealed, unseal
+from elkapi.translate.seal import UNSIGNED, Sealed, unseal
 
 Role = Literal["user", "assistant", "system"]
 
@@ -209,10 +209,11 @@ class _History:
     def _reasoning(self, view: _Reasoning) -> None:
         """One `Thinking` per passage; the signature belongs to the last one, which may have no text."""
         texts = [row.text for row in view.summary or view.content or ()]
-        found = unseal(view.encrypted_content)
+        signature = None if view.encrypted_content == UNSIGNED else view.encrypted_content or None
+        found = unseal(signature)
         if found is None:
             parts = [Thinking(text) for text in texts[:-1]]
-            last, signature = texts[-1] if texts else "", view.encrypted_content or None
+            last = texts[-1] if texts else ""
             if last or signature:
                 parts.append(Thinking(last, signature, "responses" if signature else None))
             self._put("assistant", *parts)

@@ -29,7 +29,9 @@ from elkapi.translate.ir import (
 from elkapi.translate.responses_items import joined_name, read_items, tools_in_input
 from elkapi.translate.server_tools import RESPONSES
 
+# Values of `include`.
 LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED = "reasoning.encrypted_content"
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 

@@ -35,7 +35,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, effort_for
-from elkapi.translate.responses_request import LOGPROBS
+from elkapi.translate.responses_request import ENCRYPTED, LOGPROBS
 from elkapi.translate.server_tools import chosen_server_tool, place_of
 from elkapi.translate.strict_schema import strict_of
 
@@ -101,7 +101,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         if request.max_output_tokens is not None:
             body["max_output_tokens"] = max(request.max_output_tokens, _OUTPUT_TOKENS_MIN)
         if profile.reasoning == "effort":
-            include.append("reasoning.encrypted_content")
+            include.append(ENCRYPTED)
         body |= {name: request.extra[name] for name in _SHARED_WITH_CHAT if name in request.extra}
     if request.logprobs and LOGPROBS not in include:
         include.append(LOGPROBS)

@@ -41,8 +41,9 @@ from elkapi.translate.responses_object import (
     logprob_rows,
     unwrapped,
 )
+from elkapi.translate.responses_request import ENCRYPTED
 from elkapi.translate.responses_write import split_name
-from elkapi.translate.seal import Sealed, seal
+from elkapi.translate.seal import UNSIGNED, Sealed, seal
 from elkapi.translate.usage import responses_usage_object
 
 REFUSED = "The model declined to answer."
@@ -75,6 +76,8 @@ class ResponsesWriter:
         self._request = facts.request
         self._base = facts.id.removeprefix("resp_")
         self._custom = frozenset(tool.name for tool in facts.request.tools if tool.custom)
+        # Whoever asks for sealed reasoning gets it for every thought: clients drop one that is not sealed.
+        self._seals = ENCRYPTED in (facts.request.extra.get("include") or ())
         self.sequence = 0
         self._output: list[dict[str, Any]] = []
         self._part: OpenPart | None = None
@@ -262,6 +265,8 @@ class ResponsesWriter:
         part = {"type": "summary_text", "text": text}
         out = self._summary("text.done", text=text) + self._summary("part.done", part=part)
         item["summary"].append(part)
+        if signature is None and self._seals:
+            signature = UNSIGNED
         if signature is not None:
             item["encrypted_content"] = signature
         self._reasoning = None

@@ -16,6 +16,7 @@ from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import Event
 from elkapi.translate.profiles import profile_for
+from elkapi.translate.responses_state import without_envelopes
 from elkapi.translate.seal import PREFIX, UNSIGNED
 from elkapi.translate.sse import SseDecoder
 
@@ -199,3 +200,28 @@ def test_a_streamed_thought_ends_with_its_signature() -> None:
     frames = [json.loads(frame.data) for frame in SseDecoder().feed(data) if frame.data]
     of_thought = [frame.get("delta", frame)["type"] for frame in frames if frame.get("index") == 0]
     assert of_thought == ["content_block_start", "thinking_delta", "signature_delta", "content_block_stop"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_caller_of_responses_who_asks_for_sealed_thoughts_gets_those_that_nobody_signed(stream: bool) -> None:
+    """The Vercel AI SDK drops reasoning without `encrypted_content` where nothing is stored."""
+    chat, responses = DIALECTS["chat"], DIALECTS["responses"]
+    turn: dict[str, Any] = {"role": "user", "content": "go"}
+    body = {"model": "m", "store": False, "include": ["reasoning.encrypted_content"], "input": [turn]}
+    facts = ReplyFacts("resp_a", "m", 1_700_000_000, responses.read_request(json.dumps(body).encode()))
+    events = chat.read_reply(json.dumps(DEEPSEEK).encode())
+    if stream:
+        writer = responses.writer(facts)
+        data = b"".join([*(writer.feed(event) for event in events), writer.finish()])
+        frames = [json.loads(frame.data) for frame in SseDecoder().feed(data) if frame.data]
+        output = frames[-1]["response"]["output"]
+        assert frames[-1]["type"] == "response.completed"
+    else:
+        output = json.loads(responses.write_reply(events, facts))["output"]
+    assert output[0]["summary"] == [{"type": "summary_text", "text": "I shall look."}]
+    assert output[0]["encrypted_content"] == UNSIGNED
+    results = [{"type": "function_call_output", "call_id": id_, "output": "5"} for id_ in ("fc1", "fc2")]
+    again = json.dumps(body | {"input": [turn, *output, *results]}).encode()
+    written = chat.write_request(responses.read_request(again), profile_for("deepseek", "deepseek-reasoner"))
+    assert json.loads(written)["messages"][1]["reasoning_content"] == "I shall look."
+    assert [item.get("type") for item in json.loads(without_envelopes(again))["input"]][:2] == [None, "function_call"]
