@@ -172,6 +172,10 @@ def test_g16_what_no_guardrail_can_say_is_refused(admin: Admin, given: dict[str,
 def test_a_guardrail_in_use_stays(admin: Admin) -> None:
     groups.set_group(admin, "default", None, None, fields(guards=("no-mail",)))
     keys.create_key(admin, keys.KeyInput(name="k", policy=fields(guards=("ask-us",))))
+    keys.create_key(admin, keys.KeyInput(name="another", policy=fields(guards=("no-mail",))))
+    with admin.database.read() as connection:
+        assert key_rows.names_with_guard(connection, "ask-us") == ["k"]
+    keys.revoke_key(admin, "another")
     for name, user in (("no-mail", "default"), ("ask-us", "'k'")):
         with pytest.raises(Refused, match=user):
             guards.remove_guard(admin, name)
@@ -186,9 +190,11 @@ def test_a_guardrail_in_use_stays(admin: Admin) -> None:
 
 def test_a_group_in_use_stays_and_so_does_the_one_that_is_always_there(admin: Admin) -> None:
     groups.set_group(admin, "vip", "0.8")
-    for name in ("k", "j", "old"):
-        keys.create_key(admin, keys.KeyInput(name=name, group="vip"))
-    keys.revoke_key(admin, "old")
+    groups.set_group(admin, "other", "0.9")
+    for name, group in (("k", "vip"), ("j", "vip"), ("old", "vip"), ("others", "other")):
+        keys.create_key(admin, keys.KeyInput(name=name, group=group))
+    for name in ("old", "others"):
+        keys.revoke_key(admin, name)
     given = channels.ChannelFields(
         name="c", family="openai", base_url="https://example.com", models=("m",), groups=("default", "vip")
     )
@@ -206,8 +212,8 @@ def test_a_group_in_use_stays_and_so_does_the_one_that_is_always_there(admin: Ad
     with admin.database.read() as connection:
         assert versions.read(connection).routing > before.routing
         assert [row.action for row in audit.newest(connection, limit=1)] == ["group.remove"]
-    assert [row.name for row in groups.list_groups(admin)] == ["default"]
-    assert keys.show_key(admin, "old").row.group == "default"
+    assert [row.name for row in groups.list_groups(admin)] == ["default", "other"]
+    assert [keys.show_key(admin, name).row.group for name in ("old", "others")] == ["default", "other"]
     with pytest.raises(Missing):
         groups.remove_group(admin, "vip")
     with pytest.raises(Refused, match="cannot be removed"):

@@ -171,6 +171,27 @@ def test_an_error_is_told_at_the_next_answer_and_nothing_behind_it_stands(databa
         assert name_of(cursor, 2) is None
 
 
+def test_a_commit_that_the_server_makes_a_rollback_is_no_commit(database: Database) -> None:
+    """It answers so, and without an error, where an earlier statement failed and its error was already told."""
+    with cursor_of(database) as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(INSERT, (1, "one"))
+        cursor.execute(INSERT, (1, "again"))
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            cursor.fetchone()
+        with pytest.raises(psycopg.OperationalError, match="not committed"):
+            cursor.execute("COMMIT")
+        assert name_of(cursor, 1) is None
+
+
+def test_values_come_back_as_they_went(database: Database) -> None:
+    given = (-(1 << 63), (1 << 63) - 1, -1, "-1", b"\0\xff", None)
+    with cursor_of(database) as cursor:
+        casts = "%s::bigint, %s::bigint, %s::smallint, %s::text, %s::bytea, %s::bigint"
+        cursor.execute(f"SELECT {casts}", given)
+        assert cursor.fetchone() == given
+
+
 def test_a_savepoint_is_gone_back_to_from_an_error_not_told_yet(database: Database) -> None:
     with cursor_of(database) as cursor:
         cursor.execute("BEGIN")
