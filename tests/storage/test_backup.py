@@ -180,6 +180,18 @@ def test_no_statement_of_a_restore_is_cut_off(filled: Admin, elsewhere: Settings
     assert bounds == ["0"]
 
 
+@pytest.mark.parametrize("elsewhere", ["to postgres"], indirect=True)
+@pytest.mark.postgres
+def test_postgresql_plans_by_what_a_restore_wrote(filled: Admin, elsewhere: Settings, tmp_path: Path) -> None:
+    """Its own count comes minutes later; until then lists would go through whole tables."""
+    backups.backup(filled, tmp_path / "copy", with_secret_key=True)
+    backups.restore(elsewhere, tmp_path / "copy", check=check_books, actor="test")
+    with psycopg.connect(elsewhere.effective_database_url) as connection:
+        query = "select relname, reltuples from pg_class where relname in ('keys', 'transfers', 'assets')"
+        counted = dict(connection.execute(query).fetchall())
+    assert counted == {"keys": 3, "transfers": 3, "assets": 0}
+
+
 def test_the_backup_is_private_and_holds_no_secret_in_the_clear(filled: Admin, tmp_path: Path) -> None:
     report = backups.backup(filled, tmp_path / "copy", with_secret_key=True)
     assert report.secret_key_path is not None

@@ -244,6 +244,7 @@ def _refill(connection: Connection, reading: Connection, clock: Clock) -> None:
         for rows in _batches(reading, table):
             connection.exec_driver_sql(text, rows)
     sql.go_on_behind(connection, schema.metadata.sorted_tables, sql.last_ids(reading, schema.metadata.sorted_tables))
+    sql.plan_by_rows(connection, schema.metadata.sorted_tables)
 
 
 def _batches(connection: Connection, table: Table) -> Iterator[list[tuple[object, ...]]]:
