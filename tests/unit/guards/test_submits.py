@@ -70,3 +70,35 @@ def test_what_is_visited_is_replaced_where_it_stands() -> None:
         "form": '{"prompt":"D"}',
         "n": 2,
     }
+
+
+def visited(body: dict[str, Any]) -> list[str]:
+    seen: list[str] = []
+    looked_through(body, lambda text: seen.append(text) or text, WORDS)  # type: ignore[func-returns-value]
+    return seen
+
+
+def test_a_prompt_by_any_of_its_names_is_text_whatever_it_looks_like() -> None:
+    plain = "prompt prompts promptText prompt_text text texts script lyrics description"
+    negative = "negative_prompt negativePrompt negative_prompt_text negativePromptText"
+    for name in (*plain.split(), *negative.split()):
+        for value in ("https://example.com/secret", FILE, "pro"):
+            assert visited({name: value, name.upper(): [value]}) == [value] * 2
+
+
+def test_a_word_is_none_where_words_stand_and_more_than_a_word_is_text() -> None:
+    own = "type generation_type role position mode quality format response_format"
+    sizes = "ratio aspect_ratio aspectRatio size resolution seconds duration sound audio"
+    for name in (*own.split(), *sizes.split(), "model"):
+        assert visited({name: "16:9", name.upper(): "x" * 64, "in": {name: ["on"]}}) == []
+        assert visited({name: "a dog", name.upper(): "x" * 65}) == ["a dog", "x" * 65]
+    assert visited({"style": "16:9", "extra": ["on"]}) == ["16:9", "on"]
+
+
+def test_from_so_many_letters_on_an_unnamed_value_is_a_file() -> None:
+    assert visited({"image": FILE[:255], "mask": FILE[:256], "tail": f"{FILE[:255]}\r\n"}) == [
+        FILE[:255],
+        f"{FILE[:255]}\r\n",
+    ]
+    head = "data:image/png;base64,"
+    assert visited({"image": f"{head}AA==", "mask": f"{head}not base64", "id": "a" * 256}) == [f"{head}not base64"]
