@@ -12,7 +12,7 @@ import pytest
 from elkapi.upstream import ClientClosed, ClientLimits, ConnectFailed, Origin, PoolFull, PoolTimeout, UpstreamFailure
 from elkapi.upstream.dialer import system_resolver
 from elkapi.upstream.pool import Bucket, Dialing, TlsContexts
-from tests.unit.upstream.upstream_peers import Ask, MakeClient, ManualTimers
+from tests.unit.upstream.upstream_peers import OK, Ask, MakeClient, ManualTimers, answering, body_of
 
 ORIGIN = Origin.parse("http://a.example")
 # What it makes is a bucket whose connections are the `Connection`s below.
@@ -314,3 +314,24 @@ async def test_a_closed_pool_keeps_nothing_and_lets_nobody_wait(make_bucket: Mak
         await last
     await turns()
     assert bucket.is_unused
+
+
+async def test_origins_that_nobody_uses_any_more_are_forgotten_and_those_in_use_are_not(
+    serve, make_client, ask, monkeypatch
+):
+    """Whoever may name an address, as for a webhook, could name another one each time."""
+    monkeypatch.setattr("elkapi.upstream.client.EMPTY_BUCKETS_MAX", 3)
+    closing = await serve(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"))
+    kept = await serve(answering(OK, OK))
+
+    async def resolve(_host, _port):
+        return ["127.0.0.1"]
+
+    client = make_client(resolver=resolve)
+    assert await body_of(client, ask(kept.origin)) == b"ok"
+    for number in range(9):
+        origin = Origin.parse(f"http://host{number}.example:{closing.origin.port}", allow_private=True)
+        assert await body_of(client, ask(origin)) == b"ok"
+        assert len(client._buckets) <= 3
+    assert await body_of(client, ask(kept.origin)) == b"ok"
+    assert (kept.connections, closing.connections) == (1, 9)
