@@ -36,7 +36,7 @@ from elkapi.translate.ir import (
     ToolResult,
     Ttl,
 )
-from elkapi.translate.seal import UNSIGNED, Sealed, unseal
+from elkapi.translate.seal import Sealed, unseal
 
 T = TypeVar("T", bound=msgspec.Struct)
 Raw = dict[str, Any]
@@ -294,9 +294,8 @@ def _unsealed(part: Part, signed: dict[str, Sealed]) -> Part | None:
         if found.call_id is not None:
             signed[found.call_id] = found
             return None
-        if found.signature is None and part.signature != UNSIGNED:
-            return None
-        return Thinking(part.text, found.signature, found.dialect)
+        # No upstream accepts unsigned thinking.
+        return Thinking(part.text, found.signature, found.dialect) if found.signature is not None else None
     if isinstance(part, ToolCall) and (sealed := signed.get(part.id)) is not None:
         return msgspec.structs.replace(part, signature=sealed.signature, signed_by=sealed.dialect)
     return part

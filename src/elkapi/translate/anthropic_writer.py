@@ -34,7 +34,7 @@ from elkapi.translate.ir import (
     UsageSeen,
     texts_of,
 )
-from elkapi.translate.seal import UNSIGNED, Sealed, seal
+from elkapi.translate.seal import Sealed, seal
 from elkapi.translate.usage import anthropic_usage_object
 from elkapi.types import Usage
 
@@ -98,12 +98,12 @@ class _Block:
         return text.rstrip().endswith("}") and _parsed(text) is not None
 
     def sign(self) -> None:
-        """Buffer the last delta of a thought that no upstream signed.
+        """Buffer the last delta of a thought that no upstream signed: an empty signature (anthropic.md, `thinking`).
 
-        This dialect signs every thought. Clients drop an unsigned one, or send it back as the user's text.
+        Clients wait for one: without it the Vercel AI SDK drops the thought.
         """
         if self.kind == "thinking" and not self.whole:
-            self.deltas.append({"type": "signature_delta", "signature": UNSIGNED})
+            self.deltas.append({"type": "signature_delta", "signature": ""})
             self.whole = True
 
     def result(self) -> Raw:
@@ -118,7 +118,6 @@ class _Block:
             # Joined once: appending each delta is quadratic, which took hours for very many deltas.
             if said := [delta[name] for delta in self.deltas if delta["type"] == f"{name}_delta"]:
                 block[name] += "".join(said)
-        self.sign()
         for delta in self.deltas:
             match delta["type"]:
                 case "signature_delta":
