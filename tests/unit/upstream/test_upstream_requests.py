@@ -289,10 +289,24 @@ async def test_a_reused_connection_that_dies_unanswered_is_reported_as_stale_and
     assert (len(seen), peer.connections) == (2, 1)
 
 
-async def test_a_fresh_connection_that_dies_unanswered_is_not_called_stale(
-    serve: Serve, client: UpstreamClient, ask: Ask
-) -> None:
-    async def script(stream: Stream) -> None:
+async def test_a_body_that_breaks_off_on_a_reused_connection_is_never_sent_again(serve, client, ask):
+    heads = []
+
+    async def script(stream):
+        heads.append(await stream.request())
+        await stream.write(OK)
+        heads.append(await stream.reader.readuntil(b"\r\n\r\n"))
+
+    peer = await serve(script)
+    assert await body_of(client, ask(peer.origin)) == b"ok"
+    with pytest.raises(SendFailed) as caught:
+        await client.send(ask(peer.origin, body=bytes(32 << 20)))
+    assert (caught.value.sent, caught.value.stale) == (True, True)
+    assert (len(heads), peer.connections) == (2, 1)
+
+
+async def test_a_fresh_connection_that_dies_unanswered_is_not_called_stale(serve, client, ask):
+    async def script(stream):
         await stream.request()
 
     peer = await serve(script)
