@@ -188,7 +188,7 @@ def test_postgresql_plans_by_what_a_restore_wrote(filled: Admin, elsewhere: Sett
     backups.restore(elsewhere, tmp_path / "copy", check=check_books, actor="test")
     with psycopg.connect(elsewhere.effective_database_url) as connection:
         query = "select relname, reltuples from pg_class where relname in ('keys', 'transfers', 'assets')"
-        counted = dict(connection.execute(query).fetchall())
+        counted: dict[str, float] = dict(connection.execute(query).fetchall())
     assert counted == {"keys": 3, "transfers": 3, "assets": 0}
 
 

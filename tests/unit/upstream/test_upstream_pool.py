@@ -12,7 +12,7 @@ import pytest
 from elkapi.upstream import ClientClosed, ClientLimits, ConnectFailed, Origin, PoolFull, PoolTimeout, UpstreamFailure
 from elkapi.upstream.dialer import system_resolver
 from elkapi.upstream.pool import Bucket, Dialing, TlsContexts
-from tests.unit.upstream.upstream_peers import OK, Ask, MakeClient, ManualTimers, answering, body_of
+from tests.unit.upstream.upstream_peers import OK, Ask, MakeClient, ManualTimers, Serve, answering, body_of
 
 ORIGIN = Origin.parse("http://a.example")
 # What it makes is a bucket whose connections are the `Connection`s below.
@@ -317,14 +317,14 @@ async def test_a_closed_pool_keeps_nothing_and_lets_nobody_wait(make_bucket: Mak
 
 
 async def test_origins_that_nobody_uses_any_more_are_forgotten_and_those_in_use_are_not(
-    serve, make_client, ask, monkeypatch
-):
+    serve: Serve, make_client: MakeClient, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever may name an address, as for a webhook, could name another one each time."""
     monkeypatch.setattr("elkapi.upstream.client.EMPTY_BUCKETS_MAX", 3)
     closing = await serve(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"))
     kept = await serve(answering(OK, OK))
 
-    async def resolve(_host, _port):
+    async def resolve(_host: str, _port: int) -> list[str]:
         return ["127.0.0.1"]
 
     client = make_client(resolver=resolve)

@@ -289,10 +289,12 @@ async def test_a_reused_connection_that_dies_unanswered_is_reported_as_stale_and
     assert (len(seen), peer.connections) == (2, 1)
 
 
-async def test_a_body_that_breaks_off_on_a_reused_connection_is_never_sent_again(serve, client, ask):
+async def test_a_body_that_breaks_off_on_a_reused_connection_is_never_sent_again(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
     heads = []
 
-    async def script(stream):
+    async def script(stream: Stream) -> None:
         heads.append(await stream.request())
         await stream.write(OK)
         heads.append(await stream.reader.readuntil(b"\r\n\r\n"))
@@ -305,8 +307,10 @@ async def test_a_body_that_breaks_off_on_a_reused_connection_is_never_sent_again
     assert (len(heads), peer.connections) == (2, 1)
 
 
-async def test_a_fresh_connection_that_dies_unanswered_is_not_called_stale(serve, client, ask):
-    async def script(stream):
+async def test_a_fresh_connection_that_dies_unanswered_is_not_called_stale(
+    serve: Serve, client: UpstreamClient, ask: Ask
+) -> None:
+    async def script(stream: Stream) -> None:
         await stream.request()
 
     peer = await serve(script)
