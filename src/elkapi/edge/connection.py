@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
         else:
             if begins and self.heads_to_learn and self.current is not None:
                 self.heads_to_learn -= 1
-                self.known = known(data, self.current.head)
+                self.known = known(data, self.current.head) or self.known
 
     def _feed(self, data: bytes) -> None:
         for _ in range(UPGRADES_PER_READ_MAX - 1):

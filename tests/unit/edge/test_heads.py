@@ -299,6 +299,20 @@ async def test_a_connection_whose_heads_differ_each_time_learns_only_the_first_f
     connection.connection_lost(None)
 
 
+async def test_a_request_without_a_body_does_not_make_a_connection_forget_a_head() -> None:
+    async def answer(call: Call) -> None:
+        call.reply.send(200, JSON, b"")
+
+    connection = Connection(Server(answer, rejected, LIMITS), asyncio.get_running_loop())
+    connection.connection_made(Transport())
+    for data in (INSIDE, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"):
+        connection.data_received(data)
+        await turns()
+    assert connection.known
+    assert connection.known.recognise(INSIDE)
+    connection.connection_lost(None)
+
+
 @settings(max_examples=200)
 @given(pieces=talks())
 def test_a_connection_that_recognises_heads_answers_as_one_that_parses_each(
