@@ -83,13 +83,13 @@ def known(data: bytes, head: RequestHead) -> KnownHead | None:
     """By what to recognise `head`, which the parser read at the beginning of `data`; None if more than its length may
     matter to how it is read."""
     size = data.find(b"\r\n\r\n") + 4
-    found = list(_LENGTH.finditer(data, 0, size))
+    found = _LENGTH.search(data, 0, size)
     # Each line but the first and the last is a header, as it was read: nothing precedes the head, and nothing of it was
     # left out (an Upgrade).
-    if head.close_after or len(found) != 1 or data.count(b"\r\n", 0, size) != len(head.headers) + 2:
+    if head.close_after or found is None or data.count(b"\r\n", 0, size) != len(head.headers) + 2:
         return None
     places = [place for place, (name, _) in enumerate(head.headers) if name == CONTENT_LENGTH]
-    if len(places) != 1 or b"expect" in head.fields or b"transfer-encoding" in head.fields:
+    if len(places) != 1 or b"expect" in head.fields:
         return None
-    start, end = found[0].span(1)
+    start, end = found.span(1)
     return KnownHead(data[:start], data[end:size], places[0], head)

@@ -67,6 +67,15 @@ def test_a_head_of_another_length_is_read_as_the_parser_reads_it(digits: bytes) 
     assert found == (head_of(data), int(digits), len(data))
 
 
+def test_calls_with_one_head_do_not_share_what_differs() -> None:
+    head = sure(POST % (b"5", b""))
+    first, second = (head.recognise(POST % (digits, b"")) for digits in (b"6", b"7"))
+    assert first
+    assert second
+    assert [found.fields[b"content-length"] for found in (head.head, first[0], second[0])] == [b"5", b"6", b"7"]
+    assert [dict(found.headers)[b"content-length"] for found in (head.head, first[0], second[0])] == [b"5", b"6", b"7"]
+
+
 def test_a_head_of_the_same_length_is_the_same() -> None:
     head = sure(POST % (b"5", b"") + b"hello")
     assert (found := head.recognise(POST % (b"5", b"")))
@@ -311,6 +320,35 @@ async def test_a_request_without_a_body_does_not_make_a_connection_forget_a_head
     assert connection.known
     assert connection.known.recognise(INSIDE)
     connection.connection_lost(None)
+
+
+OUTER = around(b"/outer")
+SPLIT = OUTER.index(b"\r\n\r\n") + 4
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(INSIDE, True), (INSIDE, False)],
+        [(INSIDE, True), (INSIDE[:-5], False), (INSIDE[-5:], False)],
+        [(INSIDE, True), (INSIDE[:-3], False), (INSIDE[-3:] + INSIDE, True), (INSIDE, True)],
+        [(INSIDE, True), (INSIDE + INSIDE, True), (INSIDE, True)],
+        [(INSIDE, True), (POST % (b"0", b""), True), (POST % (b"0", b"") + INSIDE, True)],
+        [(INSIDE, True), (b"GET /unfinished HTTP/1.1\r\nX: ", False), (INSIDE, True)],
+        [(INSIDE, True), (INSIDE + INSIDE[:1], True), (INSIDE[1:], True), (INSIDE, True)],
+        [(INSIDE, True), (OUTER[:SPLIT], True), (OUTER[SPLIT:], True), (INSIDE, True)],
+        # What would be learnt from a piece that does not begin with the head in it.
+        [(OUTER, False), (INSIDE, True), (INSIDE, True)],
+        [(INSIDE[:4], False), (INSIDE[4:], True), (INSIDE[4:], True)],
+        [(OUTER[:SPLIT], False), (OUTER[SPLIT:], True), (INSIDE, True)],
+        [(around(b"/early")[:-5], True), (b"hello" + INSIDE, True), (INSIDE, True)],
+    ],
+)
+async def test_a_repeated_head_divided_like_this_is_answered_as_a_parsed_one(
+    loop: asyncio.AbstractEventLoop, pieces: list[tuple[bytes, bool]]
+) -> None:
+    del loop  # holds the time
+    assert await conversation(pieces, 4) == await conversation(pieces, 0)
 
 
 @settings(max_examples=200)
