@@ -282,7 +282,9 @@ class Connection(asyncio.Protocol):
                 raise BadRequest("CONNECT is not supported: this server is not a proxy.")
             self.upgrading = True
             return
-        if self.header_bytes > settings.header_bytes_max and self._head_size() > settings.header_bytes_max:
+        # The bytes of a head that came in one read behind another request are not counted.
+        may_be_large = self.header_bytes > settings.header_bytes_max or self.current is not None
+        if may_be_large and self._head_size() > settings.header_bytes_max:
             raise _headers_too_large()
         fields = fields_of(self.headers)
         length = int(fields.get(b"content-length", 0))

@@ -231,6 +231,7 @@ REQUESTS = st.one_of(
             POST % (b"5", b"Connection: close\r\n") + b"hello",
             POST % (b"5", b"Expect: 100-continue\r\n") + b"hello",
             POST % (b"5", b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"hello",
+            POST % (b"5", b"X: " + b"y" * 400 + b"\r\n") + b"hello",
             POST % (b"005", b"") + b"hello",
             POST % (b"5 ", b"") + b"hello",
             POST % (b"0x5", b"") + b"hello",

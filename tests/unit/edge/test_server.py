@@ -257,6 +257,15 @@ async def test_a_header_line_that_never_ends_is_refused_without_waiting_for_its_
     assert code(reply) == "headers_too_large"
 
 
+async def test_a_head_above_its_limit_is_not_answered_behind_another_request_in_one_read() -> None:
+    large = b"POST /large HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 2000 + b"\r\nContent-Length: 2\r\n\r\nhi"
+    async with running() as (_, port):
+        reply = await talk(port, CALL + large)
+    assert reply.count(b"HTTP/1.1 200 ") == 1
+    assert b"x-path: /large" not in reply
+    assert b"connection: close\r\n" in reply
+
+
 async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
     slow = Settings(body_read_s=0.0, header_read_s=0.0, header_bytes_max=2000)
     async with running(settings=slow) as (server, port):
