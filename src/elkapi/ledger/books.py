@@ -13,7 +13,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -198,9 +198,9 @@ class Books:
         batch = _Batch(orders, self._clock.now_ns())
         for index, refusal in self._claims.take_all(orders, batch.now_ns):
             batch.outcomes[index] = refusal
-        for index in self._tasker.name_all(orders, batch.outcomes):
+        for index, hold in self._tasker.name_all(orders, batch.outcomes):
             batch.outcomes[index] = Refusal("conflict", code=MARK_TAKEN)
-            self._claims.forget(cast(Hold, orders[index]))
+            self._claims.forget(hold)
         for index, order in enumerate(orders):
             if isinstance(order, Settle):
                 self._plan_settle(batch, order)

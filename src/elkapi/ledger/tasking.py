@@ -45,15 +45,16 @@ class Tasker:
         self._sql = sql
         self._noticer = Noticer(cursor, sql)
 
-    def name_all(self, orders: Sequence[Order], outcomes: Sequence[Refusal | None]) -> list[int]:
-        """Give the tasks of the holds that are not refused yet their callers' own names; returns the indexes of those
+    def name_all(self, orders: Sequence[Order], outcomes: Sequence[Refusal | None]) -> list[tuple[int, Hold]]:
+        """Give the tasks of the holds that are not refused yet their callers' own names; returns (index, hold) of those
         whose name another task has. In the order of the names, so that two writers never deadlock."""
         named = [
-            (order.task.key_id, order.task.own_mark, index, order.request_id)
+            (order.task.key_id, order.task.own_mark, index, order)
             for index, order in enumerate(orders)
             if type(order) is Hold and order.task is not None and order.task.own_mark and outcomes[index] is None
         ]
-        return [index for key_id, mark, index, task_id in sorted(named) if not self._name(key_id, mark, task_id)]
+        named.sort(key=lambda each: each[:3])
+        return [(index, hold) for key_id, mark, index, hold in named if not self._name(key_id, mark, hold.request_id)]
 
     def _name(self, key_id: int, mark: str, task_id: bytes) -> bool:
         cursor, sql, key = self._cursor, self._sql, (key_id, mark)
