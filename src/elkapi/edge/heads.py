@@ -1,4 +1,4 @@
-"""A request's head, and how one that a connection sends again is recognised without parsing it; pure.
+"""A request's head, and how one that a connection sends again is recognised without parsing it.
 
 Clients repeat their head from request to request, all but the length of the body. Only the bytes of a head that the
 parser has accepted are recognised, so nothing passes here that it would refuse or read differently.

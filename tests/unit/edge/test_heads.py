@@ -274,16 +274,21 @@ def talks(draw: st.DrawFn) -> list[tuple[bytes, bool]]:
 
 
 @pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
+def fixed_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(edge, "time", Mock(monotonic=lambda: 1000.0))
-        yield loop
+        yield
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
     loop.close()
 
 
-async def test_a_repeated_head_with_too_long_a_body_is_refused_as_a_first_one(loop: asyncio.AbstractEventLoop) -> None:
-    del loop  # holds the time
+@pytest.mark.usefixtures("fixed_time")
+async def test_a_repeated_head_with_too_long_a_body_is_refused_as_a_first_one() -> None:
     pieces = [(INSIDE, True), (INSIDE, True), (POST % (b"121", b""), True)]
     found = await conversation(pieces, 4)
     assert found == await conversation(pieces, 0)
@@ -345,13 +350,12 @@ SPLIT = OUTER.index(b"\r\n\r\n") + 4
         [(around(b"/early")[:-5], True), (b"hello" + INSIDE, True), (INSIDE, True)],
     ],
 )
-async def test_a_repeated_head_divided_like_this_is_answered_as_a_parsed_one(
-    loop: asyncio.AbstractEventLoop, pieces: list[tuple[bytes, bool]]
-) -> None:
-    del loop  # holds the time
+@pytest.mark.usefixtures("fixed_time")
+async def test_a_repeated_head_divided_like_this_is_answered_as_a_parsed_one(pieces: list[tuple[bytes, bool]]) -> None:
     assert await conversation(pieces, 4) == await conversation(pieces, 0)
 
 
+@pytest.mark.usefixtures("fixed_time")
 @settings(max_examples=200)
 @given(pieces=talks())
 def test_a_connection_that_recognises_heads_answers_as_one_that_parses_each(
