@@ -260,11 +260,11 @@ class Same:
         strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
         asked = ChatRequest(model=self.request.model, messages=[])
         writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s, self.clock))
-        way = Array if self.request.array else Numbered if self.wire == "responses" else Relayed
         rename = (member, self.request.model) if self.mapped else None
         if self.request.keep is not None:
             return kept_relayed(self.request, dialect, writer, strip, rename)
-        return way(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
+        way = Array if self.request.array else Numbered if self.wire == "responses" else Relayed
+        return way(dialect.reader(), writer, dialect.ends_by_close, strip, rename, dialect.repeats)
 
 
 class Text:

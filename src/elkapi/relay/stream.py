@@ -171,6 +171,8 @@ class _Stream:
         self.crossing = crossing
         self.decoder = decoder
         self.out = one.call.reply
+        # A repeated event that arrives alone needs no splitting.
+        self.splitter = decoder if isinstance(decoder, SseDecoder) else None
         self.setup = b""
         self.silence: Silence
 
@@ -256,6 +258,10 @@ class _Stream:
     def _take(self, chunk: bytes) -> More:
         """Pass on what a chunk brings. Called where it arrives, for each event of a stream: it never waits."""
         crossing, slow = self.crossing, None
+        if self.splitter is not None and self.splitter.is_between and (known := crossing.repeat(chunk)):
+            self.silence.spoke = True
+            slow = self.out.put(known)
+            return True if slow is None else slow
         pieces = [crossing.feed(frame) for frame in self.decoder.feed(chunk)]
         if data := (pieces[0] if len(pieces) == 1 else b"".join(pieces)):
             self.silence.spoke = True

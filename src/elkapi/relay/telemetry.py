@@ -22,7 +22,7 @@ from elkapi.snapshot import SnapshotHolder
 from elkapi.tasks.record import Task
 from elkapi.tasks.spans import span_of
 from elkapi.translate.crossing import TALLY_BYTES_MAX, Crossing, Tally
-from elkapi.translate.ir import Event
+from elkapi.translate.ir import Event, TextDelta, ThinkingDelta
 from elkapi.translate.said import said_in
 from elkapi.types import Grant, RequestRecord
 
@@ -61,6 +61,12 @@ class Watched(Tally):
         if self.events is not None and self.kept_bytes < TALLY_BYTES_MAX:
             self.events.append(event)
         super().add(event)
+
+    def say(self, text: str) -> None:
+        self.add(TextDelta(text))
+
+    def think(self, text: str) -> None:
+        self.add(ThinkingDelta(text))
 
 
 class _Told:

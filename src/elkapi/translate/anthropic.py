@@ -248,5 +248,6 @@ DIALECT = Dialect(
     reader=Reader,
     writer=Writer,
     losses=LOSSES,
+    repeats=True,
     check_crossing=check_crossing,
 )

@@ -21,5 +21,6 @@ DIALECT = Dialect(
     reader=ChatReader,
     writer=ChatWriter,
     losses=LOSSES,
+    repeats=True,
     check_crossing=check_crossing,
 )

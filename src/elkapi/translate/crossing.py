@@ -36,6 +36,7 @@ from elkapi.translate.ir import (
     UsageLost,
     UsageSeen,
 )
+from elkapi.translate.repeated import Shape, shape_of
 from elkapi.translate.responses_writer import ResponsesWriter
 from elkapi.translate.server_tools import is_unpriced
 from elkapi.translate.sse import Frame
@@ -47,6 +48,11 @@ TALLY_BYTES_MAX = 64 * 1024
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 # Everything from the closing frame on, including images.
 ENDING_BYTES_MAX = 32 * 1024 * 1024
+# A stream whose events take turns, such as one of several choices, is not learned again and again.
+SHAPES_MAX = 8
+# So many events of one kind in a row are worth learning their shape.
+ALIKE_MIN = 3
+SHAPE_BYTES_MAX = 4096
 ENDLESS = Failure(502, "upstream_error", "The model's answer did not come to an end.")
 # The events of chunks without choices.
 _BARE = (UsageSeen, Start)
@@ -98,6 +104,14 @@ class Tally:
             self.unpriced |= is_unpriced(event.raw)
         elif isinstance(event, Finish):
             self.finish_reason = event.reason
+
+    def say(self, text: str) -> None:
+        """Count one event of text."""
+        self._keep(self.text, text)
+
+    def think(self, text: str) -> None:
+        """Count one event of reasoning."""
+        self._keep(self.thinking, text)
 
     def _keep(self, where: list[str], text: str) -> None:
         size = len(text)
@@ -164,6 +178,10 @@ class Metered:
         """
         return self.served if self.finish_reason and self.usage is not None else self.asks | self.served
 
+    def repeat(self, _raw: bytes) -> bytes:
+        """What the caller gets for a whole event that differs from those before only in its text; b"" for another."""
+        return b""
+
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""
         return self._writer.fail(failure)
@@ -215,6 +233,7 @@ class Relayed(Metered):
 
     `strip_usage`: the caller did not ask for the usage chunk that the gateway requested, and expects no chunk without
     choices. `rename`: (field of the model's name, the client's name for the model) if the upstream's name differs.
+    `repeats`: the reader is one for which `repeated.shape_of` holds.
     """
 
     def __init__(
@@ -224,18 +243,38 @@ class Relayed(Metered):
         ends_by_close: bool,
         strip_usage: bool = False,
         rename: tuple[str, str] | None = None,
+        repeats: bool = False,
     ) -> None:
         super().__init__(reader, writer, ends_by_close)
         self._strip_usage = strip_usage
         self._rename = (rename[0], msgspec.json.encode(rename[1])) if rename else None
         self._last: list[bytes] = []
         self._last_bytes = 0
+        self._shape: Shape | None = None
+        self._named = b""
+        self._shapes_left = SHAPES_MAX if repeats else 0
+        self._alike = 0
+
+    def repeat(self, raw: bytes) -> bytes:
+        """As `Metered.repeat`."""
+        shape = self._shape
+        if shape is None or not (text := shape.text_of(raw)):
+            return b""
+        if shape.kind is TextDelta:
+            self.tally.say(text)
+        else:
+            self.tally.think(text)
+        return raw if self._rename is None else self._named + raw[shape.before_bytes :]
 
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
+        if sent := self.repeat(frame.raw):
+            return sent
         events = self._reader.feed(frame) if frame.data is not None and not self.ended else []
         for event in events:
             self._learn(event)
+        if frame.data is not None and (self._shapes_left or self._shape is not None):
+            self._see_shape(frame, events)
         if self.failure is not None:
             return b""
         if not self.content and frame.event.endswith(_SHOWN):
@@ -244,8 +283,7 @@ class Relayed(Metered):
         raw = frame.raw
         if self._strip_usage and len(events) == 1 and isinstance(events[0], _BARE) and _has_no_choice(events[0], raw):
             return b""
-        if self._rename is not None and not frame.event.startswith(_OF_TOOLS):
-            raw = with_model_named(raw, *self._rename)[0]
+        raw = self._as_named(frame)
         if self.whole:
             # The terminal event, and whatever follows it, is sent after the money is written.
             self._last.append(raw)
@@ -254,6 +292,34 @@ class Relayed(Metered):
                 self.failure = ENDLESS
             return b""
         return raw
+
+    def _as_named(self, frame: Frame) -> bytes:
+        if self._rename is None or frame.event.startswith(_OF_TOOLS):
+            return frame.raw
+        return with_model_named(frame.raw, *self._rename)[0]
+
+    def _see_shape(self, frame: Frame, events: list[Event]) -> None:
+        """Learn the shape of repeated events, and forget it where anything else comes between them.
+
+        What else comes may change how the reader reads the next one, for example a tool call or the finish reason.
+        """
+        event = events[0] if len(events) == 1 else None
+        if self._shape is not None:
+            if type(event) is self._shape.kind and self._shape.may_be(frame.raw):
+                return
+            self._shape, self._alike = None, 0
+        self._alike = self._alike + 1 if isinstance(event, TextDelta | ThinkingDelta) else 0
+        if event is None or self._alike < ALIKE_MIN or len(frame.raw) > SHAPE_BYTES_MAX:
+            return
+        if self.whole or not self._shapes_left:
+            return
+        self._alike = 0
+        self._shapes_left -= 1
+        if (shape := shape_of(frame, event)) is None:
+            return
+        rest, renamed = frame.raw[shape.before_bytes :], self._as_named(frame)
+        if renamed.endswith(rest):
+            self._shape, self._named = shape, renamed.removesuffix(rest)
 
     def _learn(self, event: Event) -> None:
         if isinstance(event, Failure) and event.kind in ANSWERS_OF_GEMINI:

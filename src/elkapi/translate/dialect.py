@@ -131,7 +131,8 @@ class Dialect(msgspec.Struct, frozen=True):
     check_crossing(request)                   called before another dialect writes a request that this one read; raises
                                               BadRequest for fields of this dialect alone that change the meaning
     `ends_by_close`: the stream has no terminal event and ends with the body, so its reader gives no `End`. A body that
-    ends without a `Finish` was truncated.
+    ends without a `Finish` was truncated. `repeats`: the reader gives one event for a text, whatever the text is, and
+    remembers nothing of it that a relayed stream needs; see `repeated`.
     """
 
     name: DialectName
@@ -143,6 +144,7 @@ class Dialect(msgspec.Struct, frozen=True):
     writer: Callable[[ReplyFacts], Writer]
     losses: tuple[Loss, ...]
     ends_by_close: bool = False
+    repeats: bool = False
     check_crossing: Callable[[ChatRequest], None] = _anything_crosses
 
 

@@ -47,6 +47,11 @@ class SseDecoder:
         self._searched = 0  # Up to here `_pending` has no frame end.
         self._has_cr = False
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not self._pending
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises FrameTooLarge."""
         pending: bytes | bytearray = chunk
@@ -59,11 +64,11 @@ class SseDecoder:
         # The common case: LF only, one search per frame.
         if not has_cr:
             while (end := pending.find(b"\n\n", search)) >= 0:
-                frames.append(_frame(bytes(pending[start : end + 2])))
+                frames.append(frame_of(bytes(pending[start : end + 2])))
                 start = search = end + 2
         else:
             while (blank := _BLANK_LINE.search(pending, search)) is not None:
-                frames.append(_frame(bytes(pending[start : blank.end()])))
+                frames.append(frame_of(bytes(pending[start : blank.end()])))
                 start = search = blank.end()
         if pending is chunk and start == len(chunk):
             return frames  # Nothing was pending, and nothing is left.
@@ -79,10 +84,11 @@ class SseDecoder:
     def close(self) -> list[Frame]:
         """The last frame if the stream ended without its blank line, as some upstreams do after `[DONE]`."""
         rest, self._pending, self._searched, self._has_cr = bytes(self._pending), bytearray(), 0, False
-        return [_frame(rest + b"\n\n")] if rest.strip() else []
+        return [frame_of(rest + b"\n\n")] if rest.strip() else []
 
 
-def _frame(raw: bytes) -> Frame:
+def frame_of(raw: bytes) -> Frame:
+    """One whole event, with its blank line."""
     # The common case: a single `data: {...}\n\n`.
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
         return Frame(raw, b"", raw[6:-2])

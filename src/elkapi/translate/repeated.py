@@ -1,0 +1,109 @@
+"""Recognise the text events of a stream by the bytes around their text, without parsing them; no I/O.
+
+Nearly all events of a streamed answer differ from the one before in their text alone. Once such an event was read, and
+reading it with another text was seen to change nothing else, its bytes before and after the text are enough. An event
+whose text needs more than copying (an escape, a control character, bytes that are not UTF-8) is left to the reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import NOT_JSON
+from elkapi.translate.ir import Event, TextDelta, ThinkingDelta
+from elkapi.translate.sse import Frame, frame_of
+
+# The member that OpenAI fills with random letters, so that the length of an event does not tell that of its text.
+FILLER = "obfuscation"
+_PROBE = "another text"
+
+
+class Shape(msgspec.Struct, frozen=True, gc=False):
+    """The fixed bytes of events that differ in their text: `before` it, `after` it, and `rest` behind the filler if
+    they have one. `before_bytes` and `after_bytes` are their lengths. `kind`: what the reader makes of one."""
+
+    before: bytes
+    after: bytes
+    rest: bytes
+    before_bytes: int
+    after_bytes: int
+    kind: type[TextDelta | ThinkingDelta]
+
+    def text_of(self, raw: bytes) -> str:
+        """The text of a whole event of this shape, "" for any other."""
+        if not raw.startswith(self.before):
+            return ""
+        start = self.before_bytes
+        end = raw.find(b'"', start)
+        if not raw.startswith(self.after, end):
+            return ""
+        filler = end + self.after_bytes
+        if self.rest:
+            if not raw.endswith(self.rest) or not raw[filler : -len(self.rest)].isalnum():
+                return ""
+        elif filler != len(raw):
+            return ""
+        try:
+            text = raw[start:end].decode()
+        except UnicodeDecodeError:
+            return ""
+        return text if text.isprintable() and "\\" not in text else ""
+
+    def may_be(self, raw: bytes) -> bool:
+        """Whether an event that the reader had to read may be one of these with an unusual text."""
+        return raw.startswith(self.before) and raw.endswith(self.rest or self.after)
+
+
+def shape_of(frame: Frame, event: Event) -> Shape | None:
+    """The shape of a frame whose only event is `event`; None if it cannot be told.
+
+    Only for readers whose event depends on nothing of a frame but that text, and to which its filler means nothing.
+    """
+    if not isinstance(event, TextDelta | ThinkingDelta) or frame.data is None:
+        return None
+    if isinstance(event, TextDelta) and event.logprobs:
+        return None
+    try:
+        value = msgspec.json.decode(frame.data)
+    except NOT_JSON:
+        return None
+    parted = _parted(frame.raw, event.text)
+    if parted is None:
+        return None
+    before, after, rest = *parted, b""
+    filler = value.get(FILLER) if isinstance(value, dict) else None
+    if filler is not None:
+        behind = _parted(after, filler) if isinstance(filler, str) and filler.isalnum() else None
+        if behind is None:
+            return None
+        after, rest = behind
+    shape = Shape(before, after, rest, len(before), len(after), type(event))
+    told = frame_of(before + _PROBE.encode() + after + ((filler or "").encode() + rest))
+    return shape if _differs_in(value, told.data, event.text) and told.event == frame.event else None
+
+
+def _parted(raw: bytes, text: str) -> tuple[bytes, bytes] | None:
+    """The bytes around the only JSON string `text`; None if there is none, or several."""
+    quoted = b'"' + text.encode() + b'"'
+    before, found, after = raw.partition(quoted)
+    if not found or quoted in after or "\\" in text or '"' in text or not text.isprintable():
+        return None
+    return before + b'"', b'"' + after
+
+
+def _differs_in(value: Any, data: bytes | None, text: str) -> bool:
+    """Whether `data` is `value` with _PROBE in the only place of `text`."""
+    try:
+        return data is not None and msgspec.json.decode(data) == _with_probe(value, text)
+    except NOT_JSON:
+        return False
+
+
+def _with_probe(value: Any, text: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_probe(member, text) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_with_probe(element, text) for element in value]
+    return _PROBE if value == text else value
