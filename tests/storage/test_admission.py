@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from elkapi.access import KeyCache, admit
+from elkapi.access import KeyCache, admit, digest_of
 from elkapi.access import cache as access_cache
 from elkapi.clock import ManualClock
 from elkapi.errors import Unauthenticated, Unavailable
@@ -60,7 +60,7 @@ class Door:
             return keys.create_key(connection, **(fields | changes), **WHO)
 
     async def knock(self, presented: str | None) -> Grant:
-        return await admit(self.snapshot, self.cache, self.reader, presented, self.clock)
+        return await admit(self.snapshot, self.cache, self.reader, digest_of(presented), self.clock)
 
     async def refusal(self, presented: str | None) -> str:
         with pytest.raises(Unauthenticated) as refused:

@@ -26,25 +26,18 @@ DISABLED = "The API key is disabled; ask the operator to enable it."
 EXPIRED = "The API key has expired; ask the operator for a new one."
 
 
-async def admit(
-    snapshot: Snapshot,
-    cache: KeyCache,
-    reader: Reader,
-    presented: str | None,
-    clock: Clock,
-    digest: bytes | None = None,
-) -> Grant:
-    """The grant of an enabled, unexpired key. Raises Unauthenticated with the reason, Unavailable without an answer.
+def digest_of(presented: str | None) -> bytes:
+    """The digest of a key as the caller sent it. Raises Unauthenticated for one that cannot be a key."""
+    if presented is None or not presented.strip():
+        raise Unauthenticated(MISSING)
+    key = apikey.normalize(presented)
+    if key is None:
+        raise Unauthenticated(MALFORMED)
+    return apikey.digest(key)
 
-    `digest` replaces the key for work that continues after the key asked for it.
-    """
-    if digest is None:
-        if presented is None or not presented.strip():
-            raise Unauthenticated(MISSING)
-        key = apikey.normalize(presented)
-        if key is None:
-            raise Unauthenticated(MALFORMED)
-        digest = apikey.digest(key)
+
+async def admit(snapshot: Snapshot, cache: KeyCache, reader: Reader, digest: bytes, clock: Clock) -> Grant:
+    """The grant of an enabled, unexpired key. Raises Unauthenticated with the reason, Unavailable without an answer."""
     grant = cache.get(digest)
     if grant is None:
         if cache.is_unknown(digest, clock.monotonic_s()):

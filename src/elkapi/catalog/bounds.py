@@ -140,7 +140,9 @@ def bounded(
                 other_models = True
             else:
                 made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
-    if _has_served(declaring) or _is_served(served):
+    # Most calls have none of either.
+    asks = len(served) > served.count(ABSENT) and _is_served(served)
+    if asks or (declaring and _has_served(declaring)):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = max(_searches(declared), min(tool_calls, SEARCHES_ALLOWED_MAX))
         open_ended = True
@@ -183,11 +185,8 @@ def with_compaction(facts: Facts) -> Facts:
 
 
 def _is_served(members: Iterable[msgspec.Raw]) -> bool:
-    """Whether one of these fields enables a provider's tools. A plain loop, since every chat runs it."""
-    for one in members:  # noqa: SIM110
-        if one is not ABSENT and bytes(one) not in _UNSERVED:
-            return True
-    return False
+    """Whether one of these fields enables a provider's tools."""
+    return any(one is not ABSENT and bytes(one) not in _UNSERVED for one in members)
 
 
 def _has_served(declaring: Iterable[bytes]) -> bool:

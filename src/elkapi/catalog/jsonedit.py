@@ -56,9 +56,7 @@ def check_once(body: bytes, members: Mapping[str, msgspec.Raw]) -> None:
     Decoders differ in which duplicate they keep, so the upstream could serve another call than the one priced.
     """
     # Braces, commas, colons and quotes: without white space the body consists of them and the members.
-    size = 4 * len(members) + 1
-    for name, value in members.items():
-        size += len(name) + len(value)
+    size = 4 * len(members) + 1 + sum(map(len, members)) + sum(map(len, members.values()))
     spare = len(body) - size
     if spare < _MEMBER_BYTES_MIN:
         return

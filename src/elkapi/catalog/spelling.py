@@ -50,9 +50,10 @@ def decode_strict(reader: Strict, body: bytes) -> Any:
     # Decoding the members again is faster than finding them with a pattern.
     members = _members.decode(body)
     check_once(body, members)
-    for member in members:
-        if member not in reader.names and (right := reader.folded.get(member.casefold())) is not None:
-            raise misspelled(member, right)
+    if not reader.names.issuperset(members):
+        for member in members:
+            if member not in reader.names and (right := reader.folded.get(member.casefold())) is not None:
+                raise misspelled(member, right)
     return view
 
 

@@ -149,6 +149,7 @@ class Exchange:
             self,
             connection.now_s,
             head.fields,
+            head.memo,
         )
         call.head_only = self.head_only
         try:

@@ -11,7 +11,7 @@ import re
 import httptools
 import msgspec
 
-from elkapi.relay.call import Fields
+from elkapi.relay.call import Fields, HeadMemo
 
 CONTENT_LENGTH = b"content-length"
 # A longer number is left to the parser.
@@ -23,7 +23,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)(?=\r\n)", re.IGNORECASE)
 
 class RequestHead(msgspec.Struct, frozen=True):
     """`headers` have lower-case names. `plain`: the answer must be neither chunked nor followed by another one
-    (HTTP/1.0)."""
+    (HTTP/1.0). `memo` is shared by the heads that differ in their Content-Length alone."""
 
     method: str
     path: str
@@ -32,6 +32,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     fields: Fields
     plain: bool
     close_after: bool
+    memo: HeadMemo
 
 
 class KnownHead(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class KnownHead(msgspec.Struct, frozen=True):
             headers = head.headers.copy()
             headers[self.place] = (CONTENT_LENGTH, digits)
             fields = head.fields | {CONTENT_LENGTH: digits}
-            head = RequestHead(head.method, head.path, head.query, headers, fields, False, False)
+            head = RequestHead(head.method, head.path, head.query, headers, fields, False, False, head.memo)
         return head, int(digits), end + len(after)
 
 
@@ -76,7 +77,7 @@ def parsed(
     # HTTP/1.0 has no chunks, and a client may wait for the end of the connection whatever it requested.
     plain = parser.get_http_version() < "1.1"
     text = _METHODS.get(method) or method.decode("ascii", "replace")
-    return RequestHead(text, path, query, headers, fields, plain, plain or not parser.should_keep_alive())
+    return RequestHead(text, path, query, headers, fields, plain, plain or not parser.should_keep_alive(), HeadMemo())
 
 
 def known(data: bytes, head: RequestHead) -> KnownHead | None:

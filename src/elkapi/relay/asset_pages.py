@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from email.utils import formatdate, parsedate_to_datetime
 from typing import cast
 
-from elkapi.access import admit
+from elkapi.access import admit, digest_of
 from elkapi.assets.store import StoreFailed
 from elkapi.assets.urls import carries_signature, file_name
 from elkapi.catalog import Match
@@ -75,7 +75,7 @@ async def _found(plane: DataPlane, snapshot: Snapshot, text: str, call: Call) ->
     if asset_id and plane.addresses.assets.is_signed(asset_id, call.query):
         row = await plane.reader.run(lambda connection: rows.signed(connection, asset_id, now_ns))
     elif (key := presented_key(call)) is not None or not carries_signature(call.query):
-        grant = await admit(snapshot, plane.key_cache, plane.key_reader, key, plane.clock)
+        grant = await admit(snapshot, plane.key_cache, plane.key_reader, digest_of(key), plane.clock)
         row = await plane.reader.run(lambda connection: rows.find(connection, grant, asset_id, now_ns))
     if row is None:
         raise NotFound(GONE)

@@ -75,6 +75,15 @@ class Reply(Protocol):
         """Abort a started reply, so that the client cannot take it for complete."""
 
 
+class HeadMemo:
+    """What was found out from the head of a request, for the next one with the same head on its connection."""
+
+    __slots__ = ("key_digest",)
+
+    def __init__(self) -> None:
+        self.key_digest: bytes | None = None
+
+
 class Call:
     """One request: `headers` have lower-case names, `path` is percent-encoded as it came, `query` without `?`.
 
@@ -90,6 +99,7 @@ class Call:
         "header",
         "headers",
         "id",
+        "memo",
         "method",
         "path",
         "query",
@@ -111,6 +121,7 @@ class Call:
         reply: Reply,
         started_s: float,
         fields: Fields | None = None,
+        memo: HeadMemo | None = None,
     ) -> None:
         self.id = id
         self.text_id = b"req_" + hexlify(id)
@@ -120,6 +131,7 @@ class Call:
         self.headers = headers
         # The lookup itself instead of a method around it, because every call needs several.
         self.header: Callable[[bytes], bytes | None] = (fields_of(headers) if fields is None else fields).get
+        self.memo = HeadMemo() if memo is None else memo
         self.client_ip = client_ip
         self.head_only = False
         self.whole = body if isinstance(body, bytes) else None

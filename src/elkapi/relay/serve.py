@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.access import UNLIMITED, admit
+from elkapi.access import UNLIMITED, admit, digest_of
 from elkapi.catalog import Role
 from elkapi.errors import NoChannel
 from elkapi.money import format_usd
@@ -40,8 +40,10 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         if match.operation.role is Role.OPEN:
             await plane.open_pages[match.operation.id](plane, snapshot, match, call)
             return
-        key = presented_key(call)
-        grant = await admit(snapshot, plane.key_cache, plane.key_reader, key, plane.clock)  # 2
+        memo = call.memo
+        if (digest := memo.key_digest) is None:
+            digest = memo.key_digest = digest_of(presented_key(call))
+        grant = await admit(snapshot, plane.key_cache, plane.key_reader, digest, plane.clock)  # 2 who asks
         check_coding(call)
         role = match.operation.role
         if role is not Role.RELAY:

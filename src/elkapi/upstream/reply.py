@@ -141,12 +141,18 @@ class SocketReply(UpstreamReply):
         self.buffered_bytes = 0
         self.is_head = is_head
 
-    async def head(self) -> None:
-        """Return when status and headers have arrived; raises the failure that came instead."""
-        if self.status == 0 and self._failure is None:
-            await self._wait()
+    def head(self) -> asyncio.Future[None]:
+        """Done when status and headers have arrived; raises the failure that came instead."""
+        waiter = self._wait()
+        if self.status or self._failure is not None:
+            self._answer(waiter)
+        return waiter
+
+    def _answer(self, waiter: asyncio.Future[None]) -> None:
         if self.status == 0 and self._failure is not None:
-            raise self._failure
+            waiter.set_exception(self._failure)
+        else:
+            waiter.set_result(None)
 
     async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
         if not self._ended or self._rest or self.buffered_bytes > limit_bytes:
@@ -215,7 +221,7 @@ class SocketReply(UpstreamReply):
             self._take = None
         waiter = self._waiter
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            self._answer(waiter)
 
     def give_head(self, status: int, headers: Headers, fields: Fields) -> None:
         self.status = status

@@ -93,6 +93,11 @@ def encode_head(
 
 def _lines(headers: Fields) -> bytes:
     """Header lines. Raises RequestRefused unless each is exactly one line."""
+    if len(headers) == 1:
+        # The usual case: our id of the call.
+        [(name, value)] = headers
+        if _names_seen.get(name) and len(value.translate(None, _CONTROLS)) == len(value):
+            return b"%b: %b\r\n" % (name, value)
     lines = [
         name + b": " + value + b"\r\n"
         for name, value in headers

@@ -190,7 +190,7 @@ async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
 async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
     """The current state of the key. Raises Unauthenticated if it was disabled meanwhile."""
     snapshot = plane.snapshots.current
-    grant = await admit(snapshot, plane.key_cache, plane.key_reader, None, plane.clock, line.key_digest)
+    grant = await admit(snapshot, plane.key_cache, plane.key_reader, line.key_digest, plane.clock)
     ratio_micro = snapshot.policy_for(grant).batch_ratio_micro
     if ratio_micro is None:
         ratio_micro = parse_ratio(plane.settings.batch_ratio)
