@@ -56,6 +56,7 @@ _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # An answer without a choice is no answer, whatever its usage. Quotes within a text are escaped.
 _OF_CHOICES = ("chat", "completions")
+_FIRST_CHOICE = b'"choices":[{'
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 # Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
@@ -186,7 +187,7 @@ class Same:
 
     def whole(self, body: bytes) -> Whole:
         given = self.request.facts
-        if self.wire in _OF_CHOICES and _NO_CHOICES.search(body) is not None:
+        if self.wire in _OF_CHOICES and body.find(_FIRST_CHOICE) < 0 and _NO_CHOICES.search(body) is not None:
             raise Unreadable("no choices")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
