@@ -307,11 +307,9 @@ class Relayed(Metered):
         if self._shape is not None:
             if type(event) is self._shape.kind and self._shape.may_be(frame.raw):
                 return
-            self._shape, self._alike = None, 0
+            self._shape = None
         self._alike = self._alike + 1 if isinstance(event, TextDelta | ThinkingDelta) else 0
-        if event is None or self._alike < ALIKE_MIN or len(frame.raw) > SHAPE_BYTES_MAX:
-            return
-        if self.whole or not self._shapes_left:
+        if event is None or not self._shapes_left or self._alike < ALIKE_MIN or len(frame.raw) > SHAPE_BYTES_MAX:
             return
         self._alike = 0
         self._shapes_left -= 1

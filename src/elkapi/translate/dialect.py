@@ -132,7 +132,7 @@ class Dialect(msgspec.Struct, frozen=True):
                                               BadRequest for fields of this dialect alone that change the meaning
     `ends_by_close`: the stream has no terminal event and ends with the body, so its reader gives no `End`. A body that
     ends without a `Finish` was truncated. `repeats`: the reader gives one event for a text, whatever the text is, and
-    remembers nothing of it that a relayed stream needs; see `repeated`.
+    remembers nothing of it that a relayed stream needs; see `repeated`. Not together with `ends_by_close`.
     """
 
     name: DialectName

@@ -81,22 +81,21 @@ def shape_of(frame: Frame, event: Event) -> Shape | None:
         after, rest = behind
     shape = Shape(before, after, rest, len(before), len(after), type(event))
     told = frame_of(before + _PROBE.encode() + after + ((filler or "").encode() + rest))
-    return shape if _differs_in(value, told.data, event.text) and told.event == frame.event else None
+    return shape if _differs_in(value, told.data, event.text) else None
 
 
 def _parted(raw: bytes, text: str) -> tuple[bytes, bytes] | None:
     """The bytes around the only JSON string `text`; None if there is none, or several."""
     quoted = b'"' + text.encode() + b'"'
     before, found, after = raw.partition(quoted)
-    if not found or quoted in after or "\\" in text or '"' in text or not text.isprintable():
-        return None
-    return before + b'"', b'"' + after
+    return (before + b'"', b'"' + after) if found and quoted not in after else None
 
 
 def _differs_in(value: Any, data: bytes | None, text: str) -> bool:
     """Whether `data` is `value` with _PROBE in the only place of `text`."""
     try:
-        return data is not None and msgspec.json.decode(data) == _with_probe(value, text)
+        expected = _with_probe(value, text)
+        return data is not None and expected != value and bool(msgspec.json.decode(data) == expected)
     except NOT_JSON:
         return False
 

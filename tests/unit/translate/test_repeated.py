@@ -105,6 +105,7 @@ def test_a_text_that_needs_more_than_copying_is_left_to_the_reader(text: str) ->
         text_frame("x").raw.replace(b'"x"', b'"x'),
         text_frame("x").raw.replace(b'"x"', b'"\xed\xa0\x80"'),
         chat({"content": "x"}, usage=None),
+        text_frame("x").raw.replace(b"null", b"true"),
         b"",
     ],
 )
@@ -118,6 +119,7 @@ def test_the_random_letters_of_openai_may_differ_too() -> None:
     for other in ("", "a b", "ä", "a\\u0041", 'a","b":"c'):
         assert shape.text_of(text_frame("x").raw[:-3] + f',"obfuscation":"{other}"}}\n\n'.encode()) == ""
     assert shape.text_of(text_frame("x", obfuscation=None).raw) == ""
+    assert shape.text_of(text_frame("x", obfuscation="abc").raw.replace(b"}\n\n", b"]\n\n")) == ""
 
 
 @pytest.mark.parametrize(
@@ -137,11 +139,19 @@ def test_the_random_letters_of_openai_may_differ_too() -> None:
         (frame_of(event('{"x":"a","y":1} {"z":"hello"}')), TextDelta("hello")),
         (frame_of(b": hello\n\n"), TextDelta("hello")),
         (frame_of(b'event: "hello"\ndata: {"x":"\\u0068ello"}\n\n'), TextDelta("hello")),
+        (frame_of(b'event: "hello"\ndata: {"x":1}\n\n'), TextDelta("hello")),
+        (frame_of(b': "hello"\ndata: {"x":1}\n\n'), TextDelta("hello")),
         (frame_of(event('{"x":"hello","y":' + "[" * 3000 + "]" * 3000 + "}")), TextDelta("hello")),
     ],
 )
 def test_an_event_whose_text_is_not_certain_has_no_shape(frame: Frame, event: Event) -> None:
     assert shape_of(frame, event) is None
+
+
+def test_a_text_may_stand_anywhere() -> None:
+    shape = learned(frame_of(event(["hello", [1, {"x": None}]])), TextDelta("hello"))
+    assert shape.text_of(event(["bye", [1, {"x": None}]])) == "bye"
+    assert shape.text_of(event(["bye", [1, {"x": False}]])) == ""
 
 
 def test_only_text_has_a_shape() -> None:
@@ -173,6 +183,14 @@ def test_an_unusual_text_between_does_not_end_it() -> None:
     [
         (chat({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]}), 0),
         (chat({"reasoning_content": "hm"}), 1),
+        (
+            chat({"content": "x", "reasoning_content": "hm"})
+            .replace(b'"content":"x",', b"")
+            .replace(b'"hm"', b'"hm","content":"x"'),
+            0,
+        ),
+        (chat({"content": "x", "reasoning": "y"}), 0),
+        (chat({"content": "x\n"}).replace(b"c-1", b"c-2"), 1),
         (chat({"content": "x"}, citations=["https://a.example"]), 1),
         (chat({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": 1}), 0),
         (event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}), 0),
@@ -210,6 +228,29 @@ def test_a_stream_that_goes_to_and_fro_is_not_learned_for_ever(monkeypatch: pyte
             run.take(chat({"content": text}))
         run.take(chat({"refusal": "no"}))
     assert (len(asked), run.known) == (c.SHAPES_MAX, c.SHAPES_MAX)
+
+
+def test_a_stream_whose_events_have_no_shape_is_asked_about_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Event] = []
+
+    def none_of(_frame: Frame, event: Event) -> None:
+        asked.append(event)
+
+    monkeypatch.setattr(c, "shape_of", none_of)
+    run = Run(crossing_of("chat", repeats=True)).begun()
+    for number in range(4 * c.ALIKE_MIN):
+        run.take(chat({"content": f"word {number}"}))
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("model", ["m", "word 3"])
+def test_the_callers_name_of_the_model_may_stand_behind_the_text(model: str) -> None:
+    choice = {"index": 0, "delta": {"content": ""}}
+    run = Run(crossing_of("chat", repeats=True, rename=True)).begun()
+    for number in range(9):
+        choice["delta"] = {"content": f"word {number}"}
+        sent = run.take(event({"choices": [choice], "model": model}))
+        assert sent == event({"choices": [choice], "model": "named by the caller"})
 
 
 def test_a_long_event_is_not_learned() -> None:
