@@ -354,7 +354,8 @@ class Text:
             return Guarded(theirs.reader(), writer, theirs.ends_by_close, self.request.output_rules)
         if self.request.keep is not None and self.request.keep.kind == "chat":
             return kept_translated(self.request, theirs, writer)
-        return Translated(theirs.reader(), writer, theirs.ends_by_close)
+        # Anthropic's reader counts the text, for the places of its sources.
+        return Translated(theirs.reader(), writer, theirs.ends_by_close, repeats=self.wire == "chat")
 
 
 class Carried:

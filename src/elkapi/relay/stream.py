@@ -258,9 +258,10 @@ class _Stream:
     def _take(self, chunk: bytes) -> More:
         """Pass on what a chunk brings. Called where it arrives, for each event of a stream: it never waits."""
         crossing, slow = self.crossing, None
-        if self.splitter is not None and self.splitter.is_between and (known := crossing.repeat(chunk)):
-            self.silence.spoke = True
-            slow = self.out.put(known)
+        if self.splitter is not None and self.splitter.is_between and (known := crossing.repeat(chunk)) is not None:
+            if known:
+                self.silence.spoke = True
+                slow = self.out.put(known)
             return True if slow is None else slow
         pieces = [crossing.feed(frame) for frame in self.decoder.feed(chunk)]
         if data := (pieces[0] if len(pieces) == 1 else b"".join(pieces)):

@@ -36,7 +36,7 @@ from elkapi.translate.ir import (
     UsageLost,
     UsageSeen,
 )
-from elkapi.translate.repeated import Shape, shape_of
+from elkapi.translate.repeated import Repeats, Shape
 from elkapi.translate.responses_writer import ResponsesWriter
 from elkapi.translate.server_tools import is_unpriced
 from elkapi.translate.sse import Frame
@@ -48,11 +48,6 @@ TALLY_BYTES_MAX = 64 * 1024
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 # Everything from the closing frame on, including images.
 ENDING_BYTES_MAX = 32 * 1024 * 1024
-# A stream whose events take turns, such as one of several choices, is not learned again and again.
-SHAPES_MAX = 8
-# So many events of one kind in a row are worth learning their shape.
-ALIKE_MIN = 3
-SHAPE_BYTES_MAX = 4096
 ENDLESS = Failure(502, "upstream_error", "The model's answer did not come to an end.")
 # The events of chunks without choices.
 _BARE = (UsageSeen, Start)
@@ -130,10 +125,14 @@ class Metered:
     `stopped`: why the gateway made it fail. `usage`: the latest report of the upstream. `start`, `finish_reason`: how
     the upstream opened and closed the answer. `recorded`: what the caller was sent, if that is kept. The relay sets
     `asks` and `served`: the priced features that the upstream was asked for, and those that it reports.
+
+    `repeats`: the reader is one for which `repeated.Repeats` is right.
     """
 
-    def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
+    def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool, repeats: bool = False) -> None:
         self._reader = reader
+        self._repeats = Repeats() if repeats else None
+        self._shape: Shape | None = None
         self._writer = writer
         self.ends_by_close = ends_by_close
         self.content = False
@@ -178,9 +177,24 @@ class Metered:
         """
         return self.served if self.finish_reason and self.usage is not None else self.asks | self.served
 
-    def repeat(self, _raw: bytes) -> bytes:
-        """What the caller gets for a whole event that differs from those before only in its text; b"" for another."""
-        return b""
+    def repeat(self, raw: bytes) -> bytes | None:
+        """What the caller gets for a whole event that differs from those before only in its text; None for another."""
+        shape = self._shape
+        if shape is None or not (text := shape.text_of(raw)):
+            return None
+        if shape.kind is TextDelta:
+            self.tally.say(text)
+        else:
+            self.tally.think(text)
+        return self._repeated(shape, raw, text)
+
+    def _repeated(self, shape: Shape, raw: bytes, text: str) -> bytes:
+        raise NotImplementedError
+
+    def _see(self, frame: Frame, events: list[Event]) -> None:
+        """Note what the reader made of a frame."""
+        if self._repeats is not None and frame.data is not None:
+            self._shape = self._repeats.see(frame, events)
 
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""
@@ -245,36 +259,21 @@ class Relayed(Metered):
         rename: tuple[str, str] | None = None,
         repeats: bool = False,
     ) -> None:
-        super().__init__(reader, writer, ends_by_close)
+        super().__init__(reader, writer, ends_by_close, repeats)
         self._strip_usage = strip_usage
         self._rename = (rename[0], msgspec.json.encode(rename[1])) if rename else None
+        self._named = b""
         self._last: list[bytes] = []
         self._last_bytes = 0
-        self._shape: Shape | None = None
-        self._named = b""
-        self._shapes_left = SHAPES_MAX if repeats else 0
-        self._alike = 0
-
-    def repeat(self, raw: bytes) -> bytes:
-        """As `Metered.repeat`."""
-        shape = self._shape
-        if shape is None or not (text := shape.text_of(raw)):
-            return b""
-        if shape.kind is TextDelta:
-            self.tally.say(text)
-        else:
-            self.tally.think(text)
-        return raw if self._rename is None else self._named + raw[shape.before_bytes :]
 
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
-        if sent := self.repeat(frame.raw):
+        if (sent := self.repeat(frame.raw)) is not None:
             return sent
         events = self._reader.feed(frame) if frame.data is not None and not self.ended else []
         for event in events:
             self._learn(event)
-        if frame.data is not None and (self._shapes_left or self._shape is not None):
-            self._see_shape(frame, events)
+        self._see(frame, events)
         if self.failure is not None:
             return b""
         if not self.content and frame.event.endswith(_SHOWN):
@@ -298,26 +297,19 @@ class Relayed(Metered):
             return frame.raw
         return with_model_named(frame.raw, *self._rename)[0]
 
-    def _see_shape(self, frame: Frame, events: list[Event]) -> None:
-        """Learn the shape of repeated events, and forget it where anything else comes between them.
+    def _see(self, frame: Frame, events: list[Event]) -> None:
+        known = self._shape
+        super()._see(frame, events)
+        if self._rename is not None and (shape := self._shape) is not None and shape is not known:
+            rest, renamed = frame.raw[shape.before_bytes :], self._as_named(frame)
+            if renamed.endswith(rest):
+                self._named = renamed.removesuffix(rest)
+            else:
+                # The name of the model is behind the text.
+                self._shape = self._repeats = None
 
-        What else comes may change how the reader reads the next one, for example a tool call or the finish reason.
-        """
-        event = events[0] if len(events) == 1 else None
-        if self._shape is not None:
-            if type(event) is self._shape.kind and self._shape.may_be(frame.raw):
-                return
-            self._shape = None
-        self._alike = self._alike + 1 if isinstance(event, TextDelta | ThinkingDelta) else 0
-        if event is None or not self._shapes_left or self._alike < ALIKE_MIN or len(frame.raw) > SHAPE_BYTES_MAX:
-            return
-        self._alike = 0
-        self._shapes_left -= 1
-        if (shape := shape_of(frame, event)) is None:
-            return
-        rest, renamed = frame.raw[shape.before_bytes :], self._as_named(frame)
-        if renamed.endswith(rest):
-            self._shape, self._named = shape, renamed.removesuffix(rest)
+    def _repeated(self, shape: Shape, raw: bytes, text: str) -> bytes:
+        return raw if self._rename is None else self._named + raw[shape.before_bytes :]
 
     def _learn(self, event: Event) -> None:
         if isinstance(event, Failure) and event.kind in ANSWERS_OF_GEMINI:
@@ -400,10 +392,19 @@ class Translated(Metered):
         """What the caller gets for one frame now. Raises Unreadable."""
         if frame.data is None or self.ended:
             return b""
-        sent = self._write(self._reader.feed(frame))
+        if (sent := self.repeat(frame.raw)) is None:
+            events = self._reader.feed(frame)
+            sent = self._write(events)
+            self._see(frame, events)
         if self.tally.beyond_bytes > ANSWER_BYTES_MAX:
             self.failure = ENDLESS
         return sent
+
+    def _repeated(self, shape: Shape, raw: bytes, text: str) -> bytes:
+        if self.tally.beyond_bytes:
+            # Long answers are read event by event, since `feed` ends one that is endless.
+            self._shape = self._repeats = None
+        return self._writer.feed(shape.kind(text))
 
     def finish(self) -> bytes:
         """The closing frames with the finish reason and the usage."""

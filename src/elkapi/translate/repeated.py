@@ -17,6 +17,11 @@ from elkapi.translate.sse import Frame, frame_of
 
 # The member that OpenAI fills with random letters, so that the length of an event does not tell that of its text.
 FILLER = "obfuscation"
+# A stream whose events take turns, such as one of several choices, is not learned again and again.
+SHAPES_MAX = 8
+# So many events of one kind in a row are worth learning their shape.
+ALIKE_MIN = 3
+SHAPE_BYTES_MAX = 4096
 _PROBE = "another text"
 
 
@@ -54,6 +59,34 @@ class Shape(msgspec.Struct, frozen=True, gc=False):
     def may_be(self, raw: bytes) -> bool:
         """Whether an event that the reader had to read may be one of these with an unusual text."""
         return raw.startswith(self.before) and raw.endswith(self.rest or self.after)
+
+
+class Repeats:
+    """Learns the shape of a stream's repeated events, and forgets it where anything else comes between them.
+
+    What else comes may change how the reader reads the next one, for example a tool call or the finish reason.
+    """
+
+    __slots__ = ("_alike", "_left", "_shape")
+
+    def __init__(self) -> None:
+        self._shape: Shape | None = None
+        self._left = SHAPES_MAX
+        self._alike = 0
+
+    def see(self, frame: Frame, events: list[Event]) -> Shape | None:
+        """The shape that counts after a frame of which the reader made these events."""
+        event = events[0] if len(events) == 1 else None
+        if self._shape is not None:
+            if type(event) is self._shape.kind and self._shape.may_be(frame.raw):
+                return self._shape
+            self._shape = None
+        self._alike = self._alike + 1 if isinstance(event, TextDelta | ThinkingDelta) else 0
+        if event is not None and self._left and self._alike >= ALIKE_MIN and len(frame.raw) <= SHAPE_BYTES_MAX:
+            self._alike = 0
+            self._left -= 1
+            self._shape = shape_of(frame, event)
+        return self._shape
 
 
 def shape_of(frame: Frame, event: Event) -> Shape | None:

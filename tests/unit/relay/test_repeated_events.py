@@ -9,7 +9,7 @@ from typing import Any, cast
 from elkapi.relay.stream import _Stream
 from elkapi.translate.sse import SseDecoder
 
-KNOWN, OTHER = b"data: known\n\n", b"data: other\n\n"
+KNOWN, SWALLOWED, OTHER = b"data: known\n\n", b"data: kept back\n\n", b"data: other\n\n"
 
 
 class Crossing:
@@ -21,8 +21,8 @@ class Crossing:
     def __init__(self) -> None:
         self.fed: list[bytes] = []
 
-    def repeat(self, raw: bytes) -> bytes:
-        return b"known" if raw == KNOWN else b""
+    def repeat(self, raw: bytes) -> bytes | None:
+        return {KNOWN: b"known", SWALLOWED: b""}.get(raw)
 
     def feed(self, frame: Any) -> bytes:
         self.fed.append(frame.raw)
@@ -55,6 +55,13 @@ async def test_a_known_event_is_neither_split_nor_read_and_breaks_the_silence() 
     assert (out.got, crossing.fed, running.silence.spoke) == ([b"known"], [], True)
     assert running._take(OTHER) is True
     assert (out.got, crossing.fed) == ([b"known", OTHER], [OTHER])
+
+
+async def test_a_known_event_of_which_the_caller_gets_nothing_yet_is_not_read_either() -> None:
+    crossing, out = Crossing(), Out()
+    running = stream(crossing, out)
+    assert running._take(SWALLOWED) is True
+    assert (out.got, crossing.fed, running.silence.spoke) == ([], [], False)
 
 
 async def test_a_slow_caller_is_waited_for() -> None:

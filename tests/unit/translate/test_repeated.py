@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elkapi.translate import crossing as c
+from elkapi.translate import repeated
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import Event, RefusalDelta, TextDelta, ThinkingDelta, TokenLogprob, ToolCallDelta
-from elkapi.translate.repeated import Shape, shape_of
+from elkapi.translate.repeated import ALIKE_MIN, SHAPE_BYTES_MAX, SHAPES_MAX, Shape, shape_of
 from elkapi.translate.sse import Frame, SseDecoder, frame_of
 from tests.recordings import facts, recordings_of
 
@@ -46,10 +47,15 @@ def learned(frame: Frame, event: Event) -> Shape:
     return shape
 
 
-class Run:
-    """One relayed stream: what the caller got for each piece, and what was learned of it."""
+def translated(caller: str, repeats: bool) -> c.Translated:
+    """A chat for a caller of another dialect."""
+    return c.Translated(DIALECTS["chat"].reader(), DIALECTS[caller].writer(facts()), False, repeats)
 
-    def __init__(self, crossing: c.Relayed) -> None:
+
+class Run:
+    """One stream: what the caller got for each piece, and what was learned of it."""
+
+    def __init__(self, crossing: c.Relayed | c.Translated) -> None:
         self.crossing, self.decoder, self.known = crossing, SseDecoder(), 0
 
     def begun(self) -> Run:
@@ -59,7 +65,7 @@ class Run:
 
     def take(self, piece: bytes) -> bytes:
         """As `relay.stream` does."""
-        if self.decoder.is_between and (known := self.crossing.repeat(piece)):
+        if self.decoder.is_between and (known := self.crossing.repeat(piece)) is not None:
             self.known += 1
             return known
         return b"".join([self.crossing.feed(frame) for frame in self.decoder.feed(piece)])
@@ -167,7 +173,7 @@ def test_a_stream_of_text_is_soon_known() -> None:
     run = Run(crossing_of("chat", repeats=True)).begun()
     pieces = [chat({"content": f"word {i} "}) for i in range(20)]
     assert [run.take(piece) for piece in pieces] == pieces
-    assert run.known == 20 - c.ALIKE_MIN
+    assert run.known == 20 - ALIKE_MIN
     assert "".join(run.crossing.tally.text) == "".join(f"word {i} " for i in range(20))
 
 
@@ -204,7 +210,7 @@ def test_anything_else_between_makes_it_unknown_again(between: bytes, alike: int
     run.take(between)
     for text in "efghi":
         run.take(chat({"content": text}))
-    assert run.known == 1 + 5 - (c.ALIKE_MIN - alike)
+    assert run.known == 1 + 5 - (ALIKE_MIN - alike)
 
 
 def test_comments_between_change_nothing() -> None:
@@ -221,13 +227,13 @@ def test_a_stream_that_goes_to_and_fro_is_not_learned_for_ever(monkeypatch: pyte
         asked.append(event)
         return shape_of(frame, event)
 
-    monkeypatch.setattr(c, "shape_of", noted)
+    monkeypatch.setattr(repeated, "shape_of", noted)
     run = Run(crossing_of("chat", repeats=True)).begun()
     for _ in range(50):
         for text in "abcd":
             run.take(chat({"content": text}))
         run.take(chat({"refusal": "no"}))
-    assert (len(asked), run.known) == (c.SHAPES_MAX, c.SHAPES_MAX)
+    assert (len(asked), run.known) == (SHAPES_MAX, SHAPES_MAX)
 
 
 def test_a_stream_whose_events_have_no_shape_is_asked_about_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,9 +242,9 @@ def test_a_stream_whose_events_have_no_shape_is_asked_about_only_now_and_then(mo
     def none_of(_frame: Frame, event: Event) -> None:
         asked.append(event)
 
-    monkeypatch.setattr(c, "shape_of", none_of)
+    monkeypatch.setattr(repeated, "shape_of", none_of)
     run = Run(crossing_of("chat", repeats=True)).begun()
-    for number in range(4 * c.ALIKE_MIN):
+    for number in range(4 * ALIKE_MIN):
         run.take(chat({"content": f"word {number}"}))
     assert len(asked) == 4
 
@@ -256,7 +262,7 @@ def test_the_callers_name_of_the_model_may_stand_behind_the_text(model: str) -> 
 def test_a_long_event_is_not_learned() -> None:
     run = Run(crossing_of("chat", repeats=True)).begun()
     for text in "abcdef":
-        run.take(chat({"content": text}, padding="x" * c.SHAPE_BYTES_MAX))
+        run.take(chat({"content": text}, padding="x" * SHAPE_BYTES_MAX))
     assert run.known == 0
 
 
@@ -338,3 +344,46 @@ def test_a_relayed_stream_does_not_depend_on_what_is_known(pieces: list[bytes], 
     whole = Run(crossing_of("chat", False, rename))
     assert sent == whole.take(stream)
     assert cut.state == whole.state
+
+
+CALLERS = ("anthropic", "gemini", "responses")
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_translated_stream_is_known_too(caller: str) -> None:
+    plain, known = (Run(translated(caller, repeats)).begun() for repeats in (False, True))
+    for member in ("reasoning_content", "content"):
+        for number in range(10):
+            piece = chat({member: f"word {number} "})
+            assert plain.take(piece) == known.take(piece)
+            assert plain.state == known.state
+    assert (plain.known, known.known) == (0, 20 - 2 * ALIKE_MIN)
+    assert plain.crossing.finish() == known.crossing.finish()
+
+
+def test_a_long_translated_answer_is_read_again_so_that_it_cannot_be_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c, "TALLY_BYTES_MAX", 40)
+    monkeypatch.setattr(c, "ANSWER_BYTES_MAX", 40)
+    run = Run(translated("anthropic", repeats=True)).begun()
+    for number in range(20):
+        run.take(chat({"content": f"word {number} "}))
+    assert run.crossing.failure is c.ENDLESS
+    assert run.known == 40 // len("word 0 ") + 1 - ALIKE_MIN
+
+
+@settings(max_examples=200)
+@given(pieces=st.lists(chunks(), max_size=30), cuts=st.lists(st.integers(0, 4000), max_size=6))
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_translated_stream_does_not_depend_on_what_is_known(
+    caller: str, pieces: list[bytes], cuts: list[int]
+) -> None:
+    plain, known = (Run(translated(caller, repeats)) for repeats in (False, True))
+    for piece in pieces:
+        assert plain.take(piece) == known.take(piece)
+        assert plain.state == known.state
+    stream = b"".join(pieces)
+    at = [0, *sorted({cut for cut in cuts if cut < len(stream)}), len(stream)]
+    cut, whole = Run(translated(caller, True)), Run(translated(caller, False))
+    assert b"".join([cut.take(stream[start:end]) for start, end in pairwise(at)]) == whole.take(stream)
+    assert cut.state == whole.state
+    assert plain.crossing.finish() == known.crossing.finish() == cut.crossing.finish() == whole.crossing.finish()
