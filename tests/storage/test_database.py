@@ -8,11 +8,11 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, select, text
+from sqlalchemy import Connection, bindparam, create_engine, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from elkapi.errors import Unavailable, to_operator
@@ -24,6 +24,8 @@ from tests.conftest import _postgres_database
 from tests.storage.conftest import read_only, server_commands
 
 meta = schema.meta
+ONE = sql.Look(select(text("1")))
+VALUE = sql.Look(select(meta.c.value).where(meta.c.name == bindparam("name"), meta.c.value < "c").limit(2))
 
 
 def test_a_write_is_kept_whole_or_not_at_all(database: Database) -> None:
@@ -161,9 +163,10 @@ async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest
 def test_what_a_thread_still_uses_when_the_database_is_closed_is_closed_after_it(database: Database, use: str) -> None:
     entered, go_on, used = threading.Event(), threading.Event(), list[Any]()
 
-    def slowly(connection: Connection) -> None:
-        used.append(connection.connection.driver_connection)
-        connection.execute(text("SELECT 1"))
+    def slowly(connection: sql.LookConnection) -> None:
+        is_driver = isinstance(connection, sqlite3.Connection)
+        used.append(connection if is_driver else cast(Connection, connection).connection.driver_connection)
+        ONE.rows(connection)
         entered.set()
         go_on.wait()
 
@@ -199,14 +202,76 @@ def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
                 assert connection.execute(select(meta.c.name)).first() is not None
 
 
+def test_a_look_finds_the_same_inside_a_transaction_and_sees_each_commit(database: Database) -> None:
+    for value, found in (("a", ["a"]), ("b", ["b"]), ("c", [])):
+        with database.write() as connection:
+            sql.upsert(connection, meta, {"name": "x", "value": value}, key=["name"], update=["value"])
+            assert [row[0] for row in VALUE.rows(connection, name="x")] == found
+        with database.read() as connection:
+            assert [row[0] for row in VALUE.rows(connection, name="x")] == found
+        assert [row[0] for row in database.look(lambda connection: VALUE.rows(connection, name="x"))] == found
+
+
+def looking(database: Database) -> sqlite3.Connection:
+    """SQLite's connection for looks."""
+    if database.dialect != "sqlite":
+        pytest.skip("a server has a pool for looks")
+    connection = database.look(lambda connection: connection)
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
+
+
+def test_looks_at_a_file_share_a_connection_that_neither_writes_nor_stays_in_a_transaction(database: Database) -> None:
+    kept = looking(database)
+    assert database.look(lambda connection: (ONE.rows(connection), connection)) == ([(1,)], kept)
+    assert not kept.in_transaction
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        kept.execute("INSERT INTO meta (name, value) VALUES ('no', '1')")
+
+
+def test_g78_a_failed_look_at_a_file_is_unavailable_and_the_next_has_another_connection(database: Database) -> None:
+    kept = looking(database)
+    kept.close()
+    with pytest.raises(Unavailable) as refused:
+        database.look(ONE.rows)
+    assert "closed database" in to_operator(refused.value)
+    assert database.look(ONE.rows) == [(1,)]
+    assert looking(database) is not kept
+
+
+def test_a_look_waits_no_longer_than_others_for_a_connection(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = looking(database)
+    monkeypatch.setattr(sql, "POOL_TIMEOUT_S", 0.01)
+
+    def meanwhile(connection: sql.LookConnection) -> sql.LookConnection:
+        with pytest.raises(Unavailable):
+            database.look(ONE.rows)
+        return connection
+
+    assert database.look(meanwhile) is kept
+
+
+def test_a_file_that_was_looked_at_is_closed_without_a_log(database: Database) -> None:
+    looking(database)
+    with database.read() as connection:
+        ONE.rows(connection)
+        file = Path(str(connection.engine.url.database))
+    log = file.with_name(file.name + "-wal")
+    assert log.exists()
+    database.close()
+    assert file.exists()
+    assert not log.exists()
+
+
 def test_a_look_is_a_statement_by_itself_and_a_lost_connection_is_replaced(database: Database) -> None:
     if database.dialect != "postgresql":
-        assert database.look(lambda connection: connection.execute(select(meta.c.name)).first()) is not None
-        return
-    asked = text("SELECT pg_backend_pid(), now() = statement_timestamp()")
+        pytest.skip("a SQLite file has no server to lose")
+    asked = sql.Look(select(text("pg_backend_pid(), now() = statement_timestamp()")))
 
     def look() -> tuple[int, bool]:
-        server, is_alone = database.look(lambda connection: connection.execute(asked).one())
+        ((server, is_alone),) = database.look(asked.rows)
         return server, is_alone
 
     server, is_alone = look()
@@ -218,7 +283,7 @@ def test_a_look_is_a_statement_by_itself_and_a_lost_connection_is_replaced(datab
         assert (after != server, is_alone) == (True, True)
         # What a server refuses is asked once.
         with pytest.raises(ProgrammingError):
-            database.look(lambda connection: connection.execute(text("SELECT nothing")))
+            database.look(sql.Look(select(text("nothing"))).rows)
 
 
 @pytest.mark.postgres
@@ -400,6 +465,8 @@ def test_g78_a_damaged_sqlite_file_is_unavailable(tmp_path: Path) -> None:
         for use in (database.read, database.write):
             with pytest.raises(Unavailable), use():
                 pass
+        with pytest.raises(Unavailable):
+            database.look(ONE.rows)
     finally:
         database.close()
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from elkapi.clock import Clock
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
+from elkapi.storage.dialect import LookConnection
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import channels, versions
 from elkapi.storage.repos.channels import DisabledKey
@@ -38,7 +39,7 @@ class Store:
         """The result of `ask` in one read transaction."""
         return await self.with_installation(lambda parts: self._read(parts, ask))
 
-    async def look(self, ask: Callable[[Connection], T]) -> T:
+    async def look(self, ask: Callable[[LookConnection], T]) -> T:
         """The result of `ask` for frequent queries (`Database.look`)."""
         return await self.with_installation(lambda parts: parts.database.look(ask))
 

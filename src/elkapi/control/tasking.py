@@ -22,6 +22,7 @@ from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot, SnapshotHolder
 from elkapi.storage.db import Database, Reader, cancel_all
+from elkapi.storage.dialect import LookConnection
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
@@ -59,7 +60,7 @@ class PollerStorage:
     async def read(self, ask: Callable[[Connection], T]) -> T:
         return await self._reader.run(ask)
 
-    async def look(self, ask: Callable[[Connection], T]) -> T:
+    async def look(self, ask: Callable[[LookConnection], T]) -> T:
         return await self._reader.look(ask)
 
     async def write(self, change: Callable[[Connection], T]) -> T:

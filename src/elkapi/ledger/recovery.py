@@ -34,6 +34,7 @@ log = logging.getLogger("elkapi.ledger")
 
 LOOKED_AT = 0
 LOOKS_MIN = 4
+_BEATS = sql.Look(select(workers.c.owner, workers.c.heartbeat_ns, workers.c.ended_ns))
 
 
 class OpenHold(msgspec.Struct, frozen=True):
@@ -164,12 +165,9 @@ def behind_heartbeats_s(connection: Connection, now_ns: int) -> float:
     return -math.inf if newest is None else (newest - now_ns) / 1e9
 
 
-def _beats(connection: Connection) -> list[tuple[bytes, int, int | None]]:
+def _beats(connection: sql.LookConnection) -> list[tuple[bytes, int, int | None]]:
     """(owner, heartbeat, end) of every worker."""
-    c = workers.c
-    return [
-        (owner, beat, ended) for owner, beat, ended in connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns))
-    ]
+    return [(owner, beat, ended) for owner, beat, ended in _BEATS.rows(connection)]
 
 
 def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> dict[bytes, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -35,11 +36,14 @@ class Database:
     """One process's access to the database: write transactions, read transactions, cheap polls, and the ledger's raw
     connection."""
 
-    def __init__(self, writer: Engine, reader: Engine, looker: Engine, synchronous: str) -> None:
+    def __init__(self, writer: Engine, reader: Engine, looker: Engine | None, synchronous: str) -> None:
         self._writer = writer
         self._reader = reader
         self._looker = looker
         self._synchronous = synchronous
+        # SQLite's connection for polls, which whoever uses it holds the lock for.
+        self._looking: sqlite3.Connection | None = None
+        self._look_lock = threading.Lock()
         self._adopted = self._closed = False
 
     @classmethod
@@ -53,7 +57,7 @@ class Database:
             sql.create_sqlite_file(Path(str(parsed.database)))
         writer = sql.make_engine(parsed, synchronous=synchronous, pool_size=2, read_only=False)
         reader = sql.make_engine(parsed, synchronous=synchronous, pool_size=readers, read_only=True)
-        looker = sql.make_looking_engine(parsed) if sql.name_of(parsed) == sql.POSTGRESQL else reader
+        looker = sql.make_looking_engine(parsed) if sql.name_of(parsed) == sql.POSTGRESQL else None
         return cls(writer, reader, looker, synchronous)
 
     @property
@@ -80,22 +84,53 @@ class Database:
         with self._outage_is_unavailable(), self._used(self._reader), self._reader.connect() as connection:
             yield connection
 
-    def look(self, ask: Callable[[Connection], T]) -> T:
-        """Run a frequent poll that rarely has news: a server gets only the statements of `ask`, without a
-        transaction, so each of them sees its own snapshot."""
+    def look(self, ask: Callable[[sql.LookConnection], T]) -> T:
+        """Run a frequent poll that rarely has news, made of `sql.Look`s: the database gets only the statements of
+        `ask`, without a transaction, so each of them sees its own snapshot."""
         self._adopt()
         with self._outage_is_unavailable():
+            if self._looker is None:
+                return self._look_at_file(ask)
             try:
-                return self._look(ask)
+                return self._look_at_server(self._looker, ask)
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 # The connection was lost since the last poll; polls are not preceded by a ping.
-                return self._look(ask)
+                return self._look_at_server(self._looker, ask)
 
-    def _look(self, ask: Callable[[Connection], T]) -> T:
-        with self._used(self._looker), self._looker.connect() as connection:
+    def _look_at_server(self, looker: Engine, ask: Callable[[sql.LookConnection], T]) -> T:
+        with self._used(looker), looker.connect() as connection:
             return ask(connection)
+
+    def _look_at_file(self, ask: Callable[[sql.LookConnection], T]) -> T:
+        if not self._look_lock.acquire(timeout=sql.POOL_TIMEOUT_S):
+            raise Unavailable(UNAVAILABLE)
+        try:
+            if self._looking is None:
+                self._looking = sql.raw_connection(self._writer, self._synchronous, read_only=True)
+            return ask(self._looking)
+        except BaseException:
+            self._stop_looking()
+            raise
+        finally:
+            self._look_lock.release()
+            if self._closed:
+                self._close_looking()
+
+    def _close_looking(self) -> None:
+        """Close the connection for polls, unless a thread uses it, which then closes it afterwards."""
+        if self._look_lock.acquire(blocking=False):
+            try:
+                self._stop_looking()
+            finally:
+                self._look_lock.release()
+
+    def _stop_looking(self) -> None:
+        """The caller holds the lock."""
+        if self._looking is not None:
+            self._looking.close()
+            self._looking = None
 
     @contextmanager
     def _used(self, engine: Engine) -> Iterator[None]:
@@ -145,7 +180,9 @@ class Database:
     def close(self) -> None:
         self._closed = True
         # The writer last: the last connection of a SQLite file folds its -wal back in, which a reader may not do.
-        self._looker.dispose()
+        self._close_looking()
+        if self._looker is not None:
+            self._looker.dispose()
         self._reader.dispose()
         self._writer.dispose()
 
@@ -175,7 +212,7 @@ class Reader:
         """The result of fn in one read transaction. Raises Unavailable if the database does not answer in time."""
         return await self._answer(lambda: self._read(fn))
 
-    async def look(self, fn: Callable[[Connection], T]) -> T:
+    async def look(self, fn: Callable[[sql.LookConnection], T]) -> T:
         """The result of fn for a frequent poll (`Database.look`). Raises as `run` does."""
         return await self._answer(lambda: self._database.look(fn))
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Delete,
+    Dialect,
     Engine,
     ExceptionContext,
     Select,
@@ -262,7 +263,7 @@ def _check_postgresql(connection: Any) -> None:
         )
 
 
-def raw_connection(engine: Engine, synchronous: str) -> Any:
+def raw_connection(engine: Engine, synchronous: str, *, read_only: bool = False) -> Any:
     """A DBAPI connection outside any pool, in autocommit: the caller sends BEGIN and COMMIT itself and closes it.
 
     Placeholders are the driver's: `?` on SQLite, `%s` on PostgreSQL. It may be used from another thread.
@@ -272,7 +273,7 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
             str(engine.url.database), isolation_level=None, check_same_thread=False, cached_statements=256
         )
         try:
-            prepare_sqlite(connection, synchronous)
+            prepare_sqlite(connection, synchronous, read_only=read_only)
         except BaseException:
             connection.close()
             raise
@@ -281,6 +282,29 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
 
     args, options = engine.dialect.create_connect_args(engine.url)
     return psycopg.connect(*args, **{**options, **postgresql_connect_args(engine.url)}, autocommit=True)
+
+
+class Look:
+    """A query that runs several times a second: compiled once, since SQLAlchemy's way to the driver costs several times
+    what such a query does. The driver gets its values as they are."""
+
+    def __init__(self, query: Select[Any]) -> None:
+        dialects: tuple[Dialect, ...] = (sqlite.dialect(paramstyle="named"), PGDialect_psycopg())  # type: ignore[no-untyped-call]
+        # PostgreSQL may only use a partial index if it sees the literals of its condition, which `query` has to spell.
+        made = [query.compile(dialect=one) for one in dialects]
+        self._texts = {one.dialect.name: str(one) for one in made}
+        self._values = dict(made[0].params)
+
+    def rows(self, connection: LookConnection, **values: Any) -> Sequence[Any]:
+        """All rows, with these values of the query's parameters."""
+        given = self._values | values
+        if isinstance(connection, sqlite3.Connection):
+            return connection.execute(self._texts[SQLITE], given).fetchall()
+        return connection.exec_driver_sql(self._texts[connection.dialect.name], given).all()
+
+
+# What a `Look` runs on: a transaction's connection, or on SQLite also the driver's (`db.Database.look`).
+LookConnection = Connection | sqlite3.Connection
 
 
 def create_sqlite_file(path: Path) -> None:

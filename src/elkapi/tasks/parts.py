@@ -14,6 +14,7 @@ from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot
+from elkapi.storage.dialect import LookConnection
 from elkapi.tasks.asking import Way
 from elkapi.tasks.record import Task
 from elkapi.tasks.telling import Tell
@@ -35,7 +36,7 @@ class Storage(Protocol):
 
     async def read(self, ask: Callable[[Connection], T]) -> T: ...
 
-    async def look(self, ask: Callable[[Connection], T]) -> T:
+    async def look(self, ask: Callable[[LookConnection], T]) -> T:
         """For frequent polls."""
 
     async def write(self, change: Callable[[Connection], T]) -> T: ...

@@ -76,8 +76,7 @@ class Try(msgspec.Struct, frozen=True):
     answer: str = ""
 
 
-# Polled all the time, so it is built once.
-_ANY_DUE = select(_n.number).where(_n.state == _PENDING, _n.due_ns <= bindparam("now_ns")).limit(1)
+_ANY_DUE = sql.Look(select(_n.number).where(_n.state == _PENDING, _n.due_ns <= bindparam("now_ns")).limit(1))
 _COLUMNS = [_n[name] for name in NoticeRow.__struct_fields__]
 _KEY = (_n.task_id, _n.place, _n.number)
 
@@ -87,9 +86,9 @@ def body_context(task_id: bytes, place: int, number: int) -> bytes:
     return b"notices.sealed\0%d\0%d\0" % (place, number) + task_id
 
 
-def is_any_due(connection: Connection, now_ns: int) -> bool:
+def is_any_due(connection: sql.LookConnection, now_ns: int) -> bool:
     """Whether any notice is due; a plain read."""
-    return connection.execute(_ANY_DUE, {"now_ns": now_ns}).first() is not None
+    return bool(_ANY_DUE.rows(connection, now_ns=now_ns))
 
 
 def take(

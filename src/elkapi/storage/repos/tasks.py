@@ -22,10 +22,9 @@ from elkapi.types import Grant, State
 _tasks, _refs = schema.tasks, schema.task_refs
 OPEN = (State.QUEUED.value, State.RUNNING.value)
 _IS_OPEN, _HAS_ENDED, _MADE_NOTHING = schema.task_is_open, schema.task_has_ended, schema.task_made_nothing
-# Polled twice a second by every poller, so they are built once.
 _ANY_OPEN = select(_tasks.c.id).where(_IS_OPEN).limit(1)
-_ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
-_ANY_POKED = _ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True))
+_ANY_FREE = sql.Look(_ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None)))
+_ANY_POKED = sql.Look(_ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True)))
 _BEYOND = b"\xff" * 17  # Ids have 16 bytes.
 OUTCOME_UNKNOWN = OutcomeUnknown.code
 PREFIX = "task_"
@@ -278,10 +277,9 @@ def take_poked(connection: Connection, poller: bytes) -> list[bytes]:
     return ids
 
 
-def any_work(connection: Connection, poller: bytes) -> tuple[bool, bool]:
+def any_work(connection: sql.LookConnection, poller: bytes) -> tuple[bool, bool]:
     """(whether any task can be leased, whether any task was poked); a plain read."""
-    poked = connection.execute(_ANY_POKED, {"poller": poller}).first()
-    return connection.execute(_ANY_FREE).first() is not None, poked is not None
+    return bool(_ANY_FREE.rows(connection)), bool(_ANY_POKED.rows(connection, poller=poller))
 
 
 def poke(connection: Connection, task_id: bytes) -> bool:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, String, cast, select, update
+from sqlalchemy import BigInteger, Connection, String, cast, literal, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 
 _meta = schema.meta
 _NAMES = ("config_version", "routing_version")
-# Polled several times a second by every process, so it is precompiled text, the same for both databases.
-_READ = str(
-    select(_meta.c.name, _meta.c.value).where(_meta.c.name.in_(_NAMES)).compile(compile_kwargs={"literal_binds": True})
-)
+_READ = sql.Look(select(_meta.c.name, _meta.c.value).where(_meta.c.name.in_([literal(name) for name in _NAMES])))
 _BUMP = (
     update(_meta)
     .where(_meta.c.name == "config_version")
@@ -29,9 +26,9 @@ class Versions(msgspec.Struct, frozen=True):
     routing: int
 
 
-def read(connection: Connection) -> Versions:
+def read(connection: sql.LookConnection) -> Versions:
     """The current versions, which processes compare with those they have seen."""
-    rows = {name: int(value) for name, value in connection.exec_driver_sql(_READ)}
+    rows = {name: int(value) for name, value in _READ.rows(connection)}
     return Versions(rows["config_version"], rows["routing_version"])
 
 
