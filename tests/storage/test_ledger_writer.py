@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import select
 
 from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
@@ -27,6 +28,8 @@ from elkapi.ledger.ledger import open_books
 from elkapi.ledger.orders import Beat, Hold, Order, Settle, UsageRow
 from elkapi.ledger.writer import Entry, Limits, Writer
 from elkapi.settings import Settings
+from elkapi.storage import schema
+from elkapi.storage.db import Database
 from elkapi.storage.dialect import SQLITE_PAGE_BYTES
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account, unpaid
@@ -252,6 +255,61 @@ async def test_the_write_ahead_log_begins_anew_under_load(
     await ledger.aclose()
 
 
+class Looks:
+    """A checkpointer of commits that the test counts, and what it asks of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self.commits = 0
+        self._database = database
+        self._asked: list[str] = []
+        self._rounds = 0
+        self.checkpointer = Checkpointer(self._connect, threading.Lock(), self._committed)
+
+    def _connect(self) -> Any:
+        connection = self._database.raw_writer()
+        connection.set_trace_callback(self._asked.append)
+        return connection
+
+    def _committed(self) -> int:
+        self._rounds += 1
+        return self.commits
+
+    async def after(self, rounds: int) -> int:
+        """Checkpoints after so many more rounds, of which the last is complete."""
+        until_round = self._rounds + rounds + 1
+        await until(lambda: self._rounds >= until_round)
+        return sum("wal_checkpoint" in text for text in self._asked)
+
+
+async def test_the_log_is_looked_at_first_and_then_only_after_a_commit(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.01)
+    looks = Looks(sqlite.database)
+    looks.checkpointer.start()
+    assert await looks.after(5) == 1
+    looks.commits += 1
+    assert await looks.after(5) == 2
+    await asyncio.to_thread(looks.checkpointer.stop)
+
+
+async def test_what_a_reader_kept_from_the_checkpoint_is_copied_after_it(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.01)
+    looks = Looks(sqlite.database)
+    with sqlite.database.read() as reading:
+        reading.execute(select(schema.meta)).all()
+        with sqlite.database.write() as connection:
+            connection.execute(schema.meta.insert(), {"name": "later", "value": "1"})
+        looks.checkpointer.start()
+        assert await looks.after(5) >= 5
+    await looks.after(5)
+    assert await looks.after(5) == await looks.after(5)
+    assert b"later" in Path(sqlite.settings.effective_database_url.removeprefix("sqlite:///")).read_bytes()
+    await asyncio.to_thread(looks.checkpointer.stop)
+
+
 async def test_a_checkpoint_that_fails_is_tried_again_and_told_once(
     sqlite: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,7 +327,7 @@ async def test_a_checkpoint_that_fails_is_tried_again_and_told_once(
         opened[0].set_trace_callback(asked.append)
         return opened[0]
 
-    checkpointer = Checkpointer(connect, threading.Lock())
+    checkpointer = Checkpointer(connect, threading.Lock(), itertools.count().__next__)
     checkpointer.start()
     await until(lambda: sum("wal_checkpoint" in text for text in asked) >= 3)
     await asyncio.to_thread(checkpointer.stop)

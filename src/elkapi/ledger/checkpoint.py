@@ -25,11 +25,16 @@ LOG_BYTES_BEGIN_ANEW = 32 << 20
 
 
 class Checkpointer:
-    """`open_connection` returns a raw SQLite connection in autocommit; whoever writes a transaction holds `lock`."""
+    """`open_connection` returns a raw SQLite connection in autocommit; whoever writes a transaction holds `lock`.
 
-    def __init__(self, open_connection: Callable[[], Any], lock: threading.Lock) -> None:
+    `committed` counts this process's transactions: only a new one, such as a heartbeat, is a reason to look, besides
+    what a killed process left or a reader kept from being copied. Others' transactions are copied with it.
+    """
+
+    def __init__(self, open_connection: Callable[[], Any], lock: threading.Lock, committed: Callable[[], int]) -> None:
         self._open_connection = open_connection
         self._lock = lock
+        self._committed = committed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="elkapi-checkpoint", daemon=True)
 
@@ -42,11 +47,15 @@ class Checkpointer:
         self._thread.join()
 
     def _run(self) -> None:
-        connection, failures = None, 0
+        connection, failures, copied_at = None, 0, -1
         while not self._stop.wait(doubled_s(LOOK_EVERY_S, failures + 1, RETRY_MAX_S)):
+            # Counted first, so that what is committed during the look leads to another.
+            committed = self._committed()
+            if committed == copied_at:
+                continue
             try:
                 connection = connection or self._open_connection()
-                self._look(connection)
+                copied_at = committed if self._copy_all(connection) else -1
             except Exception as error:
                 failures += 1
                 if failures == 1:
@@ -59,13 +68,17 @@ class Checkpointer:
             with contextlib.suppress(Exception):
                 connection.close()
 
-    def _look(self, connection: Any) -> None:
-        if self._copy(connection) >= LOG_BYTES_BEGIN_ANEW:
+    def _copy_all(self, connection: Any) -> bool:
+        """Whether the whole log could be copied."""
+        log_bytes, is_whole = self._copy(connection)
+        if log_bytes >= LOG_BYTES_BEGIN_ANEW:
             with self._lock:
-                self._copy(connection)
+                _, is_whole = self._copy(connection)
+        return is_whole
 
-    def _copy(self, connection: Any) -> int:
-        """Copy the pages that no reader or writer needs; returns the size of the log in bytes."""
-        _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    def _copy(self, connection: Any) -> tuple[int, bool]:
+        """Copy the pages that no reader or writer needs; returns the size of the log in bytes, and whether these were
+        all."""
+        is_busy, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(page_bytes)
+        return int(pages) * int(page_bytes), not is_busy and copied == pages

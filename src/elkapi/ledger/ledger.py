@@ -552,7 +552,9 @@ def open_books(
 
 def checkpointer(database: Database, writer: Writer) -> Checkpointer | None:
     """The checkpointer of this writer; None if it needs none."""
-    return Checkpointer(database.raw_writer, writer.lock) if database.dialect == "sqlite" else None
+    if database.dialect != "sqlite":
+        return None
+    return Checkpointer(database.raw_writer, writer.lock, lambda: writer.stats.transactions)
 
 
 def writer_limits(settings: Settings) -> Limits:
