@@ -29,7 +29,7 @@ DOES_IO = {"asyncio", "socket", "ssl", "sqlite3", "sqlalchemy", "psycopg", "aioh
 # Rooms beside the drawing, and what each may import.
 APART = {
     "observe": LEAVES,
-    "sandbox": LEAVES,
+    "sandbox": LEAVES | {"observe"},
     "testing.crash": set(),
     "testing": {*LEVEL, "observe", "sandbox"},
     "__init__": LEAVES,

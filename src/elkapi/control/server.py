@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -23,6 +22,7 @@ from elkapi.control.tasking import Export, run_poller
 from elkapi.observe.bridge import json_log
 from elkapi.observe.calls import SOCKET
 from elkapi.observe.process import die_with_parent, resident_bytes, run_loop, set_title
+from elkapi.observe.serving import Server
 from elkapi.roles import WorkerOrder
 from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings
 from elkapi.storage.db import cancel_all
@@ -73,23 +73,10 @@ async def _serve(order: WorkerOrder, listening: socket.socket, export: Export | 
             log.info("control_started", extra={"jobs": [job.name for job in jobs], "rss_bytes": resident_bytes()})
             poller = asyncio.get_running_loop().create_task(run_poller(order, AssetCopier, export))
             try:
-                await _Server(_config(site)).serve(sockets=[listening])
+                await Server(_config(site)).serve(sockets=[listening])
             finally:
                 await cancel_all((poller,))
     log.info("control_stopped")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, but it returns after a signal; uvicorn would raise the signal again and skip our cleanup."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _config(site: object) -> uvicorn.Config:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
 
 from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from elkapi.observe import serving
 from elkapi.translate.decode import told
 
 DRAIN_S = 30
@@ -106,8 +106,8 @@ async def send_whole(send: Send, status: int, body: bytes, more: tuple[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, but it calls `on_ready` when it listens, and does not raise a signal again after the drain."""
+class Server(serving.Server):
+    """Calls `on_ready` when it listens."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -117,13 +117,6 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
 
 
 async def serve(
@@ -135,7 +128,7 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish running calls for at most `drain_s` seconds.
 
-    `on_server` receives the server before it starts: setting its `should_exit` ends it like a signal.
+    `on_server` receives the server before it starts: its `stop` ends it like a signal.
     """
     config = uvicorn.Config(
         app,

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import ipaddress
 import os
-import signal
 import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
+from elkapi.observe.serving import Server
 from elkapi.sandbox.app import Options, Sandbox, create
 from elkapi.sandbox.raw import WireProtocol
 
@@ -69,23 +68,11 @@ class Running:
         self.base_url = base_url
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, but it does not re-raise the signal that stopped it, which would skip our own cleanup."""
-
-    _stop: Callable[[], object] | None = None
-
-    async def main_loop(self) -> None:
-        """As uvicorn's, but `stop` ends it at once: uvicorn polls every 0.1 s."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        self._stop = functools.partial(loop.call_soon_threadsafe, ended.set)
-        ticks, end = asyncio.ensure_future(super().main_loop()), asyncio.ensure_future(ended.wait())
-        await asyncio.wait((ticks, end), return_when=asyncio.FIRST_COMPLETED)
-        for task in (ticks, end):
-            task.cancel()
-        await asyncio.gather(ticks, end, return_exceptions=True)
+class _Server(Server):
+    """Ends without a pause if no connection is open."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but without its pause of 0.1 s if no connection is open."""
+        """As uvicorn's, which first sleeps for 0.1 s."""
         for server in self.servers:
             server.close()
         for listening in sockets or []:
@@ -99,25 +86,6 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             await server.wait_closed()
         await self.lifespan.shutdown()
-
-    def stop(self) -> None:
-        """Stop the server; called from another thread."""
-        self.should_exit = True
-        if self._stop is not None:
-            self._stop()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Handle SIGINT and SIGTERM while serving, in the main thread only: Python allows handlers nowhere else."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

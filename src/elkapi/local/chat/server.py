@@ -317,4 +317,4 @@ async def _look_after(app: ChatApp, limits: ChatLimits, servers: list[Server]) -
         idle_s = slots.idle_s() if slots is not None else time.monotonic() - born_s
         if limits.idle_s and idle_s > limits.idle_s:
             for server in servers:
-                server.should_exit = True
+                server.stop()
