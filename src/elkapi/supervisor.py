@@ -31,7 +31,9 @@ from elkapi.settings import Settings
 
 BACKLOG = 2048
 ON_DEMAND_BACKLOG = 128
+# Pause between two looks at the children: the long one while only a signal or a caller, which end it, can bring news.
 TICK_S = 0.1
+QUIET_TICK_S = 1.0
 RESTART_FIRST_S = 0.05
 RESTART_MAX_S = 5.0
 STEADY_AFTER_S = 10.0
@@ -114,7 +116,7 @@ class Supervisor:
                 self._look_after()
                 if self._rolling:
                     self._roll()
-                self._wait(TICK_S)
+                self._wait(QUIET_TICK_S if self._is_quiet() else TICK_S)
         finally:
             self._stop_all()
         return 0
@@ -188,6 +190,13 @@ class Supervisor:
         if not self._announced and all(child.ready for child in (*self._helpers, *self._workers)):
             self._announced = True
             self._announce()
+
+    def _is_quiet(self) -> bool:
+        """Whether no child is about to become ready, or to be started again after a pause."""
+        now_s = time.monotonic()
+        return all(child.process is not None and child.ready for child in (*self._helpers, *self._workers)) and all(
+            child.process is not None or now_s >= child.restart_at_s for child in self._callable
+        )
 
     def _check_ready(self, child: Child) -> None:
         if child.listener is not None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -299,6 +299,43 @@ def test_who_waits_for_a_role_on_demand_that_dies_is_turned_away_at_once(on_dema
         # It rests after a failure, and nobody spins meanwhile.
         assert len(started) == 1
         assert child.restart_at_s > 1000.0
+
+
+@pytest.mark.parametrize(
+    ("role", "process", "ready", "rests", "quiet"),
+    [
+        ("worker", True, True, False, True),
+        ("worker", True, False, False, False),
+        ("worker", False, True, True, False),
+        ("models", True, True, False, True),
+        ("models", True, False, False, False),
+        ("models", False, True, True, False),
+        ("chat", False, False, False, True),
+        ("chat", True, False, False, True),
+        ("chat", False, True, True, False),
+    ],
+)
+def test_a_supervisor_looks_rarely_unless_a_child_is_about_to_be_ready_or_started(
+    on_demand: Any, role: str, process: bool, ready: bool, rests: bool, quiet: bool
+) -> None:
+    supervising, _ = on_demand
+    calm = Child("control")
+    calm.process, calm.ready = cast(Any, Running()), True
+    child = supervising._callable[0] if role == "chat" else Child(role)
+    child.process, child.ready = Running() if process else None, ready
+    child.restart_at_s = time.monotonic() + rests
+    supervising._helpers += [calm] if role != "models" else [calm, child]
+    supervising._workers += [child] if role == "worker" else []
+    assert supervising._is_quiet() == quiet
+
+
+def test_a_long_pause_of_the_supervisor_ends_with_a_signal_or_a_caller(on_demand: Any, tmp_path: Path) -> None:
+    supervising, _ = on_demand
+    os.write(supervising._wake_write, b"\0")  # As Python does for each signal.
+    supervising._wait(3600.0)
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        supervising._wait(3600.0)
 
 
 def test_a_machine_out_of_descriptors_does_not_end_the_supervisor(
