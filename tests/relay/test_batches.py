@@ -959,6 +959,8 @@ async def test_two_gateways_share_a_batch_and_run_no_line_twice(
         texts = {name: found.message.content[0].text for name, found in (await results_of(sdk, batch.id)).items()}
         assert texts == {f"line-{n}": f"answer {n}" for n in range(60)}
         assert len(sandbox.sandbox.recorder.shown()) == 60
+        for one in (first, second):
+            one.plane.metrics.count()
         taken = [sum(one.plane.metrics.attempts.values()) for one in (first, second)]
         assert sum(taken) == 60
         assert min(taken) > 0

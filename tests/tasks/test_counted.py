@@ -20,7 +20,7 @@ from elkapi.control.tasking import Ends, opened_poller, polling
 from elkapi.control.telemetry import telemetry_running
 from elkapi.money import parse_usd
 from elkapi.observe.calls import CallFacts
-from elkapi.observe.metrics import CallCounts, TaskMetrics
+from elkapi.observe.metrics import CallCounts, Metrics, TaskMetrics
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
 from elkapi.storage.db import cancel_all
@@ -66,6 +66,12 @@ async def counting(tasks: Tasks) -> AsyncIterator[Counted]:
     counted.ends.flush()
 
 
+def counted_of(tasks: Tasks) -> Metrics:
+    """The worker's metrics, with everything counted that has finished."""
+    tasks.gate.plane.metrics.count()
+    return tasks.gate.plane.metrics
+
+
 async def submitted(tasks: Tasks, **headers: str) -> tuple[str, Any]:
     reply = await tasks.submit(headers=headers)
     assert reply.status_code == 200, reply.text
@@ -80,7 +86,7 @@ async def test_a_success_counts_its_charge_its_submit_and_its_attempt(tasks: Tas
     assert counted.nano == (HALF, 0) == (tasks.gate.books().charged_nano, 0)
     assert counted.counts.requests == {(TEXT, 200): 1}
     assert {outcome: count for (_, outcome), count in counted.counts.attempts.items()} == {"ok": 1}
-    worker = tasks.gate.plane.metrics
+    worker = counted_of(tasks)
     assert (worker.requests, worker.charged_nano, worker.attempts) == ({}, 0, {})
 
 
@@ -131,7 +137,7 @@ async def test_an_end_whose_step_is_refused_is_not_counted(tasks: Tasks) -> None
 async def test_a_submit_that_was_refused_counts_in_its_worker(tasks: Tasks) -> None:
     tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
     assert (await tasks.submit()).status_code == 400
-    metrics = tasks.gate.plane.metrics
+    metrics = counted_of(tasks)
     assert len(metrics.requests) == 1
     assert list(metrics.durations) == [TEXT]
     async with counting(tasks) as counted:
@@ -148,7 +154,7 @@ async def test_a_submit_whose_end_somebody_else_wrote_is_not_counted(
     tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
     monkeypatch.setattr(tasks.gate.plane.ledger, "step", refuse)
     assert (await tasks.submit()).status_code == 400
-    assert tasks.gate.plane.metrics.requests == {}
+    assert counted_of(tasks).requests == {}
 
 
 async def test_a_cancel_counts_in_its_worker_and_not_as_a_duration(
@@ -164,7 +170,7 @@ async def test_a_cancel_counts_in_its_worker_and_not_as_a_duration(
     begun = await tasks.call("POST", "/runwayml/v1/image_to_video", body)
     reply = await tasks.call("DELETE", f"/runwayml/v1/tasks/{begun.json()['id']}")
     assert reply.status_code == 204, reply.text
-    metrics = tasks.gate.plane.metrics
+    metrics = counted_of(tasks)
     assert [(status, count) for (_, status), count in metrics.requests.items()] == [(499, 1)]
     assert not metrics.durations
 

@@ -13,9 +13,7 @@ from elkapi.types import RequestRecord
 
 def note(plane: DataPlane, record: RequestRecord, *, timed: bool = True) -> None:
     """Queue the log line and count one call; no I/O. `timed`: its duration is that of its record."""
-    plane.metrics.add(record)
-    if timed:
-        plane.metrics.durations[record.operation].add(record.duration_ms / 1000)
+    plane.metrics.finished(record, timed=timed)
     plane.log.write_later("request", "info" if record.status < 500 else "warning", _line, record)
 
 

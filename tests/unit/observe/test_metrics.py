@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from elkapi.observe.metrics import CallCounts
+from elkapi.observe.metrics import COUNTED_TOGETHER, CallCounts, Metrics
 from elkapi.types import RequestRecord, Usage
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -196,25 +196,17 @@ def test_the_page_is_read_while_a_process_makes_its_files(tmp_path: Path) -> Non
     assert {path.suffix for path in tmp_path.iterdir()} == {".db", ".lock"}
 
 
-def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
-    usage = Usage(
-        input_tokens=1,
-        cached_tokens=2,
-        cache_write_5m_tokens=4,
-        cache_write_1h_tokens=8,
-        audio_input_tokens=16,
-        image_input_tokens=32,
-        cached_audio_tokens=64,
-    )
-    record = RequestRecord(
-        id=bytes(16),
+def record_of(usage: Usage, id: bytes = bytes(16), duration_ms: float = 1.0) -> RequestRecord:
+    """A finished call."""
+    return RequestRecord(
+        id=id,
         key_id=1,
         owner_id=1,
         operation="op",
         model="m",
         group="default",
         created_ns=0,
-        duration_ms=1.0,
+        duration_ms=duration_ms,
         status=200,
         outcome="ok",
         usage=usage,
@@ -225,9 +217,38 @@ def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
         charge_nano=0,
         loss_nano=0,
     )
+
+
+def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
+    usage = Usage(
+        input_tokens=1,
+        cached_tokens=2,
+        cache_write_5m_tokens=4,
+        cache_write_1h_tokens=8,
+        audio_input_tokens=16,
+        image_input_tokens=32,
+        cached_audio_tokens=64,
+    )
+    record = record_of(usage)
     counts = CallCounts(CollectorRegistry())
     counts.add(record)
     assert counts.tokens == 127
+
+
+def test_finished_calls_are_counted_together_and_before_the_numbers_are_moved() -> None:
+    metrics = Metrics()
+    for number in range(COUNTED_TOGETHER - 1):
+        metrics.finished(record_of(Usage(input_tokens=2), bytes([number]) * 16, 20.0), timed=number > 0)
+    assert (dict(metrics.requests), metrics.tokens) == ({}, 0)
+    metrics.finished(record_of(Usage(input_tokens=2), b"last", 20.0), timed=True)
+    assert (dict(metrics.requests), metrics.tokens) == ({("op", 200): COUNTED_TOGETHER}, 2 * COUNTED_TOGETHER)
+    assert sum(metrics.durations["op"].counts) == COUNTED_TOGETHER - 1
+    metrics.finished(record_of(Usage(), b"one more", 20.0), timed=False)
+    metrics.fold({})
+    assert (dict(metrics.requests), dict(metrics.durations)) == ({}, {})
+    metrics.finished(record_of(Usage(), b"another", 20.0), timed=True)
+    metrics.count()
+    assert (dict(metrics.requests), sum(metrics.durations["op"].counts)) == ({("op", 200): 1}, 1)
 
 
 def test_every_metric_that_the_documentation_names_is_one_of_the_page(tmp_path: Path) -> None:
