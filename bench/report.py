@@ -107,7 +107,8 @@ def goals(result: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         wanted, measured = f"none, <= {late_ms} ms", f"{run['errors']:.0f}, {run['max_ms']:.1f} ms"
         found.append((f"lost of {crowd['streams']} streams at once, latest event", wanted, measured, held))
     if cost := result.get("ledger_us"):
-        found.append(("hold and settlement", f"<= {LEDGER_US_GOAL} us", f"{cost[0]:.0f} us", cost[0] <= LEDGER_US_GOAL))
+        measured = f"{round(cost[0])} us"
+        found.append(("hold and settlement", f"<= {LEDGER_US_GOAL} us", measured, cost[0] <= LEDGER_US_GOAL))
     if worker_mb := result["rss_mb"].get("elk-worker"):
         found.append(("a worker", f"<= {WORKER_MB_GOAL} MB", f"{worker_mb:.0f} MB", worker_mb <= WORKER_MB_GOAL))
     if keys := result.get("keys"):
@@ -138,7 +139,7 @@ def _crowd(found: dict[str, Any]) -> list[str]:
 
 def _range(figures: list[float]) -> str:
     median, low, high = figures
-    return f"{median:.0f} [{low:.0f}-{high:.0f}]"
+    return f"{round(median)} [{round(low)}-{round(high)}]"
 
 
 def write_block(path: Path, block: str, mark: str = "gateway bench") -> None:
