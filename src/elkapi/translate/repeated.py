@@ -22,7 +22,7 @@ SHAPES_MAX = 8
 # So many events of one kind in a row are worth learning their shape.
 ALIKE_MIN = 3
 SHAPE_BYTES_MAX = 4096
-_PROBE = "another text"
+_PROBE, _FILLER_PROBE = "another text", "another"
 
 
 class Shape(msgspec.Struct, frozen=True, gc=False):
@@ -100,6 +100,7 @@ def shape_of(frame: Frame, event: Event) -> Shape | None:
         return None
     try:
         value = msgspec.json.decode(frame.data)
+        expected = _with_probe(value, event.text)
     except NOT_JSON:
         return None
     parted = _parted(frame.raw, event.text)
@@ -112,9 +113,12 @@ def shape_of(frame: Frame, event: Event) -> Shape | None:
         if behind is None:
             return None
         after, rest = behind
+    told = before + _PROBE.encode() + after
+    if filler is not None:
+        expected[FILLER] = _FILLER_PROBE
+        told += _FILLER_PROBE.encode() + rest
     shape = Shape(before, after, rest, len(before), len(after), type(event))
-    told = frame_of(before + _PROBE.encode() + after + ((filler or "").encode() + rest))
-    return shape if _differs_in(value, told.data, event.text) else None
+    return shape if expected != value and _is(frame_of(told).data, expected) else None
 
 
 def _parted(raw: bytes, text: str) -> tuple[bytes, bytes] | None:
@@ -124,16 +128,15 @@ def _parted(raw: bytes, text: str) -> tuple[bytes, bytes] | None:
     return (before + b'"', b'"' + after) if found and quoted not in after else None
 
 
-def _differs_in(value: Any, data: bytes | None, text: str) -> bool:
-    """Whether `data` is `value` with _PROBE in the only place of `text`."""
+def _is(data: bytes | None, expected: Any) -> bool:
     try:
-        expected = _with_probe(value, text)
-        return data is not None and expected != value and bool(msgspec.json.decode(data) == expected)
+        return data is not None and bool(msgspec.json.decode(data) == expected)
     except NOT_JSON:
         return False
 
 
 def _with_probe(value: Any, text: str) -> Any:
+    """`value` with the probe in every place of `text`."""
     if isinstance(value, dict):
         return {name: _with_probe(member, text) for name, member in value.items()}
     if isinstance(value, list):

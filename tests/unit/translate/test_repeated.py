@@ -141,6 +141,7 @@ def test_the_random_letters_of_openai_may_differ_too() -> None:
         (text_frame(obfuscation=5), TextDelta("hello")),
         (text_frame(obfuscation="hello"), TextDelta("hello")),
         (text_frame(obfuscation="a-b"), TextDelta("hello")),
+        (frame_of(event({"obfuscation": "abc", "x": "hello", "service_tier": "abc"})), TextDelta("hello")),
         (frame_of(event('{"x":"\\u0068ello","y":"hello"}')), TextDelta("hello")),
         (frame_of(event('{"x":"a","y":1} {"z":"hello"}')), TextDelta("hello")),
         (frame_of(b": hello\n\n"), TextDelta("hello")),
@@ -152,6 +153,12 @@ def test_the_random_letters_of_openai_may_differ_too() -> None:
 )
 def test_an_event_whose_text_is_not_certain_has_no_shape(frame: Frame, event: Event) -> None:
     assert shape_of(frame, event) is None
+
+
+@pytest.mark.parametrize("depth", [100, 300, 400, 480, 600, 900, 1500])
+def test_no_depth_of_an_event_is_an_error(depth: int) -> None:
+    """Python may give up before the decoder does."""
+    shape_of(frame_of(event('{"x":"hello","y":' + "[" * depth + "]" * depth + "}")), TextDelta("hello"))
 
 
 def test_a_text_may_stand_anywhere() -> None:
