@@ -56,7 +56,7 @@ _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # An answer without a choice is no answer, whatever its usage. Quotes within a text are escaped.
 _OF_CHOICES = ("chat", "completions")
-_FIRST_CHOICE = b'"choices":[{'
+_CHOICES, _FIRST_CHOICE = b'"choices"', b'"choices":[{'
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 # Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
@@ -187,7 +187,7 @@ class Same:
 
     def whole(self, body: bytes) -> Whole:
         given = self.request.facts
-        if self.wire in _OF_CHOICES and body.find(_FIRST_CHOICE) < 0 and _NO_CHOICES.search(body) is not None:
+        if self.wire in _OF_CHOICES and _lacks_choices(body):
             raise Unreadable("no choices")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
@@ -418,6 +418,14 @@ def facts_for(request: Request, created_s: int, clock: Clock | None = None) -> R
 def writer_for(request: Request, facts: ReplyFacts) -> Writer:
     """The writer of a stream in the caller's dialect and form."""
     return ArrayWriter(facts) if request.array else DIALECTS[request.operation.wire or ""].writer(facts)
+
+
+def _lacks_choices(body: bytes) -> bool:
+    """Whether an answer has an empty list of choices anywhere. A pattern only if its only list does not begin with a
+    choice, since every chat runs it."""
+    if body.find(_FIRST_CHOICE) >= 0 and body.count(_CHOICES) == 1:
+        return False
+    return _NO_CHOICES.search(body) is not None
 
 
 def _ran_unpriced(body: bytes) -> bool:
