@@ -196,13 +196,15 @@ class Books:
 
     def _together(self, orders: Sequence[Order]) -> list[Outcome]:
         batch = _Batch(orders, self._clock.now_ns())
-        claiming = [order for order in orders if type(order) is Hold and (order.claim or order.task)]
-        if claiming:
-            for index, refusal in self._claims.take_all(orders, batch.now_ns):
-                batch.outcomes[index] = refusal
-            for index, hold in self._tasker.name_all(orders, batch.outcomes):
-                batch.outcomes[index] = Refusal("conflict", code=MARK_TAKEN)
-                self._claims.forget(hold)
+        # Most holds have neither a claim nor a task.
+        special = [
+            (index, order) for index, order in enumerate(orders) if type(order) is Hold and (order.claim or order.task)
+        ]
+        for index, refusal in self._claims.take_all(special, batch.now_ns):
+            batch.outcomes[index] = refusal
+        for index, hold in self._tasker.name_all(special, batch.outcomes):
+            batch.outcomes[index] = Refusal("conflict", code=MARK_TAKEN)
+            self._claims.forget(hold)
         for index, order in enumerate(orders):
             if isinstance(order, Settle):
                 self._plan_settle(batch, order)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from elkapi.ledger.orders import Hold, Order, Refusal, Settle, Step
+from elkapi.ledger.orders import Hold, Refusal, Settle, Step
 from elkapi.ledger.statements import Statements
 
 
@@ -20,15 +20,15 @@ class Claims:
         self._sql = sql
         self._keep_ns = keep_ns
 
-    def take_all(self, orders: Sequence[Order], now_ns: int) -> list[tuple[int, Refusal]]:
-        """Take every claim of these holds; returns (index, refusal) for those already taken.
+    def take_all(self, holds: Sequence[tuple[int, Hold]], now_ns: int) -> list[tuple[int, Refusal]]:
+        """Take every claim of these (index, hold); returns (index, refusal) for those already taken.
 
         Claims are taken in the order of their keys, so that two writers never deadlock.
         """
         claiming = [
             (order.claim.key_id, order.claim.operation, order.claim.idempotency_key, index, order)
-            for index, order in enumerate(orders)
-            if type(order) is Hold and order.claim is not None
+            for index, order in holds
+            if order.claim is not None
         ]
         refused = []
         for *_, index, order in sorted(claiming, key=lambda entry: entry[:4]):

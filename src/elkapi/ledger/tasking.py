@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elkapi.ledger.noticing import Noticer
-from elkapi.ledger.orders import Hold, Order, Refusal, Step, TaskRow
+from elkapi.ledger.orders import Hold, Refusal, Step, TaskRow
 from elkapi.ledger.statements import Statements
 from elkapi.storage.repos.tasks import asked_context, told_context
 from elkapi.storage.secrets import Sealer
@@ -45,13 +45,13 @@ class Tasker:
         self._sql = sql
         self._noticer = Noticer(cursor, sql)
 
-    def name_all(self, orders: Sequence[Order], outcomes: Sequence[Refusal | None]) -> list[tuple[int, Hold]]:
-        """Give the tasks of the holds that are not refused yet their callers' own names; returns (index, hold) of those
-        whose name another task has. In the order of the names, so that two writers never deadlock."""
+    def name_all(self, holds: Sequence[tuple[int, Hold]], outcomes: Sequence[Refusal | None]) -> list[tuple[int, Hold]]:
+        """Give the tasks of those (index, hold) that are not refused yet their callers' own names; returns those whose
+        name another task has. In the order of the names, so that two writers never deadlock."""
         named = [
             (order.task.key_id, order.task.own_mark, index, order)
-            for index, order in enumerate(orders)
-            if type(order) is Hold and order.task is not None and order.task.own_mark and outcomes[index] is None
+            for index, order in holds
+            if order.task is not None and order.task.own_mark and outcomes[index] is None
         ]
         named.sort(key=lambda each: each[:3])
         return [(index, hold) for key_id, mark, index, hold in named if not self._name(key_id, mark, hold.request_id)]
