@@ -154,25 +154,21 @@ class Metrics(CallCounts):
         }
         self.durations: dict[str, Durations] = defaultdict(Durations)
         self.alerts: dict[str, int] = defaultdict(int)
-        self._finished: list[RequestRecord] = []
-        self._untimed: set[bytes] = set()
+        self._finished: list[tuple[RequestRecord, bool]] = []
 
     def finished(self, record: RequestRecord, *, timed: bool) -> None:
         """Note a finished call or ended task, to be counted soon. `timed`: its duration is that of its record."""
-        self._finished.append(record)
-        if not timed:
-            self._untimed.add(record.id)
+        self._finished.append((record, timed))
         if len(self._finished) >= COUNTED_TOGETHER:
             self.count()
 
     def count(self) -> None:
         """Count what has finished."""
-        for record in self._finished:
+        for record, timed in self._finished:
             self.add(record)
-            if record.id not in self._untimed:
+            if timed:
                 self.durations[record.operation].add(record.duration_ms / 1000)
         self._finished.clear()
-        self._untimed.clear()
 
     def fold(self, gauges: dict[str, float]) -> None:
         """Move the plain numbers into the registry; called about once a second."""
