@@ -8,6 +8,7 @@ dialect repeats the whole answer at its end keeps that too, up to ANSWER_BYTES_M
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import msgspec
@@ -117,7 +118,7 @@ class Tally:
             self.beyond_bytes += len(text.encode())
 
 
-class Metered:
+class Metered(ABC):
     """The state that `Relayed` and `Translated` derive from a stream's events with `_learn`.
 
     `content`: something visible to the caller has arrived; `spoken`: something other than a refusal. `refused`: the
@@ -126,7 +127,7 @@ class Metered:
     the upstream opened and closed the answer. `recorded`: what the caller was sent, if that is kept. The relay sets
     `asks` and `served`: the priced features that the upstream was asked for, and those that it reports.
 
-    `repeats`: the reader is one for which `repeated.Repeats` is right.
+    `repeats`: events that repeat need not be read, see `Dialect.repeats`.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool, repeats: bool = False) -> None:
@@ -188,8 +189,9 @@ class Metered:
             self.tally.think(text)
         return self._repeated(shape, raw, text)
 
+    @abstractmethod
     def _repeated(self, shape: Shape, raw: bytes, text: str) -> bytes:
-        raise NotImplementedError
+        """What the caller gets for an event of this shape and text."""
 
     def _see(self, frame: Frame, events: list[Event]) -> None:
         """Note what the reader made of a frame."""
@@ -247,7 +249,6 @@ class Relayed(Metered):
 
     `strip_usage`: the caller did not ask for the usage chunk that the gateway requested, and expects no chunk without
     choices. `rename`: (field of the model's name, the client's name for the model) if the upstream's name differs.
-    `repeats`: the reader is one for which `repeated.shape_of` holds.
     """
 
     def __init__(
@@ -301,7 +302,7 @@ class Relayed(Metered):
         known = self._shape
         super()._see(frame, events)
         if self._rename is not None and (shape := self._shape) is not None and shape is not known:
-            rest, renamed = frame.raw[shape.before_bytes :], self._as_named(frame)
+            rest, renamed = frame.raw[len(shape.before) :], self._as_named(frame)
             if renamed.endswith(rest):
                 self._named = renamed.removesuffix(rest)
             else:
@@ -309,7 +310,7 @@ class Relayed(Metered):
                 self._shape = self._repeats = None
 
     def _repeated(self, shape: Shape, raw: bytes, text: str) -> bytes:
-        return raw if self._rename is None else self._named + raw[shape.before_bytes :]
+        return raw if self._rename is None else self._named + raw[len(shape.before) :]
 
     def _learn(self, event: Event) -> None:
         if isinstance(event, Failure) and event.kind in ANSWERS_OF_GEMINI:

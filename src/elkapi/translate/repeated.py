@@ -27,24 +27,22 @@ _PROBE, _FILLER_PROBE = "another text", "another"
 
 class Shape(msgspec.Struct, frozen=True, gc=False):
     """The fixed bytes of events that differ in their text: `before` it, `after` it, and `rest` behind the filler if
-    they have one. `before_bytes` and `after_bytes` are their lengths. `kind`: what the reader makes of one."""
+    they have one. `kind`: what the reader makes of one."""
 
     before: bytes
     after: bytes
     rest: bytes
-    before_bytes: int
-    after_bytes: int
     kind: type[TextDelta | ThinkingDelta]
 
     def text_of(self, raw: bytes) -> str:
         """The text of a whole event of this shape, "" for any other."""
         if not raw.startswith(self.before):
             return ""
-        start = self.before_bytes
+        start = len(self.before)
         end = raw.find(b'"', start)
         if not raw.startswith(self.after, end):
             return ""
-        filler = end + self.after_bytes
+        filler = end + len(self.after)
         if self.rest:
             if not raw.endswith(self.rest) or not raw[filler : -len(self.rest)].isalnum():
                 return ""
@@ -117,7 +115,7 @@ def shape_of(frame: Frame, event: Event) -> Shape | None:
     if filler is not None:
         expected[FILLER] = _FILLER_PROBE
         told += _FILLER_PROBE.encode() + rest
-    shape = Shape(before, after, rest, len(before), len(after), type(event))
+    shape = Shape(before, after, rest, type(event))
     return shape if expected != value and _is(frame_of(told).data, expected) else None
 
 
