@@ -281,10 +281,10 @@ async def test_a_process_that_hangs_up_is_asked_ever_more_rarely_and_told_of_onc
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(says)
-        if says.startswith(b"\xff"):
-            # Whoever hears this hangs up by himself.
-            while await reader.read(1 << 16):
-                pass
+        writer.write_eof()
+        # Whoever writes to a socket that is closed loses what he has not read yet: it closes after him.
+        while await reader.read(1 << 16):
+            pass
         writer.close()
 
     monkeypatch.setattr(client, "doubled_s", at_once)
