@@ -6,12 +6,22 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import obstore
 import pytest
 
-from elkapi.assets.kinds import MP4
-from elkapi.assets.store import AssetStore, StorageUrlError, StoreFailed, TooLarge, WrongType, open_store
+from elkapi.assets.kinds import MP4, WEBP
+from elkapi.assets.store import (
+    PIECE_BYTES,
+    AssetStore,
+    StorageUrlError,
+    StoreFailed,
+    TooLarge,
+    WrongType,
+    open_store,
+)
 from elkapi.settings import Settings
 from tests.assets import media
 
@@ -40,10 +50,59 @@ async def test_a_file_comes_back_as_it_was(store: AssetStore, data: bytes) -> No
     assert await whole(store, "a/b", 5, 105) == data[5:105]
     assert await store.at("a/b", 10, 4) == data[10:14]
     assert await locations(store) == ["a/b"]
+    # What is being copied right now has no row yet, and is not old enough to be an orphan.
+    assert [name async for names in store.older_than(60) for name in names] == []
     await store.delete("a/b")
     await store.delete("a/b")
     with pytest.raises(FileNotFoundError):
         await whole(store, "a/b")
+
+
+async def test_a_kind_is_known_by_its_first_bytes_however_few_come_at_once(store: AssetStore) -> None:
+    data = media.webp()
+    assert (await store.put("a/b", chunked(data, 1), len(data))).kind == WEBP
+    assert await whole(store, "a/b", 0, len(data)) == data
+
+
+async def test_a_file_is_given_in_pieces_and_to_its_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    async def put(objects: Any, location: str, feed: AsyncIterator[bytes], **options: Any) -> None:
+        given.extend([len(piece) async for piece in feed])
+
+    monkeypatch.setattr(obstore, "put_async", put)
+    data = LARGE[: 2 * PIECE_BYTES + 1]
+    await open_store(Settings(data_dir=str(tmp_path))).put("a/b", chunked(data), len(data))
+    assert given == [PIECE_BYTES, PIECE_BYTES, 1]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("failure", [OSError, obstore.exceptions.GenericError])
+async def test_a_write_that_fails_says_so_at_once_and_at_its_very_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int, failure: type[Exception]
+) -> None:
+    taken: list[int] = []
+
+    async def full(objects: Any, location: str, feed: AsyncIterator[bytes], **options: Any) -> None:
+        async for _ in feed:
+            if pieces > 1:
+                break
+        else:
+            # It is told the end, and only later that its file could not be completed.
+            for _ in range(10):
+                await asyncio.sleep(0)
+        raise failure("No space left on device")
+
+    async def source() -> AsyncIterator[bytes]:
+        for number in range(10 if pieces > 1 else 1):
+            taken.append(number)
+            yield LARGE[:PIECE_BYTES]
+
+    monkeypatch.setattr(obstore, "put_async", full)
+    with pytest.raises(StoreFailed, match="No space left"):
+        await open_store(Settings(data_dir=str(tmp_path))).put("a/b", source(), 10 * PIECE_BYTES)
+    # No more is fetched for a store that has refused it.
+    assert len(taken) <= pieces
 
 
 async def test_what_is_too_long_or_no_file_leaves_nothing(store: AssetStore, tmp_path: Path) -> None:
@@ -80,7 +139,10 @@ async def test_a_cancelled_copy_leaves_nothing(store: AssetStore, tmp_path: Path
 
     task = asyncio.create_task(store.put("a/b", hangs(), len(LARGE)))
     await waits.wait()
-    task.cancel()
+    # Whoever cancels again does not cut the clearing up short.
+    for _ in range(20):
+        task.cancel()
+        await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await locations(store) == []
@@ -121,10 +183,11 @@ async def test_no_part_stays_in_the_bucket(bucket_url: str, s3_endpoint: str, tm
 async def test_parts_of_a_killed_upload_are_removed_when_they_are_old(tmp_path: Path) -> None:
     store = open_store(Settings(data_dir=str(tmp_path)))
     await store.put("a/b", chunked(media.png()), MIB)
-    (tmp_path / "assets/a/c#1").write_bytes(b"half")
+    for name in ("c#1", "d#2.png"):
+        (tmp_path / "assets/a" / name).write_bytes(b"half")
     assert await store.remove_parts(3600) == 0
     assert await store.remove_parts(-60) == 1
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b"]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"b", "d#2.png"}
 
 
 async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -137,3 +200,43 @@ async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(StorageUrlError):
         open_store(Settings(storage_url=url))
+
+
+async def test_a_folder_of_ones_own_is_used_and_nobody_else_may_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere" / "files"
+    store = open_store(Settings(data_dir=str(tmp_path / "data"), storage_url=folder.as_uri()))
+    await store.put("a/b", chunked(media.png()), MIB)
+    assert (folder / "a/b").read_bytes() == media.png()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("query", "env", "config"),
+    [
+        ("", {}, {}),
+        ("", {"AWS_ENDPOINT_URL": "https://b", "AWS_DEFAULT_REGION": "b"}, {"endpoint": "https://b", "region": "b"}),
+        (
+            "",
+            {"AWS_ENDPOINT_URL": "x", "AWS_ENDPOINT_URL_S3": "http://c", "AWS_DEFAULT_REGION": "x", "AWS_REGION": "c"},
+            {"endpoint": "http://c", "region": "c"},
+        ),
+        (
+            "?endpoint=http://d&region=d",
+            {"AWS_ENDPOINT_URL_S3": "https://x", "AWS_REGION": "x"},
+            {"endpoint": "http://d", "region": "d"},
+        ),
+    ],
+    ids=["nothing", "general", "special", "address"],
+)
+def test_a_bucket_is_where_its_address_says_or_else_the_environment(
+    monkeypatch: pytest.MonkeyPatch, query: str, env: dict[str, str], config: dict[str, str]
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    bucket: Any = open_store(Settings(storage_url=f"s3://bucket/some/prefix/{query}"))._objects
+    shown = {name: bucket.config.get(name) for name in ("endpoint", "region") if name in bucket.config}
+    assert (bucket.config["bucket"], bucket.prefix, shown) == ("bucket", "some/prefix", config)
+    # Only an endpoint that is plain by its own address is asked in the clear.
+    assert bucket.client_options["allow_http"] == str(config.get("endpoint", "").startswith("http://")).lower()

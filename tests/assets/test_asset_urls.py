@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 
 from elkapi.assets.urls import STEP_S, AssetUrls
@@ -51,6 +52,16 @@ def test_an_address_stays_the_same_for_a_step() -> None:
     assert query_of(urls) == query
     clock.advance(1)
     assert query_of(urls) != query
+
+
+def test_an_address_names_its_file_and_has_a_signature_that_nobody_guesses() -> None:
+    urls, _ = signing(60)
+    for content_type, suffix in (("video/mp4", "mp4"), ("audio/mpeg", "mp3"), ("text/html", "bin")):
+        asset = msgspec.structs.replace(ASSET, id=bytes(range(16)), content_type=content_type)
+        path, _, query = urls.url(asset, "http://x").partition("?")
+        assert path == f"http://x/v1/assets/{asset.id.hex()}/video-0c0d0e0f.{suffix}"
+        (signature,) = parse_qs(query)["signature"]
+        assert len(bytes.fromhex(signature)) == 24
 
 
 def test_what_is_no_signature_opens_nothing() -> None:
