@@ -181,15 +181,23 @@ async def test_the_last_box_may_reach_to_the_end_of_the_file() -> None:
     assert await facts(whole[:at] + bytes(4) + whole[at + 4 :]) == Facts(5000, 1280, 720)
 
 
-@pytest.mark.parametrize("length", [2, 7, 1 << 31])
+@pytest.mark.parametrize(("length", "large"), [(2, None), (7, None), (1 << 31, None), (1, 8), (1, 15), (1, 1 << 40)])
 @pytest.mark.parametrize("name", [b"free", b"udta"])
 async def test_a_box_that_is_shorter_than_its_head_or_longer_than_what_holds_it_is_no_box(
-    name: bytes, length: int
+    name: bytes, length: int, large: int | None
 ) -> None:
-    wrong = struct.pack(">I4s", length, name)
+    wrong = struct.pack(">I4s", length, name) + (b"" if large is None else struct.pack(">Q", large))
     broken = film(wrong, track()) if name == b"udta" else media.box(b"ftyp", b"isom") + wrong + film(track())
     with pytest.raises(ProbeError, match="longer than what holds it"):
         await facts(broken, kinds.MP4)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\1" + bytes(20)])
+async def test_a_head_that_ends_too_early_is_no_head(content: bytes) -> None:
+    for name in (b"mvhd", b"trak"):
+        inner = media.box(b"mdia", media.box(b"mdhd", content)) if name == b"trak" else content
+        with pytest.raises(ProbeError, match="not what it says"):
+            await facts(film(media.box(name, inner)))
 
 
 async def test_so_many_boxes_are_read_and_not_one_more() -> None:
