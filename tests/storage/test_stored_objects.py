@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,6 +20,7 @@ from elkapi.relay.stored_objects import TOUCH_EVERY_NS, Kind, StoredObjects, sto
 from elkapi.settings import Settings
 from elkapi.storage.db import Reader
 from elkapi.storage.installation import Installation
+from elkapi.storage.repos import stored
 from elkapi.storage.schema import stored_objects
 from elkapi.translate.kept import Kept
 from elkapi.types import Grant, StoredObject
@@ -128,6 +131,7 @@ async def test_an_item_is_found_by_its_name_or_by_its_place_in_a_response(shelf:
     found = await shelf.objects.items(GRANT, [*places, "msg_2", "msg_3", *wrong])
     assert found.keys() == {*places, "msg_2", "msg_3"}
     assert [found[place]["content"][0]["text"] for place in places] == ["one", "two"]
+    assert (await shelf.objects.items(GRANT, places)).keys() == {*places}
     assert await shelf.objects.items(GRANT, wrong) == {}
 
 
@@ -141,9 +145,33 @@ async def test_a_conversation_that_goes_on_is_kept_anew_at_most_once_a_day(
         early = await shelf.keep(expires_ns=anew_ns - TOUCH_EVERY_NS - 1)
         late = await shelf.keep(expires_ns=anew_ns - TOUCH_EVERY_NS, previous=early.id)
         await shelf.objects.conversation(GRANT, text_of(late))
+        # One after the other: what nobody waits for was first.
+        assert not await shelf.objects.cancel(GRANT, late.id)
     with installation.database.read() as connection:
         kept = dict(connection.execute(select(stored_objects.c.id, stored_objects.c.expires_ns)).all())
     assert kept == {early.id: anew_ns, late.id: late.expires_ns}
+
+
+async def test_a_worker_that_ends_waits_for_the_change_that_nobody_waits_for(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def touch(*given: object) -> None:
+        begun.set()
+        may_end.wait()
+
+    monkeypatch.setattr(stored, "touch", touch)
+    made = await shelf.keep(expires_ns=shelf.clock.now_ns() + 1)
+    await shelf.objects.conversation(GRANT, text_of(made))
+    await asyncio.to_thread(begun.wait)
+    closing = asyncio.create_task(shelf.objects.aclose())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    has_waited = not closing.done()
+    may_end.set()
+    await closing
+    assert has_waited
 
 
 @pytest.mark.parametrize("status", ["in_progress", "failed", "cancelled"])
