@@ -240,6 +240,16 @@ async def test_ranges_and_conditions(world: World) -> None:
     assert "content-range" in browser.headers["access-control-expose-headers"]
 
 
+@pytest.mark.parametrize(("keep_s", "kept_s"), [(0, (3600, 3600)), (7200, (3600, 3600)), (600, (0, 600))])
+async def test_no_cache_keeps_a_file_for_longer_than_the_gateway_does(
+    tmp_path: Path, database_url: str, keep_s: int, kept_s: tuple[int, int]
+) -> None:
+    async with opened(tmp_path, database_url, asset_keep_s=keep_s) as world:
+        told = (await world.get(world.url(await world.copy()))).headers["cache-control"]
+    least, most = kept_s
+    assert least <= int(told.removeprefix("private, max-age=")) <= most
+
+
 async def test_a_reader_that_leaves_ends_the_read(world: World) -> None:
     asset = await world.copy()
     async with world.gate.http.stream("GET", world.url(asset)) as reply:

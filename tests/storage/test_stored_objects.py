@@ -52,6 +52,10 @@ class Shelf:
         await self._ledger.keep(made)
         return made
 
+    async def goes_on(self, made: StoredObject, first: int, frames: bytes) -> None:
+        """Keep the next piece of its stream."""
+        await self._ledger.keep(msgspec.structs.replace(made, frames=(first, frames)), frames_only=True)
+
     async def page(self, grant: Grant = GRANT, **more: Any) -> tuple[list[bytes], bool]:
         asked = {"limit": 10, "ascending": True, "after": None, "model": None, "metadata": {}, **more}
         found, has_more = await self.objects.page(grant, **asked)
@@ -217,5 +221,18 @@ async def test_only_its_owner_cancels_a_response_and_only_while_it_runs(shelf: S
     assert not await shelf.objects.cancel(GRANT, made.id)
     assert await shelf.objects.still_wanted([made.id]) == set()
     assert (await shelf.objects.find(GRANT, "response", text_of(made))).row.status == "cancelled"
-    assert await shelf.objects.frames(made.id, 0) == [(0, b"a")]
+    assert await shelf.objects.frames(made.id, 5) == [(0, b"a")]
     assert await shelf.objects.frames(bytes(16), 0) == []
+
+
+async def test_a_stream_is_read_from_the_piece_that_has_the_frame(shelf: Shelf) -> None:
+    made = await shelf.keep(status="in_progress", worker=os.urandom(16), frames=(0, b"ab"))
+    await shelf.goes_on(made, 2, b"cd")
+    await shelf.goes_on(made, 4, b"e")
+    pieces = [(0, b"ab"), (2, b"cd"), (4, b"e")]
+    assert [await shelf.objects.frames(made.id, first) for first in (1, 2, 3, 4)] == [
+        pieces,
+        pieces[1:],
+        pieces[1:],
+        pieces[2:],
+    ]
