@@ -96,6 +96,14 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
         "tasks_open",
     ),
     "a sender's look": (lambda c: notices.is_any_due(c, 5), "notices_due"),
+    "an operator's events given up": (
+        lambda c: notices.newest(c, state="given_up", limit=10),
+        "notices_given_up",
+    ),
+    "an operator's events given up behind one": (
+        lambda c: notices.newest(c, state="given_up", limit=10, before=A_NOTICE),
+        "notices_given_up",
+    ),
     "a runner's look": (lambda c: batch_lines.open_batches(c, 10, 5), "message_batches_open"),
     "a key's open batches": (lambda c: batches.open_work(c, 1), "message_batches_open"),
     "lines taken over": (lambda c: batch_lines.take_over(c, OWNER, 10), "batch_lines_running"),
@@ -168,6 +176,7 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "newest notices of a key": lambda c: notices.newest(c, key_id=1, limit=10),
     "newest notices": lambda c: notices.newest(c, limit=10),
     "notices behind one": lambda c: notices.newest(c, limit=10, before=A_NOTICE),
+    "newest notices given up": lambda c: notices.newest(c, state="given_up", limit=10),
     "notices that are over": lambda c: notices.purge(c, 5, 10),
     "a secret": lambda c: webhook_secrets.get(c, Sealer(bytes(32)), 1),
     "a file": lambda c: assets.find(c, GRANT, ID, 5),
@@ -188,7 +197,10 @@ GROWING = frozenset(
     }
 )
 # In the order of an index, from its end: a page of the newest reads no more than itself.
-PAGED = {"newest calls", "newest notices", "newest changes", "alerts", "tasks of several ends"}
+PAGED = {
+    *("newest calls", "newest notices", "newest notices given up", "newest changes", "alerts"),
+    "tasks of several ends",
+}
 
 
 # How many there are, whatever the list leaves out: by what is in the index alone.
@@ -352,6 +364,19 @@ def test_postgresql_too_has_an_index_for_what_is_asked(migrated_postgres_url: st
                 plan = [str(row[0]) for row in connection.exec_driver_sql("EXPLAIN " + text, values)]
                 found = [one for one in re.findall(r"Seq Scan on (\w+)", "\n".join(plan)) if one in GROWING]
                 assert not found, (text, plan)
+    finally:
+        database.close()
+
+
+@pytest.mark.postgres
+def test_postgresql_finds_events_given_up_without_the_delivered_ones(migrated_postgres_url: str) -> None:
+    database = Database.open(migrated_postgres_url)
+    try:
+        with database.write() as connection:
+            ((text, values),) = asked_by(connection, lambda c: notices.newest(c, state="given_up", limit=10))
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            plan = [str(row[0]) for row in connection.exec_driver_sql("EXPLAIN " + text, values)]
+            assert any("notices_given_up" in step for step in plan), plan
     finally:
         database.close()
 

@@ -297,6 +297,30 @@ async def test_pages_of_notices_continue_where_the_one_before_ended(installation
     assert seen == [(1, 1), (0, 3), (0, 2), (0, 1), (-1, 1)]
 
 
+async def test_events_given_up_are_listed_newest_first_page_by_page_without_the_others(
+    installation: Installation,
+) -> None:
+    database, fate = installation.database, ("given_up", "delivered", "given_up", "given_up", "delivered")
+    await written(installation, *(a_notice(created_ns=NOW_NS + age, key_id=age) for age in range(6)))
+    for row in taken(database, now_ns=NOW_NS + 4):
+        assert ended(database, row, state=fate[row.key_id])
+    seen, before = [], None
+    with database.read() as connection:
+        while page := rows.newest(connection, state="given_up", limit=2, before=before):
+            seen.append([row.key_id for row in page])
+            before = page[-1]
+        assert [row.key_id for row in rows.newest(connection, state="given_up", key_id=2)] == [2]
+        assert rows.newest(connection, state="given_up", key_id=1) == []
+        assert [row.key_id for row in rows.newest(connection, state="pending")] == [5]
+        assert [row.key_id for row in rows.newest(connection, state="delivered")] == [4, 1]
+    assert seen == [[3, 2], [0]]
+    # Sent again, it is no longer among them.
+    with database.write() as connection:
+        assert before is not None
+        assert rows.replay(connection, before.id, now_ns=NOW_NS, until_ns=NOW_NS + DAY_NS)
+        assert [row.key_id for row in rows.newest(connection, state="given_up")] == [3, 2]
+
+
 async def test_what_a_dead_sender_left_can_be_sent_again_as_soon_as_nobody_may_send_it(
     installation: Installation,
 ) -> None:

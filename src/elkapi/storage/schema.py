@@ -489,6 +489,16 @@ Index(
     sqlite_where=notices.c.state == "pending",
     postgresql_where=notices.c.state == "pending",
 )
+# Operators look up what was given up, among all that was delivered; only what is given up pays for the index.
+Index(
+    "notices_given_up",
+    notices.c.created_ns,
+    notices.c.number,
+    notices.c.task_id,
+    notices.c.place,
+    sqlite_where=notices.c.state == "given_up",
+    postgresql_where=notices.c.state == "given_up",
+)
 
 deliveries = Table(
     "deliveries",

@@ -32,6 +32,7 @@ from elkapi.storage.migrations import (
     m0013_keys_by_name,
     m0014_assets_of_key,
     m0015_tasks_listed,
+    m0016_notices_given_up,
 )
 
 Step = Callable[[Connection, int], None]
@@ -62,6 +63,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0013_keys_by_name", m0013_keys_by_name.pre, m0013_keys_by_name.post),
     Migration("0014_assets_of_key", m0014_assets_of_key.pre, m0014_assets_of_key.post),
     Migration("0015_tasks_listed", m0015_tasks_listed.pre, m0015_tasks_listed.post),
+    Migration("0016_notices_given_up", m0016_notices_given_up.pre, m0016_notices_given_up.post),
 )
 
 

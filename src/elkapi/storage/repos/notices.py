@@ -31,9 +31,10 @@ from elkapi.storage import schema
 _notices, _deliveries = schema.notices, schema.deliveries
 _n, _d = _notices.c, _deliveries.c
 
-PENDING = "pending"
-# As the indexes of what is pending spell it: PostgreSQL may not use them for a parameter.
+PENDING, GIVEN_UP = "pending", "given_up"
+# As the partial indexes spell them: PostgreSQL may not use those for a parameter.
 _PENDING: ColumnElement[str] = literal_column(f"'{PENDING}'")
+_GIVEN_UP: ColumnElement[str] = literal_column(f"'{GIVEN_UP}'")
 # How many due notices are searched for one whose host has a free slot.
 LOOKED_AT_MAX = 500
 ANSWER_CHARACTERS_MAX = 500
@@ -214,7 +215,7 @@ def newest(
     if key_id is not None:
         query = query.where(_n.key_id == key_id)
     if state is not None:
-        query = query.where(_n.state == state)
+        query = query.where(_n.state == (_GIVEN_UP if state == GIVEN_UP else state))
     return [NoticeRow(*row) for row in connection.execute(query)]
 
 
