@@ -402,6 +402,34 @@ async def test_an_early_answer_does_not_wait_for_the_body() -> None:
     assert kept.count(b"HTTP/1.1 401 ") == 2
 
 
+@pytest.mark.parametrize("answers_early", [True, False])
+async def test_what_still_comes_of_a_body_that_nobody_reads_is_kept_nowhere(answers_early: bool) -> None:
+    async def refuse(call: Call) -> None:
+        call.reply.send(401, [], b"no")
+
+    async with running(refuse if answers_early else echo) as (_, port), connected(port) as (reader, writer):
+        side = await served(writer)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        incoming = await until(lambda: side.incoming)
+        if answers_early:
+            await reader.readuntil(b"no")
+        else:
+            side.overdue()
+        for piece in (b"2\r\nde\r\n", b"3e9\r\n" + b"x" * 1001 + b"\r\n"):
+            side.data_received(piece)
+            assert incoming._chunks == []
+
+
+async def test_a_piece_of_a_body_that_exceeds_the_limit_is_not_kept() -> None:
+    async with running() as (_, port), connected(port) as (_, writer):
+        side = await served(writer)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        incoming = await until(lambda: side.incoming)
+        side.data_received(b"3e6\r\n" + b"x" * 998)
+        assert incoming.error is not None
+        assert incoming._chunks == []
+
+
 async def test_a_call_that_its_handler_does_not_answer_ends_its_connection() -> None:
     async def silent(call: Call) -> None:
         if call.path == "/begun":
@@ -430,6 +458,24 @@ async def test_what_a_call_does_after_its_early_answer_is_done_though_its_client
         await until(lambda: not server.connections)
         left.set()
         await asyncio.wait_for(done.wait(), 5)
+
+
+async def test_what_a_call_does_after_it_cut_its_answer_off_is_done() -> None:
+    """Its money is settled then; only a client that leaves by itself is a reason to stop."""
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def cut(call: Call) -> None:
+        call.reply.start(200, [])
+        await call.reply.write(b"half")
+        call.reply.abort()
+        await go_on.wait()
+        done.set()
+
+    async with running(cut) as (server, port):
+        assert b"0\r\n\r\n" not in await talk(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: not server.connections)
+        go_on.set()
+        await until(done.is_set)
 
 
 async def test_a_leaving_client_cancels_its_handler() -> None:
@@ -513,6 +559,21 @@ async def test_a_draining_server_answers_an_idle_connection_once_more() -> None:
         assert b"x-path: /last" in reply
         assert b"connection: close" in reply
         assert await draining == 0
+
+
+async def test_nothing_is_answered_behind_an_answer_that_a_draining_server_called_its_last() -> None:
+    """The client sends it again elsewhere, where it is charged."""
+    asked: list[str] = []
+
+    async def note(call: Call) -> None:
+        asked.append(call.path)
+        await echo(call)
+
+    async with running(note) as (server, port):
+        server.draining = True
+        reply = await talk(port, b"GET /last HTTP/1.1\r\nHost: a\r\n\r\nGET /behind HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert asked == ["/last"]
+    assert reply.count(b"HTTP/1.1 200 OK") == reply.count(b"connection: close") == 1
 
 
 async def test_an_idle_connection_whose_next_request_is_in_the_kernel_is_not_closed() -> None:
@@ -811,6 +872,58 @@ async def test_head_gets_no_body_and_connection_close_is_honoured() -> None:
         reply = await talk(port, b"HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 200 ")
     assert reply.endswith(b"\r\n\r\n")
+
+
+async def streamed(call: Call) -> None:
+    """An answer of three pieces, one of them from outside of its flow, with what must not become one."""
+    call.reply.common = b"x-common: 1\r\n"
+    assert not call.reply.started
+    call.reply.start(200, [(b"x-path", call.path.encode())], 9 if call.path == "/length" else None)
+    assert call.reply.started
+    await call.reply.write(b"one")
+    await call.reply.write(b"")
+    reply: Any = call.reply
+    call.reply.push(b"two")
+    reply.connection.pause_writing()
+    call.reply.push(b"while the client is slow")
+    reply.connection.resume_writing()
+    call.reply.finish(b"end")
+    call.reply.push(b"late")
+
+
+@pytest.mark.parametrize(
+    ("path", "framing", "body"),
+    [
+        (b"/", b"transfer-encoding: chunked", b"3\r\none\r\n3\r\ntwo\r\n3\r\nend\r\n0\r\n\r\n"),
+        (b"/length", b"content-length: 9", b"onetwoend"),
+    ],
+)
+async def test_a_streamed_answer_is_framed_so_that_the_next_one_is_found(
+    path: bytes, framing: bytes, body: bytes
+) -> None:
+    async with running(streamed) as (_, port):
+        for method, expected in ((b"GET", body), (b"HEAD", b"")):
+            reply = await talk(port, b"%b %b HTTP/1.1\r\nHost: a\r\n\r\n" % (method, path) * 2)
+            before, *answers = reply.split(b"HTTP/1.1 200 OK\r\n")
+            assert (before, len(answers)) == (b"", 2)
+            for answer in answers:
+                head, _, found = answer.partition(b"\r\n\r\n")
+                assert found == expected
+                assert {b"x-common: 1", framing} <= set(head.split(b"\r\n"))
+                assert b"connection: close" not in head
+                assert (b"chunked" in head) != (b"content-length" in head)
+
+
+async def test_a_head_is_handled_as_the_get_that_it_stands_for() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def note(call: Call) -> None:
+        seen.append((call.method, call.head_only))
+        await echo(call)
+
+    async with running(note) as (_, port):
+        await talk(port, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert seen == [("GET", True), ("GET", False)]
 
 
 async def test_expect_continue_is_answered() -> None:
