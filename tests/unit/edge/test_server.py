@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -248,6 +249,19 @@ async def test_headers_over_the_limit_and_garbage_are_400() -> None:
             b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         ):
             assert (await talk(port, request)).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"GET /" + b"u" * 3000 + b" HTTP/1.1", "The URL must be at most 2000 bytes."),
+        (b"CONNECT a.example:443 HTTP/1.1", "CONNECT is not supported: this server is not a proxy."),
+    ],
+)
+async def test_a_refused_head_is_told_what_is_wrong_with_it(start: bytes, told: str) -> None:
+    async with running() as (_, port):
+        reply = await talk(port, start + b"\r\nHost: a\r\n\r\n")
+    assert msgspec.json.decode(reply.partition(b"\r\n\r\n")[2])["error"]["message"].startswith(told)
 
 
 async def test_a_header_line_that_never_ends_is_refused_without_waiting_for_its_end() -> None:
@@ -781,6 +795,19 @@ async def test_the_last_descriptors_are_not_given_to_new_connections(monkeypatch
         assert code(reply) == "too_many_connections"
 
 
+@pytest.mark.parametrize(("descriptors", "taken"), [(9, False), (10, True)])
+async def test_a_connection_is_refused_from_the_first_descriptor_on_that_is_not_for_clients(
+    descriptors: int, taken: bool
+) -> None:
+    server = Server(echo, rejected, LIMITS)
+    server.descriptors_max = descriptors
+    side = connection.Connection(server, asyncio.get_running_loop())
+    transport = Mock()
+    transport.get_extra_info.return_value.fileno.return_value = 9
+    side.connection_made(transport)
+    assert (side.closing, transport.write.called) == (not taken, not taken)
+
+
 STARVED = """
 import asyncio, logging, resource, socket, sys, time
 import uvloop
@@ -1173,6 +1200,40 @@ async def test_a_body_that_breaks_after_its_answer_gets_no_second_answer() -> No
             port, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n"
         )
     assert reply.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_body_that_breaks_after_its_answer_ends_its_connection_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hasty(call: Call) -> None:
+        call.reply.send(401, [], b"no")
+
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 3600.0)
+    async with running(hasty) as (server, port), connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await reader.readuntil(b"no")
+        writer.write(b"zz\r\n")
+        await until(lambda: not server.connections)
+
+
+async def test_what_comes_behind_a_broken_head_stays_unread_while_the_call_before_it_is_answered() -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+        await echo(call)
+
+    async with running(wait) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        side = await served(writer)
+        writer.write(CALL + b"garbage\r\n\r\n")
+        await until(lambda: side.current is not None and side.current.close_after)
+        writer.write(CALL)
+        await until(side._is_unread)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert side._is_unread()
+        release.set()
+        await until(lambda: not server.connections)
+        writer.close()
 
 
 @pytest.mark.parametrize("seconds", [60, 0])
