@@ -434,6 +434,28 @@ async def test_what_still_comes_of_a_body_that_nobody_reads_is_kept_nowhere(answ
             assert incoming._chunks == []
 
 
+async def test_a_client_that_does_not_end_its_answered_body_is_closed_after_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would otherwise keep its connection for as long as it likes."""
+
+    async def refuse(call: Call) -> None:
+        call.reply.send(401, [], b"no")
+
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 3600.0)
+    async with running(refuse) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        side = await served(writer)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nabc")
+        await reader.readuntil(b"no")
+        assert side.deadline_s - time.monotonic() <= connection.LINGER_S
+        writer.write(b"more")  # asyncio sends at once, so the server has not read it yet.
+        side.overdue()
+        assert side.deadline_s == inf
+        await until(lambda: not server.connections)
+        writer.close()
+
+
 async def test_a_piece_of_a_body_that_exceeds_the_limit_is_not_kept() -> None:
     async with running() as (_, port), connected(port) as (_, writer):
         side = await served(writer)
