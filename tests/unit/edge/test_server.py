@@ -396,6 +396,7 @@ async def test_a_client_that_stays_after_its_refusal_is_closed_and_the_sweep_goe
         await until(lambda: one.header_bytes)
         server._tick()
         assert (await reader.read()).startswith(b"HTTP/1.1 40")
+        assert one.deadline_s - time.monotonic() <= connection.LINGER_S
         one.deadline_s = 0.0  # It keeps its half of the connection open for longer than the server lingers.
         server._tick()
         await until(lambda: not server.connections)
@@ -654,6 +655,8 @@ async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection()
         await asyncio.sleep(0)
         release.set()
         await reader.readuntil(b"0\r\n\r\n")
+        (side,) = server.connections
+        assert side.deadline_s - time.monotonic() <= connection.DRAIN_IDLE_S
         writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
         reply = await reader.read()
         assert b"x-path: /last" in reply
