@@ -374,7 +374,10 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         if exchange and exchange.close_after:
-            self._close()
+            if self.transport.is_reading():
+                self._close()
+            else:  # What broke its framing is still unread.
+                self._linger()
         elif self.waiting:
             following = self.waiting.popleft()
             self._begin(following)
@@ -431,16 +434,25 @@ class Connection(asyncio.Protocol):
             # The request in progress was complete: it is answered first, and the broken rest is dropped.
             self.transport.pause_reading()
             return
-        self.closing = True
         if self.current:
             # Its answer was sent; a second one would be taken for the answer to the next request.
+            self.closing = True
             self._close()
             return
         status, headers, body = self.server.rejected(error, new_id())
         framing = b"content-length: %d\r\nconnection: close\r\n" % len(body)
         self.write(head(status, header_lines(headers), self.server.date, framing) + body)
-        # Closing while the client still sends would reset the connection and lose this answer: half-close and linger.
+        self._linger()
+
+    def _linger(self) -> None:
+        """Half-close, and drop what the client still sends: closing at once would reset the connection and lose the
+        answer."""
+        self.closing = True
+        if self.lost:
+            return
+        self.send_held()
         self.transport.write_eof()
+        self.transport.resume_reading()
         self.deadline_s = time.monotonic() + LINGER_S
 
     def _head_size(self) -> int:

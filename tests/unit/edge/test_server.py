@@ -1239,15 +1239,15 @@ async def test_a_body_that_breaks_after_its_answer_ends_its_connection_at_once(m
         await until(lambda: not server.connections)
 
 
-async def test_what_comes_behind_a_broken_head_stays_unread_while_the_call_before_it_is_answered() -> None:
+async def test_what_comes_behind_a_broken_head_stays_unread_and_costs_the_call_before_it_no_byte() -> None:
+    """Its answer is paid for; closing over unread bytes would reset the connection under it."""
     release = asyncio.Event()
 
     async def wait(call: Call) -> None:
         await release.wait()
         await echo(call)
 
-    async with running(wait) as (server, port):
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(wait) as (server, port), connected(port) as (reader, writer):
         side = await served(writer)
         writer.write(CALL + b"garbage\r\n\r\n")
         await until(lambda: side.current is not None and side.current.close_after)
@@ -1257,8 +1257,14 @@ async def test_what_comes_behind_a_broken_head_stays_unread_while_the_call_befor
             await asyncio.sleep(0)
         assert side._is_unread()
         release.set()
-        await until(lambda: not server.connections)
+        reply = await reader.read()
+        assert reply.count(b"HTTP/1.1 200 OK") == reply.count(b"HTTP/1.1 ") == 1
+        assert side.deadline_s - time.monotonic() <= connection.LINGER_S
+        writer.write(CALL)
+        await until(lambda: not writer.transport.get_write_buffer_size() and not side._is_unread())
+        assert server.connections
         writer.close()
+        await until(lambda: not server.connections)
 
 
 @pytest.mark.parametrize("seconds", [60, 0])
