@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import msgspec
 
-_SPACES = str.maketrans("\t\n\v\f\r", "     ")
-_LINES = str.maketrans("\t\v\f\r", " \n\n\n")
+_SPACES = str.maketrans("\t\n\v\f\r\x1c\x1d\x1e\x1f", " " * 9)
+_LINES = str.maketrans("\t\v\f\r\x1c\x1d\x1e\x1f", " \n\n\n    ")
 _LINE_ENDS = frozenset("\n\v\f\r\x85\u2028\u2029")
 _BLANKS = frozenset(" \n")
 # Invisible, although Unicode classifies them as letters or marks: joiners, fillers, variation selectors.

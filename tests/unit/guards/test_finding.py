@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from elkapi.guards import pii as patterns
+from elkapi.guards import rules as rules_module
 from elkapi.guards.found import Blocked, Found, TooMuch, masked
 from elkapi.guards.pii import CHARS_MAX, finder
 from elkapi.guards.rules import checked, rule_of
@@ -64,6 +65,65 @@ def test_substrings_phrases_and_scripts_without_spaces_are_found() -> None:
     assert len(WordList(["STRASSE"], whole=True).find("die Straße")) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "top  secret",
+        "top\tsecret",
+        "top\x1csecret",
+        "top\u1680secret",
+        "top\u2028secret",
+        "t\ufe0fop secret",
+        "t\U000e0100op secret",
+        "t\u3164op secret",
+        "t\u034fop secret",
+    ],
+)
+def test_a_phrase_is_found_whatever_stands_between_its_letters_unseen(text: str) -> None:
+    assert checked([rule_of(words("top secret"))], f"a {text}!") == "a [REDACTED]!"
+
+
+@pytest.mark.parametrize("fold_case", [True, False])
+def test_a_sign_folds_the_same_beside_a_letter_outside_of_ascii(fold_case: bool) -> None:
+    """Text of ASCII alone takes a shorter way."""
+    for code in range(128):
+        text = f"a{chr(code)}b"
+        assert plain(f"{text}\u00e6", fold_case=fold_case).text == plain(text, fold_case=fold_case).text + "\u00e6"
+
+
+def test_blanks_around_a_line_end_are_that_line_end() -> None:
+    assert plain("a \t\r\n b", fold_case=False).text == "a\nb"
+    assert plain("a\u2028b\x85c d", fold_case=False).text == "a\nb\nc d"
+
+
+def test_a_phrase_of_signs_stands_alone_beside_a_word_and_a_listed_word_is_listed_without_its_blanks() -> None:
+    assert len(WordList([".net"], whole=True).find("asp.net")) == 1
+    assert len(WordList(["c++"], whole=True).find("c++11")) == 1
+    assert WordList(["secret"], whole=True).find("xsecret") == []
+    assert len(WordList([" secret\n"], whole=True).find("(secret)")) == 1
+
+
+def test_of_words_that_begin_alike_or_overlap_nothing_is_left() -> None:
+    beginning = words("sec", "secrets", "secret", match="substring")
+    assert checked([rule_of(beginning)], "my secrets") == "my [REDACTED]"
+    assert checked([rule_of(words("top secret", "secret plan"))], "a top secret plan") == "a [REDACTED]"
+
+
+def test_a_guard_that_blocks_is_asked_whatever_one_before_it_found() -> None:
+    rules = [rule_of(words("secret")), rule_of(Guard(name="b", kind="words", words=("plan",)))]
+    assert checked(rules, "a secret") == "a [REDACTED]"
+    with pytest.raises(Blocked, match="b"):
+        checked(rules, "a secret plan")
+
+
+def test_a_changed_guard_is_another_rule_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules_module, "_rules", {})
+    monkeypatch.setattr(rules_module, "RULES_MAX", 2)
+    listed = [words("secret"), words("secret", action="block"), words("secret", match="substring"), words("plan")]
+    assert [rule_of(guard).guard for guard in listed] == listed
+    assert len(rules_module._rules) <= 2
+
+
 def test_a_mask_covers_the_text_as_it_was_given() -> None:
     text = f"x sec{ZERO_WIDTH}ret y"
     assert checked([rule_of(words("secret"))], text) == "x [REDACTED] y"
@@ -72,6 +132,7 @@ def test_a_mask_covers_the_text_as_it_was_given() -> None:
 def test_overlapping_findings_are_masked_once_under_the_longest() -> None:
     found = [Found(2, 5, "A"), Found(4, 9, "B"), Found(9, 10, "C")]
     assert masked("0123456789", found) == "01[B][C]"
+    assert masked("0123456789", [Found(2, 9, "A"), Found(2, 4, "B"), Found(5, 6, "C")]) == "01[A]9"
 
 
 def test_thousands_of_words_are_compared_in_one_pass() -> None:
@@ -86,6 +147,8 @@ FOUND: list[tuple[PiiKind, str, str]] = [
     ("email", "jörg@müller.de", "jörg@müller.de"),
     ("iban", "to DE89 3704 0044 0532 0130 00 please", "DE89 3704 0044 0532 0130 00"),
     ("iban", "GB82WEST12345698765432.", "GB82WEST12345698765432"),
+    ("iban", "gb82west12345698765432", "gb82west12345698765432"),
+    ("email", "jo\u0308rg@mu\u0308ller.de", "jo\u0308rg@mu\u0308ller.de"),
     ("card", "card 4111 1111 1111 1111 12/27", "4111 1111 1111 1111"),
     ("card", "378282246310005", "378282246310005"),
     ("card", "５５５５５５５５５５５５４４４４", "５５５５５５５５５５５５４４４４"),
@@ -107,6 +170,60 @@ FOUND: list[tuple[PiiKind, str, str]] = [
 @pytest.mark.parametrize(("kind", "text", "expected"), FOUND)
 def test_personal_data_is_found_to_the_sign_and_named(kind: PiiKind, text: str, expected: str) -> None:
     assert [(text[one.start : one.end], one.label) for one in finder([kind], ())(text)] == [(expected, kind.upper())]
+
+
+CARDS = [
+    "4222222222222",
+    "4111111111111111",
+    "4111111111111111110",
+    "343434343434343",
+    "378282246310005",
+    "30569309025904",
+    "3056930902590012",
+    "3612345678901234563",
+    "38520000023237",
+    "3530111333300000",
+    "6011111111111117",
+    "6212345678901232",
+    "621234567890123457",
+    "6759649826438453",
+    "5105105105105100",
+    "2223003122003222",
+    "2720999999999996",
+]
+
+
+@pytest.mark.parametrize("number", CARDS)
+def test_a_card_of_every_issuer_and_length_is_found_and_no_longer_number(number: str) -> None:
+    find = finder(("card",), ())
+    for text in (number, f"{number[:2]} {' '.join(number[2:])}"):
+        assert checked([rule_of(pii("card"))], f"a {text}, b") == "a [CARD], b"
+    assert find(f"a {number}b") == []
+    assert find(number[:-1] + str((int(number[-1]) + 1) % 10)) == []
+
+
+SECRETS = [
+    "ASIA" + "A1" * 8,
+    "gho_" + "a1" * 18,
+    "github_pat_" + "a1" * 11,
+    "glpat-" + "a1" * 10,
+    "AIza" + "a1-_b" * 7,
+    "xoxb-" + "1a-2b" * 2,
+    "sk_live_" + "a1" * 8,
+    "rk_test_" + "a1" * 8,
+    "hf_" + "a1" * 15,
+    "npm_" + "a1" * 18,
+    f"eyJ{'a1' * 4}.eyJ{'b2' * 4}.{'c3-_' * 4}",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_of_every_issuer_is_found(secret: str) -> None:
+    assert checked([rule_of(pii("secret"))], f"key={secret} ok") == "key=[SECRET] ok"
+
+
+def test_a_private_key_that_does_not_end_is_found() -> None:
+    assert checked([rule_of(pii("private_key"))], "-----BEGIN PRIVATE KEY-----\nMIIE\n") == "[PRIVATE_KEY]"
 
 
 LISTED: list[tuple[PiiKind, list[str]]] = [
@@ -149,6 +266,13 @@ def test_what_stands_before_it_hides_nothing(kind: PiiKind, text: str, expected:
         "DE89 3704 0044 0532 0130 01",
         "4111 1111 1111 1112",
         "1234567890123",
+        "41111111111111111",
+        "+1 123 456 7890",
+        "411111111111116",
+        "51051051051051013",
+        "34343434343434342",
+        "723456789012341",
+        "1234567890123452",
         "version 1.2.3 of 10.11.12.13.14 and 999.1.1.1",
         "std::vector<a::b> at 12:30:45",
         "sk-learn-has-a-very-long-name-without-figures",
@@ -271,6 +395,35 @@ def test_g41_a_window_masks_what_the_whole_text_masks_however_it_is_cut(seed: in
         released += window.feed(piece)
         assert whole.startswith(released)
     assert released + window.flush() == whole
+
+
+LONGEST: list[tuple[PiiKind, str]] = [
+    ("email", "x" * 64 + "@" + ".".join(["y" * 40] * 4) + ".example"),
+    ("iban", "MT84-" + "-".join("MALT011000012345MTLCAST001S")),
+    ("card", "41-" + "-".join("11111111111111110")),
+    ("phone", "+49 (0) 30 / 90 18 20"),
+    ("ip", "2001:0db8:1111:2222:3333:4444:5555:6666"),
+    ("secret", f"eyJ{'a1' * 200}.eyJ{'b2' * 300}.{'c3' * 300}"),
+    ("private_key", f"-----BEGIN PRIVATE KEY-----{'A1' * 2500}-----END PRIVATE KEY-----"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), LONGEST)
+def test_g41_the_longest_of_a_kind_passes_no_window_in_pieces(kind: PiiKind, text: str) -> None:
+    window, said = Window([rule_of(pii(kind))]), f"it is {text} and " + "so on " * 40
+    released = "".join(window.feed(said[start : start + 3]) for start in range(0, len(said), 3))
+    assert released + window.flush() == said.replace(text, f"[{kind.upper()}]")
+
+
+def test_g41_the_longest_word_passes_no_window_in_pieces_also_if_folding_lengthens_it() -> None:
+    for listed, said in ((("x", "open sesame now"), "open sesame now"), (("\ufdfa",), plain("\ufdfa").text)):
+        window = Window([rule_of(words(*listed))])
+        text = f"he said {said} and went, and nobody saw it"
+        assert "".join(map(window.feed, text)) + window.flush() == text.replace(said, "[REDACTED]")
+    # Whether a word continues is seen with one more sign.
+    window = Window([rule_of(words("secret"))])
+    text = "the secretary and the secrets of a very long day"
+    assert "".join(map(window.feed, text)) + window.flush() == text
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
