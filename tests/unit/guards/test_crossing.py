@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from elkapi.guards import crossing
 from elkapi.guards.crossing import Guarded
+from elkapi.guards.found import Blocked
 from elkapi.guards.rules import rule_of
-from elkapi.translate.dialect import Reader
+from elkapi.translate.crossing import Tally
+from elkapi.translate.dialect import Reader, Unreadable
 from elkapi.translate.ir import (
     Citation,
     End,
@@ -15,15 +18,21 @@ from elkapi.translate.ir import (
     Finish,
     ImageOut,
     RedactedThinking,
+    RefusalDelta,
     ServerToolPart,
     TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    ToolCallDelta,
     ToolCallStart,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
-from elkapi.types import Guard
+from elkapi.types import Guard, Usage
 
 RULES = (rule_of(Guard(name="g", kind="words", action="mask", words=("forbidden word",))),)
+BLOCKING = (rule_of(Guard(name="b", kind="words", words=("forbidden word",))),)
+FRAME = Frame(b"", b"", b"{}")
 
 
 class Scripted:
@@ -44,7 +53,7 @@ class Seen:
 
     def feed(self, event: Event) -> bytes:
         self.events.append(event)
-        return b""
+        return b"."
 
     def finish(self) -> bytes:
         return b""
@@ -115,3 +124,125 @@ def test_a_finding_with_a_source_inside_of_it_is_masked_whole() -> None:
     assert isinstance(rest, TextDelta)
     assert "forbidden" not in text.text + rest.text
     assert "word" not in text.text + rest.text
+
+
+@pytest.mark.parametrize("kind", [TextDelta, RefusalDelta, ThinkingDelta])
+def test_every_kind_of_text_passes_a_window_in_pieces(
+    kind: type[TextDelta] | type[RefusalDelta] | type[ThinkingDelta],
+) -> None:
+    pieces: list[list[Event]] = [[kind(sign)] for sign in "a forbidden word, and so on"]
+    told = through(*pieces, [Finish("stop"), End()])
+    assert "".join(event.text for event in told if isinstance(event, kind)) == "a [REDACTED], and so on"
+    assert told[-1] == Finish("stop")
+
+
+def test_what_a_search_and_a_source_say_is_masked() -> None:
+    bad, masked = "a forbidden word", "a [REDACTED]"
+    part = ServerToolPart("anthropic", {"type": "x", "query": bad})
+    source = Citation("https://a.test", title=bad, quoted=bad, passage=bad, span=(0, 2))
+    assert through([part], [source], [Finish("stop"), End()]) == [
+        ServerToolPart("anthropic", {"type": "x", "query": masked}),
+        Citation("https://a.test", title=masked, quoted=masked, passage=masked),
+        Finish("stop"),
+    ]
+
+
+def test_calls_of_tools_are_told_whole_before_the_end_and_once() -> None:
+    calls: list[Event] = [
+        ToolCallStart(1, "d", "g", custom=True),
+        ToolCallStart(0, "c", "f"),
+        ToolCallStart(2, "e", "h"),
+    ]
+    pieces: list[Event] = [
+        ToolCallDelta(0, '{"a":"forbidden'),
+        ToolCallDelta(1, '{"a":  "forbidden '),
+        ToolCallDelta(7, "of no call"),
+        ToolCallDelta(0, '\\u0020word"}'),
+        ToolCallDelta(1, 'word"}'),
+    ]
+    assert through(calls, pieces, [Finish("tool_calls"), End()]) == [
+        calls[1],
+        ToolCallDelta(0, '{"a":"[REDACTED]"}'),
+        calls[0],
+        ToolCallDelta(1, '{"a":  "[REDACTED]"}'),
+        calls[2],
+        Finish("tool_calls"),
+    ]
+
+
+def test_arguments_that_are_too_long_to_check_together_are_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossing, "ARGUMENTS_CHARS_MAX", 10)
+    start: list[Event] = [ToolCallStart(0, "c", "f"), ToolCallStart(1, "d", "f")]
+    assert through(start, [ToolCallDelta(0, "12345")], [ToolCallDelta(1, "12345")])[-1] == ToolCallDelta(1, "12345")
+    with pytest.raises(Unreadable, match="too long to check"):
+        through(start, [ToolCallDelta(0, "12345")], [ToolCallDelta(1, "123456")])
+
+
+def test_a_thought_is_told_before_its_signature_and_other_text_after_it() -> None:
+    signed = ThinkingSignature("s", "anthropic")
+    told = through(
+        [ThinkingDelta("so")], [signed], [TextDelta("it is")], [ThinkingDelta("or")], [Finish("stop"), End()]
+    )
+    assert told == [ThinkingDelta("so"), signed, TextDelta("it is"), ThinkingDelta("or"), Finish("stop")]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [TextDelta("a forbidden"), TextDelta(" word " + "x" * 90)],
+        [ServerToolPart("anthropic", {"q": "forbidden word"})],
+        [ToolCallStart(0, "c", "f"), ToolCallDelta(0, '{"a":"forbidden word"}'), Finish("tool_calls")],
+        [TextDelta("a forbidden word"), End()],
+    ],
+    ids=["text", "search", "call", "at the end"],
+)
+def test_a_block_ends_a_stream_behind_what_was_sent_and_sends_nothing_more(bad: list[Event]) -> None:
+    writer = Seen()
+    before: list[Event] = [ThinkingDelta("so"), TextDelta("this is fine. " * 9)]
+    guarded = Guarded(
+        Scripted([[*before, *bad, TextDelta("later"), ImageOut("image/png", "A")]]), writer, False, BLOCKING
+    )
+    assert guarded.feed(FRAME) == b"." * len(writer.events)
+    assert guarded.failure == Failure(400, "content_blocked", "b")
+    assert isinstance(guarded.stopped, Blocked)
+    assert writer.events[0] == before[0]
+    assert isinstance(writer.events[1], TextDelta)
+    assert all(isinstance(event, ThinkingDelta | TextDelta) for event in writer.events)
+    assert not any("forbidden" in event.text for event in writer.events if isinstance(event, TextDelta))
+
+
+def test_the_upstreams_failure_ends_a_stream_and_what_is_behind_it_is_not_sent() -> None:
+    writer = Seen()
+    guarded = Guarded(Scripted([[Failure(500, "x", "y"), ImageOut("image/png", "A")]]), writer, False, RULES)
+    guarded.feed(FRAME)
+    assert (guarded.failure, guarded.stopped, writer.events) == (Failure(500, "x", "y"), None, [])
+
+
+def said(tally: Tally) -> str:
+    return "".join([*tally.thinking, *tally.text])
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_what_is_held_back_has_come_but_is_not_sent_until_the_end(counted: bool) -> None:
+    writer = Seen()
+    guarded = Guarded(Scripted([[TextDelta("a forbidden word")], [ToolCallStart(0, "c", "f")]]), writer, False, RULES)
+    guarded.feed(FRAME)
+    assert (said(guarded.came), said(guarded.tally), writer.events) == ("a forbidden word", "", [])
+    guarded.feed(FRAME)
+    if counted:
+        guarded.finish_counted(Usage())
+    else:
+        guarded.finish()
+    assert said(guarded.tally) == "a [REDACTED]f"
+    assert said(guarded.came) == "a forbidden wordf"
+    assert [event for event in writer.events if not isinstance(event, UsageSeen)] == [
+        TextDelta("a [REDACTED]"),
+        ToolCallStart(0, "c", "f"),
+    ]
+
+
+def test_a_text_behind_the_finish_reason_does_not_wait() -> None:
+    writer = Seen()
+    guarded = Guarded(Scripted([[Finish("stop"), TextDelta("a forbidden word")]]), writer, False, RULES)
+    guarded.feed(FRAME)
+    assert writer.events == [Finish("stop"), TextDelta("a [REDACTED]")]
