@@ -458,6 +458,22 @@ def test_a_window_holds_no_more_than_its_bound() -> None:
     assert len(window._held) + len(window._seen) < 10_000
 
 
+def test_signs_that_nobody_sees_neither_hide_a_word_nor_repeat_a_text() -> None:
+    for hidden in (40, 2_000):
+        text = f"it was said sec{ZERO_WIDTH * hidden}ret{ZERO_WIDTH * hidden} and it is well known"
+        window = Window([rule_of(words("secret"))])
+        expected = text.replace(f"sec{ZERO_WIDTH * hidden}ret", "[REDACTED]")
+        assert "".join(map(window.feed, text)) + window.flush() == expected
+
+
+def test_a_phrase_that_another_text_interrupts_is_masked_from_there_on_and_nothing_is_told_twice() -> None:
+    phrase = "a very long phrase that is listed"
+    window = Window([rule_of(words(phrase))])
+    assert window.feed(phrase[:20]) + window.flush() == phrase[:20]
+    rest = " and so it goes on and on for a while"
+    assert "".join(map(window.feed, phrase[20:] + rest)) + window.flush() == f"[REDACTED]{rest}"
+
+
 def test_a_word_that_another_text_interrupts_does_not_slip_through() -> None:
     window = Window([rule_of(words("secret", action="block"))])
     assert window.feed("the sec") + window.flush() == "the sec"
