@@ -11,9 +11,10 @@ from sqlalchemy import Connection, select, update
 from elkapi.ledger import create_account
 from elkapi.storage import schema
 from elkapi.storage.db import Database
-from elkapi.storage.repos import alerts, batch_lines, batches, keys
+from elkapi.storage.repos import alerts, batch_lines, batches, keys, versions
 from elkapi.storage.repos.batch_lines import EndedLine, LeasedLine, PutBackLine
 from elkapi.storage.repos.batches import BatchRow, NewLine
+from elkapi.types import IdempotencyClaim, RequestRecord, Usage
 
 ALICE, BOB = b"a" * 16, b"b" * 16
 BATCH = b"\x01" * 16
@@ -102,6 +103,8 @@ def test_a_line_is_one_workers_and_only_that_one_ends_it(database: Database, bat
     with database.write() as connection:
         alices = batch_lines.lease(connection, BATCH, ALICE, 4, 1)
         bobs = batch_lines.lease(connection, BATCH, BOB, 4, 1)
+        another(connection, batch)
+        others = batch_lines.lease(connection, OTHER, ALICE, 4, 1)
     assert [line.number for line in alices] == [0, 1, 2, 3]
     assert [line.number for line in bobs] == [4, 5, 6, 7]
     with database.write() as connection:
@@ -110,6 +113,17 @@ def test_a_line_is_one_workers_and_only_that_one_ends_it(database: Database, bat
         batch_lines.end_lines(connection, [ended(line) for line in alices], ALICE, 5)
         batch_lines.end_lines(connection, [ended(line, "errored") for line in alices], ALICE, 6)
         assert (shown(connection, batch).succeeded, shown(connection, batch).done) == (4, 4)
+        owned = batch_lines.own(connection, ALICE)
+        assert [(line.batch_id, line.number) for line in owned] == [(OTHER, line.number) for line in others]
+        # Of what has its result nothing is kept that was asked.
+        line = schema.batch_lines.c
+        asked = select(line.line).where(line.batch_id == BATCH, line.request_sealed.is_not(None)).order_by(line.line)
+        assert connection.execute(asked).scalars().all() == [4, 5, 6, 7, 8, 9]
+        *rest, last = bobs + batch_lines.lease(connection, BATCH, BOB, LINES, 1)
+        batch_lines.end_lines(connection, [ended(one) for one in rest], BOB, 7)
+        assert (shown(connection, batch).status, shown(connection, batch).ended_ns) == ("in_progress", None)
+        batch_lines.end_lines(connection, [ended(last)], BOB, 8)
+        assert (shown(connection, batch).status, shown(connection, batch).ended_ns) == ("ended", 8)
 
 
 def test_lines_of_the_dead_alone_are_taken_over(database: Database, batch: BatchRow) -> None:
@@ -118,6 +132,9 @@ def test_lines_of_the_dead_alone_are_taken_over(database: Database, batch: Batch
         assert not batch_lines.is_any_left(connection, BOB)
         assert batch_lines.take_over(connection, BOB, 10) == []
         connection.execute(update(schema.workers).where(schema.workers.c.owner == ALICE).values(ended_ns=2))
+        # Whoever was taken for gone and is not runs its own lines already.
+        assert not batch_lines.is_any_left(connection, ALICE)
+        assert batch_lines.take_over(connection, ALICE, 10) == []
         assert batch_lines.is_any_left(connection, BOB)
         (taken,) = batch_lines.take_over(connection, BOB, 10)
         assert (taken.number, taken.resumed) == (alices.number, True)
@@ -293,6 +310,255 @@ def test_a_batch_ends_with_its_last_line_and_is_removed_whole(database: Database
         assert not batch_lines.remove(connection, BATCH, 6)
         assert connection.execute(select(schema.batch_lines)).all() == []
         assert connection.execute(select(schema.message_batches.c.id)).all() == []
+
+
+def test_a_batch_is_its_owners_and_its_keys_alone(database: Database, batch: BatchRow) -> None:
+    owner_id, key_id = batch.owner_id, batch.key_id
+    with database.write() as connection:
+        another(connection, msgspec.structs.replace(batch, key_id=key_id + 1))
+        connection.execute(update(schema.message_batches).values(idempotency_key="once", fingerprint=b"f"))
+        before = connection.execute(select(schema.message_batches).order_by(schema.message_batches.c.id)).all()
+        for whose in ((owner_id + 1, key_id), (owner_id, key_id + 2)):
+            assert batches.get_batch(connection, BATCH, *whose) is None
+            assert batches.list_batches(connection, *whose, 10) == ([], False)
+            batches.cancel(connection, BATCH, *whose, 3)
+        for of, key in ((BATCH, key_id), (OTHER, key_id + 1)):
+            page, is_more = batches.list_batches(connection, owner_id, key, 1)
+            assert ([one.id for one in page], is_more) == ([of], False)
+            made = batches.find_made(connection, key, "once")
+            assert made is not None
+            assert made.id == of
+            assert batches.find_made(connection, key, "twice") is None
+        assert connection.execute(select(schema.message_batches).order_by(schema.message_batches.c.id)).all() == before
+        connection.execute(update(schema.message_batches).values(status="ended"))
+        for whose in ((owner_id + 1, key_id), (owner_id, key_id + 2)):
+            assert not batches.delete(connection, BATCH, *whose)
+        batches.forget_key(connection, BATCH)
+        forgotten, kept = (
+            batches.get_batch(connection, of, owner_id, key) for of, key in ((BATCH, key_id), (OTHER, key_id + 1))
+        )
+    assert forgotten is not None
+    assert kept is not None
+    assert (forgotten.status, forgotten.idempotency_key, forgotten.fingerprint) == ("ended", None, None)
+    assert (kept.idempotency_key, kept.fingerprint) == ("once", b"f")
+
+
+def test_a_list_of_batches_is_paged_both_ways(database: Database, batch: BatchRow) -> None:
+    ids = [bytes([number] * 16) for number in range(1, 6)]
+
+    def page(limit: int, **edge: bytes) -> tuple[list[int], bool]:
+        found, is_more = batches.list_batches(connection, batch.owner_id, batch.key_id, limit, **edge)
+        return [ids.index(one.id) for one in found], is_more
+
+    with database.write() as connection:
+        for id_ in ids[1:]:
+            assert batches.add_staging(connection, msgspec.structs.replace(batch, id=id_), **ROOM)
+            assert batches.begin(connection, id_)
+        assert page(2) == ([4, 3], True)
+        assert page(2, after=ids[3]) == ([2, 1], True)
+        assert page(1, after=ids[1]) == ([0], False)
+        assert page(2, before=ids[0]) == ([2, 1], True)
+        assert page(2, before=ids[2]) == ([4, 3], False)
+
+
+def test_what_a_key_has_to_do_is_its_open_batches_and_their_open_lines(database: Database, batch: BatchRow) -> None:
+    def work() -> tuple[int, int]:
+        return batches.open_work(connection, batch.key_id)
+
+    with database.write() as connection:
+        another(connection, msgspec.structs.replace(batch, key_id=batch.key_id + 1))
+        assert work() == (1, LINES)
+        assert batches.add_staging(connection, msgspec.structs.replace(batch, id=b"\x03" * 16), **ROOM)
+        assert work() == (2, 2 * LINES)
+        batches.give_up(connection, b"\x03" * 16)
+        running = batch_lines.lease(connection, BATCH, ALICE, 3, 1)
+        ends = zip(running, ("succeeded", "errored", "succeeded"), strict=True)
+        batch_lines.end_lines(connection, [ended(line, state) for line, state in ends], ALICE, 2)
+        assert work() == (1, LINES - 3)
+        batches.cancel(connection, BATCH, batch.owner_id, batch.key_id, 3)
+        assert work() == (1, LINES - 3)
+        assert batch_lines.end_unbegun(connection, BATCH, "canceled", LINES, 4) == LINES - 3
+        # It has ended, though a runner has not closed it yet.
+        assert not shown(connection, batch).is_done
+        assert work() == (0, 0)
+
+
+def test_each_step_of_a_batch_is_told_to_runners_and_what_changes_nothing_is_not(
+    database: Database, batch: BatchRow
+) -> None:
+    third, whose = b"\x03" * 16, (batch.owner_id, batch.key_id)
+    seen = versions.Versions(0, 0)
+
+    def is_told() -> bool:
+        nonlocal seen
+        before, seen = seen, versions.read(connection)
+        assert seen.routing == before.routing
+        return seen.config > before.config
+
+    with database.write() as connection:
+        assert batches.add_staging(connection, msgspec.structs.replace(batch, id=third), **ROOM)
+        seen = versions.read(connection)
+        for is_first in (True, False):
+            assert batches.begin(connection, third) is is_first
+            assert is_told() is is_first
+        for is_first in (True, False):
+            batches.cancel(connection, third, *whose, 3)
+            assert is_told() is is_first
+        assert not batches.delete(connection, third, *whose)
+        assert not is_told()
+        connection.execute(
+            update(schema.message_batches)
+            .where(schema.message_batches.c.id == third)
+            .values(status="ended", is_done=True)
+        )
+        for is_first in (True, False):
+            assert batches.delete(connection, third, *whose) is is_first
+            assert is_told() is is_first
+        # A runner has its lines to delete, also one that was about to close it.
+        batch_lines.close_batch(connection, third)
+        assert [one.batch.id for one in batch_lines.open_batches(connection, 10, 1)[0]] == [BATCH, third]
+
+
+def test_a_line_may_start_from_its_moment_on_until_its_batch_expires(database: Database, batch: BatchRow) -> None:
+    def ready(now_ns: int) -> list[bool]:
+        return [one.ready for one in batch_lines.open_batches(connection, 10, now_ns)[0]]
+
+    with database.write() as connection:
+        another(connection, msgspec.structs.replace(batch, expires_ns=60))
+        running = batch_lines.lease(connection, OTHER, ALICE, LINES, 1)
+        assert [line.number for line in running] == list(range(LINES))
+        assert len(batch_lines.lease(connection, BATCH, ALICE, 5, 1)) == 5
+        assert ready(1) == [True, False]
+        batch_lines.put_back(connection, [PutBackLine(OTHER, 4, 2, 50)], ALICE)
+        assert ready(49) == [True, False]
+        assert batch_lines.lease(connection, OTHER, BOB, LINES, 49) == []
+        assert ready(50) == [True, True]
+        (again,) = batch_lines.lease(connection, OTHER, BOB, LINES, 50)
+        assert (again.number, again.tries, again.resumed) == (4, 2, False)
+        batch_lines.put_back(connection, [PutBackLine(OTHER, 4, 2, 50)], BOB)
+        assert batch_lines.lease(connection, OTHER, BOB, LINES, 60) == []
+        assert [line.number for line in batch_lines.lease(connection, OTHER, BOB, LINES, 59)] == [4]
+        # It is another worker's by now.
+        batch_lines.put_back(connection, [PutBackLine(OTHER, 4, 9, 51)], ALICE)
+        assert [line.tries for line in batch_lines.own(connection, BOB)] == [2]
+        # Nor is the line of that number in another batch put back.
+        assert len(batch_lines.own(connection, ALICE)) == LINES - 1 + 5
+
+
+def test_what_runs_between_lines_that_were_not_begun_is_not_ended_with_them(
+    database: Database, batch: BatchRow
+) -> None:
+    line = schema.batch_lines.c
+    with database.write() as connection:
+        another(connection, batch)
+        batch_lines.lease(connection, BATCH, ALICE, 4, 1)
+        batch_lines.put_back(connection, [PutBackLine(BATCH, 1, 1, FAR_NS)], ALICE)
+        batches.cancel(connection, BATCH, batch.owner_id, batch.key_id, 3)
+        assert batch_lines.end_unbegun(connection, BATCH, "canceled", LINES, 4) == LINES - 3
+        assert (shown(connection, batch).canceled, shown(connection, batch).done) == (LINES - 3, LINES - 3)
+        owned = batch_lines.own(connection, ALICE)
+        assert [(one.batch_id, one.number) for one in owned] == [(BATCH, 0), (BATCH, 2), (BATCH, 3)]
+        # Of the others nothing is kept that was asked.
+        asked = select(line.line).where(line.batch_id == BATCH, line.request_sealed.is_not(None)).order_by(line.line)
+        assert connection.execute(asked).scalars().all() == [0, 2, 3]
+        other = batches.get_batch(connection, OTHER, batch.owner_id, batch.key_id)
+        assert other is not None
+        assert (other.status, other.done) == ("in_progress", 0)
+
+
+def test_each_batch_is_closed_and_removed_alone(database: Database, batch: BatchRow) -> None:
+    b, whose = schema.message_batches.c, (batch.owner_id, batch.key_id)
+    staged, begun = b"\x03" * 16, b"\x04" * 16
+
+    def left() -> dict[bytes, bool]:
+        return {row.id: row.is_done for row in connection.execute(select(b.id, b.is_done))}
+
+    with database.write() as connection:
+        another(connection, batch)
+        for id_ in (staged, begun):
+            assert batches.add_staging(connection, msgspec.structs.replace(batch, id=id_), **ROOM)
+        assert batches.begin(connection, begun)
+        over = update(schema.message_batches).where(b.id.in_((BATCH, OTHER)))
+        connection.execute(over.values(status="ended", ended_ns=5))
+        batch_lines.close_batch(connection, BATCH)
+        assert left() == {BATCH: True, OTHER: False, staged: False, begun: False}
+        assert batch_lines.is_any_kept_since(connection, 6)
+        for id_ in (BATCH, OTHER):
+            assert batches.delete(connection, id_, *whose)
+        # They are deleted as a whole, not archived.
+        assert not batch_lines.is_any_kept_since(connection, 6)
+        for id_, rest in ((staged, {BATCH, OTHER, begun}), (begun, {BATCH, OTHER, begun}), (BATCH, {OTHER, begun})):
+            assert not batch_lines.remove(connection, id_, LINES + 1)
+            assert set(left()) == rest
+        of = connection.execute(select(schema.batch_lines.c.batch_id)).scalars().all()
+        assert of == [OTHER] * LINES
+
+
+def test_the_claim_of_a_line_is_found_by_all_of_its_name(database: Database, batch: BatchRow) -> None:
+    claims = [(1, "op", "a"), (2, "op", "a"), (1, "other", "a"), (1, "op", "b")]
+    common = {"owner": ALICE, "state": "open", "created_ns": 1, "expires_ns": 2}
+    names = ("key_id", "operation", "idempotency_key")
+    with database.write() as connection:
+        for number, claim in enumerate(claims):
+            row = dict(zip(names, claim, strict=True)) | {"fingerprint": b"f%d" % number, "request_id": b"r%d" % number}
+            connection.execute(schema.idempotency.insert(), row | common)
+        for number, claim in enumerate(claims):
+            found = (IdempotencyClaim(*claim, b"f%d" % number), b"r%d" % number)
+            assert batch_lines.find_claim(connection, *claim) == found
+        assert batch_lines.find_claim(connection, 2, "op", "b") is None
+
+
+def test_of_lines_that_succeeded_those_without_a_charge_are_told(database: Database, batch: BatchRow) -> None:
+    # Paid by the customer, by the operator, free; then without a charge, without a record, and failed.
+    money = [(5, 4, 0), (5, 0, 3), (0, 0, 0), (5, 0, 0), None, None]
+    states = ["succeeded"] * 5 + ["errored"]
+
+    def looked(after: int, rows_max: int) -> tuple[int, bytes | None, int | None]:
+        found, last = batch_lines.find_uncharged(connection, BATCH, after, rows_max)
+        return found.lines, found.first_request_id, last
+
+    with database.write() as connection:
+        another(connection, batch)
+        for of, count in ((BATCH, len(money)), (OTHER, LINES)):
+            for line in batch_lines.lease(connection, of, ALICE, count, 1):
+                state = states[line.number] if of == BATCH else "succeeded"
+                done = EndedLine(of, line.number, state, b"result", bytes([line.number] * 16) if of == BATCH else None)
+                batch_lines.end_lines(connection, [done], ALICE, 2)
+        for number, nano in enumerate(money):
+            if nano is not None:
+                keep_record(connection, batch, bytes([number] * 16), *nano)
+        assert looked(-1, 10) == (2, bytes([3] * 16), 4)
+        assert looked(-1, 3) == (0, None, 2)
+        assert looked(2, 1) == (1, bytes([3] * 16), 3)
+        assert looked(3, 10) == (1, bytes([4] * 16), 4)
+        assert looked(4, 10) == (0, None, None)
+
+
+def keep_record(
+    connection: Connection, batch: BatchRow, id_: bytes, hold_nano: int, charge_nano: int, loss_nano: int
+) -> None:
+    record = RequestRecord(
+        id=id_,
+        key_id=batch.key_id,
+        owner_id=batch.owner_id,
+        operation="op",
+        model="m",
+        group="default",
+        created_ns=1,
+        duration_ms=1.5,
+        status=200,
+        outcome="ok",
+        usage=Usage(),
+        price_id=1,
+        price_version=1,
+        ratio_micro=1_000_000,
+        hold_nano=hold_nano,
+        charge_nano=charge_nano,
+        loss_nano=loss_nano,
+    )
+    columns = ("id", "key_id", "owner_id", "model", "status", "charge_nano", "loss_nano", "created_ns")
+    row = {name: getattr(record, name) for name in columns} | {"record": msgspec.json.encode(record)}
+    connection.execute(schema.requests.insert(), row)
 
 
 def test_an_alert_is_raised_once(database: Database) -> None:
