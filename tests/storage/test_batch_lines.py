@@ -337,10 +337,30 @@ def test_a_batch_is_its_owners_and_its_keys_alone(database: Database, batch: Bat
         forgotten, kept = (
             batches.get_batch(connection, of, owner_id, key) for of, key in ((BATCH, key_id), (OTHER, key_id + 1))
         )
+        # Whoever asks again under the key of one that was deleted begins anew.
+        assert batches.delete(connection, OTHER, owner_id, key_id + 1)
+        assert batches.find_made(connection, key_id + 1, "once") is None
     assert forgotten is not None
     assert kept is not None
     assert (forgotten.status, forgotten.idempotency_key, forgotten.fingerprint) == ("ended", None, None)
     assert (kept.idempotency_key, kept.fingerprint) == ("once", b"f")
+
+
+def test_the_results_of_a_batch_are_its_own_and_as_many_as_fit_exactly(database: Database, batch: BatchRow) -> None:
+    def shown_after(of: bytes, after: int, bytes_max: int) -> list[tuple[int, str, bytes | None]]:
+        rows = batches.results_after(connection, of, after, rows_max=LINES, bytes_max=bytes_max)
+        return [(row.number, row.custom_id, row.result_sealed) for row in rows]
+
+    with database.write() as connection:
+        another(connection, batch)
+        for of, result in ((BATCH, b"result"), (OTHER, b"others")):
+            lines = batch_lines.lease(connection, of, ALICE, LINES, 1)
+            ends = [msgspec.structs.replace(ended(line), result_sealed=result) for line in lines]
+            batch_lines.end_lines(connection, ends, ALICE, 2)
+        for of, result in ((BATCH, b"result"), (OTHER, b"others")):
+            assert shown_after(of, 3, 12) == [(4, "line-4", result), (5, "line-5", result)]
+            assert shown_after(of, LINES - 2, 12) == [(LINES - 1, f"line-{LINES - 1}", result)]
+            assert shown_after(of, LINES - 1, 12) == []
 
 
 def test_a_list_of_batches_is_paged_both_ways(database: Database, batch: BatchRow) -> None:
@@ -568,3 +588,13 @@ def test_an_alert_is_raised_once(database: Database) -> None:
             assert told is first
         (row,) = alerts.list_alerts(connection)
     assert (row.kind, row.subject, row.detail) == ("k", "s", '{"n":1}')
+
+
+def test_alerts_are_listed_from_the_newest_page_by_page(database: Database) -> None:
+    with database.write() as connection:
+        for kind, subject in (("k", "s"), ("j", "s"), ("k", "t")):
+            assert alerts.raise_alert(connection, kind=kind, subject=subject, detail={}, now_ns=1)
+        page = alerts.list_alerts(connection, limit=2)
+        assert [(row.kind, row.subject) for row in page] == [("k", "t"), ("j", "s")]
+        (last,) = alerts.list_alerts(connection, limit=2, before_id=page[-1].id)
+        assert (last.kind, last.subject) == ("k", "s")

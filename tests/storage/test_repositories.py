@@ -491,43 +491,63 @@ def test_a_withdrawn_price_is_a_version_after_which_the_model_has_none(
         assert again.price.version == 3
 
 
+RECORD = RequestRecord(
+    id=bytes(16),
+    key_id=1,
+    owner_id=7,
+    operation="openai.embeddings",
+    model="m",
+    group="default",
+    created_ns=NOW_NS,
+    duration_ms=1.5,
+    status=200,
+    outcome="ok",
+    usage=Usage(input_tokens=3),
+    price_id=1,
+    price_version=1,
+    ratio_micro=1_000_000,
+    hold_nano=5,
+    charge_nano=4,
+    features={"mode": "pro"},
+)
+
+
+def keep_record(connection: Connection, record: RequestRecord) -> None:
+    columns = ("id", "key_id", "owner_id", "model", "status", "charge_nano", "loss_nano", "created_ns")
+    values = {name: getattr(record, name) for name in columns} | {"record": msgspec.json.encode(record)}
+    connection.execute(schema.requests.insert(), values)
+
+
 def test_cve_2026_30886_a_request_is_found_by_its_owner_only(database: Database) -> None:
-    record = RequestRecord(
-        id=bytes(16),
-        key_id=1,
-        owner_id=7,
-        operation="openai.embeddings",
-        model="m",
-        group="default",
-        created_ns=NOW_NS,
-        duration_ms=1.5,
-        status=200,
-        outcome="ok",
-        usage=Usage(input_tokens=3),
-        price_id=1,
-        price_version=1,
-        ratio_micro=1_000_000,
-        hold_nano=5,
-        charge_nano=4,
-        features={"mode": "pro"},
-    )
-    values = {
-        "id": record.id,
-        "key_id": 1,
-        "owner_id": 7,
-        "model": "m",
-        "status": 200,
-        "charge_nano": 4,
-        "loss_nano": 0,
-        "created_ns": NOW_NS,
-        "record": msgspec.json.encode(record),
-    }
     with database.write() as connection:
-        connection.execute(schema.requests.insert(), values)
-        assert requests.get_request(connection, record.id, 7) == record
-        assert requests.get_request(connection, record.id, None) == record
-        assert requests.get_request(connection, record.id, 8) is None
-        assert requests.list_requests(connection, limit=2) == [record]
+        keep_record(connection, RECORD)
+        assert requests.get_request(connection, RECORD.id, 7) == RECORD
+        assert requests.get_request(connection, RECORD.id, None) == RECORD
+        for other in (8, 0):
+            assert requests.get_request(connection, RECORD.id, other) is None
+        assert requests.list_requests(connection, limit=2) == [RECORD]
+
+
+def test_calls_are_listed_from_the_newest_page_by_page_of_all_keys_or_of_one(database: Database) -> None:
+    def page(limit: int, **which: Any) -> list[int]:
+        return [record.id[0] for record in requests.list_requests(connection, limit, **which)]
+
+    with database.write() as connection:
+        for number, key_id in ((2, 1), (1, 2), (4, 2), (3, 1)):
+            keep_record(connection, msgspec.structs.replace(RECORD, id=bytes([number] * 16), key_id=key_id))
+        assert (page(3), page(3, before=bytes([2] * 16))) == ([4, 3, 2], [1])
+        assert (page(1, key_id=1), page(3, key_id=1), page(3, key_id=2)) == ([3], [3, 2], [4, 1])
+        assert page(3, key_id=1, before=bytes([3] * 16)) == [2]
+        assert page(3, key_id=3) == []
+
+
+def test_changes_are_listed_from_the_newest_page_by_page(database: Database) -> None:
+    with database.write() as connection:
+        for number in range(4):
+            audit.write(connection, **WHO, action="a.b", subject=f"a:{number}", detail={"n": number})
+        first = audit.newest(connection, limit=3)
+        assert [(row.subject, row.detail) for row in first] == [(f"a:{n}", f'{{"n":{n}}}') for n in (3, 2, 1)]
+        assert [row.subject for row in audit.newest(connection, limit=1, before_id=first[-1].id)] == ["a:0"]
 
 
 def test_an_operator_takes_over_a_key_that_the_gateway_had_switched_off(
