@@ -16,7 +16,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, guards, keys, owners, prices, requests, versions
 from elkapi.storage.secrets import Sealer, SecretKeyError, secret_key_path
-from elkapi.types import NO_POLICY, Amounts, ChannelLimits, RequestRecord, Usage, Variant
+from elkapi.types import NO_POLICY, Amounts, ChannelLimits, Guard, RequestRecord, Usage, Variant
 
 NOW_NS = 1_800_000_000_000_000_000
 WHO: dict[str, Any] = {"now_ns": NOW_NS, "actor": "test"}
@@ -340,6 +340,56 @@ def test_a_bad_channel_key_is_disabled_alone_with_its_reason_and_comes_back(
         assert channels.set_key_enabled(connection, 10_000, True, **WHO) is None
 
 
+def test_of_the_keys_that_are_off_the_gateways_own_are_found_and_each_is_enabled_alone(
+    database: Database, installation: Installation
+) -> None:
+    sealer = installation.sealer
+    automatic: dict[str, Any] = {"reason": "401", "now_ns": 5, "actor": channels.AUTOMATIC}
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, sealer, spec(), **WHO)
+        secrets_ = ["one", "two", "three", "four"]
+        first, second, operators, on = channels.add_keys(connection, sealer, channel_id, secrets_, **WHO)
+        assert {key.changed_ns for key in (first, second)} == {NOW_NS}
+        for key in (first, second):
+            channels.set_key_enabled(connection, key.id, False, **automatic)
+        channels.set_key_enabled(connection, operators.id, False, reason="old", now_ns=5, actor="test")
+        (loaded,) = channels.load_channels(connection, sealer)
+        assert [(key.secret, key.enabled) for key in loaded.channel.keys] == list(
+            zip(secrets_, (False, False, False, True), strict=True)
+        )
+        found = channels.disabled_keys(connection, sealer)
+        assert [(one.key.id, one.changed_ns) for one in found] == [(first.id, 5), (second.id, 5)]
+
+        def enabled(which: int, now_ns: int) -> bool:
+            return channels.enable_key(connection, found[which], "answered", now_ns=now_ns, actor="prober")
+
+        def states() -> list[tuple[bool, str, str, int]]:
+            keys_ = channels.view_keys(connection, channel_id)
+            return [(key.enabled, key.reason, key.disabled_by, key.changed_ns) for key in keys_]
+
+        # An operator was faster, if only within the same moment.
+        channels.set_key_enabled(connection, first.id, True, now_ns=5, actor="test")
+        assert not enabled(0, 9)
+        assert enabled(1, 9)
+        rest = [(False, "old", "test", 5), (True, "", "", NOW_NS)]
+        assert states() == [(True, "", "", 5), (True, "", "", 9), *rest]
+        # It was refused again since: what was seen of it before no longer counts.
+        channels.set_key_enabled(connection, second.id, False, **{**automatic, "now_ns": 10})
+        assert not enabled(1, 11)
+        assert states() == [(True, "", "", 5), (False, "401", "auto", 10), *rest]
+    assert on.enabled
+
+
+def test_a_channel_is_found_by_its_whole_name(database: Database, installation: Installation) -> None:
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, installation.sealer, spec(name="main"), **WHO)
+        assert channels.find_id(connection, "main") == channel_id
+        for pattern in ("%", "mai_", "MAIN"):
+            assert channels.find_id(connection, pattern) is None
+        assert channels.exists(connection, channel_id)
+        assert not channels.exists(connection, channel_id + 1)
+
+
 def test_a_channel_key_is_removed_alone_and_its_id_is_given_to_no_other(
     database: Database, installation: Installation
 ) -> None:
@@ -399,6 +449,60 @@ def test_a_sealed_value_moved_to_another_row_does_not_open(database: Database, i
         loaded = {entry.channel.id: entry for entry in channels.load_channels(connection, sealer)}
     assert loaded[two].channel.keys == ()
     assert loaded[two].sealed_shut
+
+
+@pytest.mark.parametrize(("taken", "put"), [("proxy", "proxy"), ("headers", "headers"), ("headers", "proxy")])
+def test_a_proxy_or_header_sealed_for_another_channel_or_column_does_not_open(
+    database: Database, installation: Installation, taken: str, put: str
+) -> None:
+    c, sealer = schema.channels.c, installation.sealer
+    secret: dict[str, Any] = {"proxy_url": "http://127.0.0.1:1", "header_set": {"a": "b"}}
+    with database.write() as connection:
+        one = channels.add_channel(connection, sealer, spec(name="one", **secret), **WHO)
+        two = channels.add_channel(connection, sealer, spec(name="two", **secret), **WHO)
+        for channel_id in (one, two):
+            channels.add_keys(connection, sealer, channel_id, ["secret"], **WHO)
+        of = one if taken == put else two
+        sealed = connection.execute(select(c[f"{taken}_sealed"]).where(c.id == of)).scalar_one()
+        connection.execute(schema.channels.update().where(c.id == two).values({f"{put}_sealed": sealed}))
+        first, second = channels.load_channels(connection, sealer)
+    assert (len(first.channel.keys), first.sealed_shut) == (1, ())
+    assert (second.channel.keys, second.sealed_shut) == ((), ("proxy or headers",))
+    assert (second.channel.proxy_url, second.channel.header_set) == (None, {})
+
+
+def test_a_key_sealed_for_another_row_of_its_channel_does_not_open(
+    database: Database, installation: Installation
+) -> None:
+    c, sealer = schema.channel_keys.c, installation.sealer
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, sealer, spec(), **WHO)
+        one, two = channels.add_keys(connection, sealer, channel_id, ["one", "two"], **WHO)
+        sealed = connection.execute(select(c.sealed).where(c.id == one.id)).scalar_one()
+        connection.execute(schema.channel_keys.update().where(c.id == two.id).values(sealed=sealed))
+        (loaded,) = channels.load_channels(connection, sealer)
+    assert [key.id for key in loaded.channel.keys] == [one.id]
+    assert loaded.sealed_shut == (f"key {two.id}",)
+
+
+def test_the_secret_of_a_hook_is_replaced_and_opens_under_its_name_and_key_alone(
+    database: Database, installation: Installation
+) -> None:
+    c, sealer = schema.guards.c, installation.sealer
+
+    def secrets_(by: Sealer = sealer) -> dict[str, str]:
+        return {guard.name: guard.secret for guard in guards.all_guards(connection, by)}
+
+    with database.write() as connection:
+        for name, secret in (("b", "old"), ("a", "of a"), ("b", "of b")):
+            before = versions.read(connection)
+            guards.set_guard(connection, sealer, Guard(name=name, kind="hook", url="http://x", secret=secret), **WHO)
+            assert versions.read(connection).routing > before.routing
+        assert list(secrets_().items()) == [("a", "of a"), ("b", "of b")]
+        assert secrets_(Sealer(bytes(32))) == {"a": "", "b": ""}
+        sealed = connection.execute(select(c.secret_sealed).where(c.name == "a")).scalar_one()
+        connection.execute(schema.guards.update().where(c.name == "b").values(secret_sealed=sealed))
+        assert secrets_() == {"a": "of a", "b": ""}
 
 
 def test_a_channel_whose_headers_do_not_open_is_left_without_keys(
