@@ -16,7 +16,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, guards, keys, owners, prices, requests, versions
 from elkapi.storage.secrets import Sealer, SecretKeyError, secret_key_path
-from elkapi.types import NO_POLICY, Amounts, ChannelLimits, Guard, RequestRecord, Usage, Variant
+from elkapi.types import NO_POLICY, Amounts, ChannelLimits, Guard, Policy, RequestRecord, Usage, Variant
 
 NOW_NS = 1_800_000_000_000_000_000
 WHO: dict[str, Any] = {"now_ns": NOW_NS, "actor": "test"}
@@ -264,6 +264,55 @@ def test_every_change_leaves_an_audit_row_without_secrets(database: Database, in
     text = repr(rows)
     assert PLANTED not in text
     assert plaintext not in text
+
+
+def test_what_each_change_of_a_channel_was_is_told_in_its_audit_row(
+    database: Database, installation: Installation
+) -> None:
+    sealer = installation.sealer
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, sealer, spec(), **WHO)
+        first, second = channels.add_keys(connection, sealer, channel_id, [PLANTED, PLANTED[::-1]], **WHO)
+        channels.replace_channel(connection, sealer, channel_id, spec(name="n", base_url="https://x.example"), **WHO)
+        channels.set_enabled(connection, channel_id, True, **WHO)
+        channels.set_key_enabled(connection, first.id, False, reason="leaked", **WHO)
+        channels.set_key_enabled(connection, first.id, True, reason="answered", **WHO)
+        channels.remove_key(connection, second.id, **WHO)
+        rows = audit.newest(connection, limit=7)[::-1]
+        view = channels.view_channel(connection, sealer, channel_id)
+    added = [{"id": key.id, "hint": key.hint} for key in (first, second)]
+    assert [(row.action, msgspec.json.decode(row.detail)) for row in rows] == [
+        ("channel.add", {"name": "main", "base_url": "https://api.example.com/v1"}),
+        ("channel.key.add", {"added": added}),
+        ("channel.edit", {"name": "n", "base_url": "https://x.example"}),
+        ("channel.enable", {}),
+        ("channel.key.disable", {"key": first.id, "reason": "leaked"}),
+        ("channel.key.enable", {"key": first.id, "reason": "answered"}),
+        ("channel.key.remove", {"key": second.id, "hint": second.hint}),
+    ]
+    assert {(row.subject, row.created_ns) for row in rows} == {(f"channel:{channel_id}", NOW_NS)}
+    assert view is not None
+    assert view.created_ns == NOW_NS
+
+
+def test_what_each_change_of_a_group_or_guardrail_was_is_told_in_its_audit_row(
+    database: Database, installation: Installation
+) -> None:
+    guard = Guard(name="w", kind="words", words=("a", "b"))
+    with database.write() as connection:
+        groups.set_group(connection, name="g", ratio_micro=500_000, description="d", **WHO)
+        policy = Policy(parallel_max=2)
+        groups.set_group(connection, name="g", ratio_micro=1_000_000, description=None, policy=policy, **WHO)
+        guards.set_guard(connection, installation.sealer, guard, **WHO)
+        *changes, guarded = audit.newest(connection, limit=3)[::-1]
+        assert groups.get_group(connection, "g") == groups.GroupRow("g", 1_000_000, "d", policy)
+    assert [(row.subject, msgspec.json.decode(row.detail)) for row in changes] == [
+        ("group:g", {"ratio": "0.5", "description": "d"}),
+        ("group:g", {"ratio": "1", "description": None, "policy": {"parallel_max": 2}}),
+    ]
+    # Of words it is told how many there are.
+    assert guarded.subject == "guard:w"
+    assert msgspec.json.decode(guarded.detail)["words"] == 2
 
 
 def test_g16_every_channel_field_reads_back(database: Database, installation: Installation) -> None:
