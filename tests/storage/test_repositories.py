@@ -401,6 +401,10 @@ def test_of_the_keys_that_are_off_the_gateways_own_are_found_and_each_is_enabled
         assert {key.changed_ns for key in (first, second)} == {NOW_NS}
         for key in (first, second):
             channels.set_key_enabled(connection, key.id, False, **automatic)
+        # Another worker met the same refusal: nothing changes, and no snapshot is rebuilt.
+        version = versions.read(connection)
+        channels.set_key_enabled(connection, first.id, False, **{**automatic, "reason": "403", "now_ns": 6})
+        assert versions.read(connection) == version
         channels.set_key_enabled(connection, operators.id, False, reason="old", now_ns=5, actor="test")
         (loaded,) = channels.load_channels(connection, sealer)
         assert [(key.secret, key.enabled) for key in loaded.channel.keys] == list(
@@ -472,6 +476,7 @@ def test_a_change_of_one_channel_or_key_leaves_the_others_and_a_channel_goes_wit
         assert len(channels.add_keys(connection, sealer, other, ["two", "three"], **WHO)) == 2
         before, loaded = channels.view_channels(connection, sealer), channels.load_channels(connection, sealer)
         assert [len(one.keys) for one in before] == [2, 1]
+        assert [channels.view_channel(connection, sealer, one.id) for one in before] == before
         channels.set_enabled(connection, channel_id, False, **WHO)
         channels.replace_channel(connection, sealer, channel_id, spec(name="renamed", header_set={"x-d": "2"}), **WHO)
         channels.set_key_enabled(connection, key.id, False, reason="401", **WHO)
@@ -562,7 +567,9 @@ def test_a_channel_whose_headers_do_not_open_is_left_without_keys(
         channels.add_keys(connection, installation.sealer, channel_id, ["one"], **WHO)
         connection.execute(schema.channels.update().values(headers_sealed=Sealer(bytes(32)).seal(b"{}", b"")))
         loaded = channels.load_channels(connection, installation.sealer)[0]
+        (view,) = channels.view_channels(connection, installation.sealer)
     assert loaded.channel.keys == ()
+    assert view.header_names == ("(encrypted with another secret key)",)
 
 
 def test_another_secret_key_is_refused_at_the_start(installation: Installation) -> None:
