@@ -50,6 +50,7 @@ clone() {
 # Start `make run`, wait for its curl line ($1 = seconds allowed), leave the line in $curl and the time in $took_s.
 start() {
   local log=$base/run.log began
+  : > "$log"  # The child that opens it may come to it later than the look below, which would find the last start's line.
   began=$(date +%s.%N)
   chroot "$root" "${inside[@]}" ${2:-} bash -c 'cd /srv/elkapi && exec make run' < /dev/null > "$log" 2>&1 &
   gateway=$!
