@@ -376,7 +376,7 @@ class Connection(asyncio.Protocol):
         if exchange and exchange.close_after:
             if self.transport.is_reading():
                 self._close()
-            else:  # What broke its framing is still unread.
+            else:  # What the client sent behind it is still unread.
                 self._linger()
         elif self.waiting:
             following = self.waiting.popleft()
