@@ -22,6 +22,8 @@ EBML = bytes.fromhex("1a45dfa3 0100000000000023 42868101 42f78101 42f28104 42f38
         (b"\0\0\0\x18ftypM4B ", kinds.M4A),
         (b"\0\0\0\x18ftypavif", kinds.AVIF),
         (b"\0\0\0\x18ftypavis", kinds.AVIF),
+        (b"\0\0\0\x18ftypheic", None),
+        (b"\0\0\0\x18ftypmif1", None),
         (EBML + b"\x84webm", kinds.WEBM),
         (EBML + b"\x88matroska", kinds.MATROSKA),
         (b"\x89PNG\r\n\x1a\n", kinds.PNG),

@@ -46,7 +46,16 @@ _MARKS = (
     (b"OggS", OGG),
     (b"glTF", GLB),
 )
-_BRANDS = {b"qt  ": MOV, b"M4A ": M4A, b"M4B ": M4A, b"avif": AVIF, b"avis": AVIF}
+# Any other brand is a form of MP4, but these are the pictures of phones, which no provider of videos takes.
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BRANDS: dict[bytes, FileKind | None] = {
+    **dict.fromkeys(_HEIF),
+    b"qt  ": MOV,
+    b"M4A ": M4A,
+    b"M4B ": M4A,
+    b"avif": AVIF,
+    b"avis": AVIF,
+}
 # Older QuickTime files start with one of these instead of a brand.
 _ATOMS = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip"})
 
