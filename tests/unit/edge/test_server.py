@@ -664,6 +664,20 @@ async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection()
         assert await draining == 0
 
 
+async def test_a_drain_shortens_the_wait_for_a_request_and_never_lengthens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DRAIN_IDLE_S", 600.0)  # No sweep comes before the test ends.
+    async with running() as (server, port), connected(port) as (_, writer), connected(port) as (_, other):
+        slow, idle = await served(writer), await served(other)
+        slow.deadline_s = due_s = time.monotonic() + 300.0
+        idle.deadline_s = due_s + 900.0
+        draining = asyncio.create_task(server.drain(60))
+        await asyncio.sleep(0)
+        assert slow.deadline_s == due_s
+        assert due_s < idle.deadline_s < due_s + 900.0
+        slow.deadline_s = idle.deadline_s = 0.0
+        assert await draining == 0
+
+
 @contextlib.asynccontextmanager
 async def three_asked(
     more: bytes = b"",
