@@ -6,6 +6,7 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from elkapi.clock import ManualClock
@@ -188,6 +189,24 @@ def test_g61_a_sessions_channel_that_cools_down_is_not_preferred() -> None:
     health = Health(10, 100, ManualClock())
     health.failed(("channel", 2))
     assert order((channel(1), channel(2)), health=health, preferred=Place(2, 20)) == [1, 2]
+
+
+def keys_asked(*tier: Channel, health: Health | None = None, place: Place) -> list[int]:
+    attempts = plan((tier,), "m", is_openai, health or Health(10, 100), Random(1), 9, place)
+    return [attempt.key.id for attempt in attempts]
+
+
+def test_g61_a_sessions_key_that_cools_down_or_is_disabled_is_not_preferred() -> None:
+    health = Health(10, 100, ManualClock())
+    health.failed(("key", 20))
+    assert keys_asked(channel(1), channel(2), health=health, place=Place(2, 20)) == [10, 20]
+    disabled = msgspec.structs.replace(channel(2), keys=(ChannelKey(20, "k0", enabled=False), ChannelKey(21, "k1")))
+    assert 20 not in keys_asked(channel(1), disabled, place=Place(2, 20))
+
+
+def test_g61_a_sessions_channel_that_does_not_serve_the_call_is_not_preferred() -> None:
+    other = msgspec.structs.replace(channel(2), family="gemini")
+    assert keys_asked(channel(1), other, channel(3), place=Place(2, 20)) in ([10, 30], [30, 10])
 
 
 def test_g61_where_everything_cools_down_all_are_tried_whichever_answered_the_session_last() -> None:
