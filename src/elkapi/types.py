@@ -109,8 +109,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     Input: `input_tokens` are uncached text; `cached_tokens` were read from a cache (of any modality, except the
     `cached_audio_tokens` if the upstream reports them), the writes went into one; audio and image inputs are the
     uncached ones. Output: `output_tokens` are text, `reasoning_tokens` thinking. `searches` are web searches that the
-    upstream ran; `calls` are answers per call. Of media: `video_ms` and `audio_ms` are the milliseconds made, `images`
-    the images.
+    upstream bills; `calls` are answers per call. Of media: `video_ms` and `audio_ms` are the milliseconds made,
+    `images` the images.
     """
 
     input_tokens: int = 0

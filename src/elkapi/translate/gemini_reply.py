@@ -31,6 +31,7 @@ from elkapi.translate.ir import (
     UsageLost,
     UsageSeen,
 )
+from elkapi.translate.profiles import profile_for
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import GeminiUsage, read_gemini_usage
 from elkapi.types import Usage
@@ -211,8 +212,9 @@ class Reader:
         "_answered",
         "_calls",
         "_cited",
+        "_queries",
         "_reply_id",
-        "_searches",
+        "_searched_once",
         "_started",
         "_usage",
         "_usage_raw",
@@ -224,7 +226,8 @@ class Reader:
         self._reply_id = ""
         self._answered = False
         self._calls = 0
-        self._searches = 0
+        self._queries: set[str] = set()
+        self._searched_once = False
         self._usage_raw = b""
         self._usage: Usage | None = None
         self._cited: set[Citation] = set()
@@ -251,6 +254,7 @@ class Reader:
         if not self._started:
             self._started = True
             self._reply_id = chunk.responseId or ""
+            self._searched_once = profile_for("gemini", chunk.modelVersion or "").searches_billed_once
             events.append(Start(chunk.responseId or "", chunk.modelVersion or ""))
         candidate = chunk.candidates[0] if chunk.candidates else None
         if candidate is not None and candidate.index == 0:
@@ -328,7 +332,8 @@ class Reader:
             view = _grounding.decode(raw)
         except NOT_JSON:
             return
-        self._searches = max(self._searches, len(view.webSearchQueries or ()))
+        # Google bills each query once, however often it is listed, and empty ones not at all.
+        self._queries.update(filter(None, view.webSearchQueries or ()))
         sources = [chunk.web for chunk in view.groundingChunks or ()]
         found: list[Citation] = []
         named: set[int] = set()
@@ -358,13 +363,17 @@ class Reader:
                 self._usage = None
             if self._usage is None:
                 events.append(UsageLost())
-        elif not self._searches or self._usage is None or self._usage.searches == self._searches:
+        elif self._usage is None or self._usage.searches == self._searches():
             return
         if self._usage is None:
             return
-        if self._searches:
-            self._usage = msgspec.structs.replace(self._usage, searches=self._searches)
+        if searches := self._searches():
+            self._usage = msgspec.structs.replace(self._usage, searches=searches)
         events.append(UsageSeen(self._usage))
+
+    def _searches(self) -> int:
+        """The searches that Google bills for the answer so far."""
+        return min(len(self._queries), 1) if self._searched_once else len(self._queries)
 
 
 def _reason(word: str, calls: int) -> FinishReason:

@@ -27,6 +27,7 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool replaces a schema. `anthropic_members`: it accepts Anthropic's own fields
     (thinking, top_k) where another dialect passes fields on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses unsigned calls.
+    `searches_billed_once`: all searches of a call are billed as one search.
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
     `custom_tools`: it accepts free-text tools. `begun_answers` False: a conversation must end with the user's turn.
@@ -50,6 +51,7 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
+    searches_billed_once: bool = False
     strict_chat: bool = False
     custom_tools: bool = False
     begun_answers: bool = True
@@ -126,6 +128,8 @@ ROWS: tuple[_Row, ...] = (
     ),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
     (None, r"(^|/)gemini-2\.5-\S*image", {"reasoning": "none"}),
+    # Google bills a search of these models by the prompt, one of Gemini 3 by the query.
+    (None, r"(^|/)gemini-[12]", {"searches_billed_once": True}),
     # Its thinking cannot be disabled.
     (None, r"(^|/)gemini-2\.5-pro", {"budget_min": 128}),
     (None, r"(^|/)gemini-(1|2\.0)", {"max_output_tokens": 8192, "reasoning": "none", "schema_subset": True}),

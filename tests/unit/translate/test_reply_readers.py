@@ -600,6 +600,25 @@ def test_sources_are_told_once_for_each_passage_and_searches_are_counted() -> No
     assert gemini_events(candidate("a", citationMetadata="odd", groundingMetadata="odd")) == [TextDelta("a")]
 
 
+@pytest.mark.parametrize(
+    ("model", "billed"), [("gemini-3-flash-preview", [2, 3]), ("gemini-2.5-flash", [1, 1]), ("", [2, 3])]
+)
+def test_searches_are_counted_as_google_bills_them(model: str, billed: list[int]) -> None:
+    """Each distinct query that is not empty; for models before Gemini 3 the prompt, however many it took."""
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 2}
+    first, second = ({"webSearchQueries": queries} for queries in (["", "one", "two", "one"], ["two", "", "three"]))
+    chunks = (
+        candidate("a", groundingMetadata=first) | {"usageMetadata": usage, "modelVersion": model},
+        candidate("b", groundingMetadata=second, finishReason="STOP")
+        | {"usageMetadata": {**usage, "promptTokenCount": 6}},
+    )
+    reader = gemini.DIALECT.reader()
+    events = [event for chunk in chunks for event in reader.feed(frame(chunk))]
+    assert [event.usage.searches for event in events if isinstance(event, UsageSeen)] == billed
+    blank = candidate("a", groundingMetadata={"webSearchQueries": [""]}) | {"usageMetadata": usage}
+    assert [event for event in gemini_events(blank) if isinstance(event, UsageSeen)] == [USAGE]
+
+
 def test_a_whole_gemini_answer_ends_also_where_it_does_not_say_why_but_must_say_something() -> None:
     read = gemini.DIALECT.read_reply
     assert read(msgspec.json.encode(candidate("a"))) == [Start("", ""), TextDelta("a"), Finish("stop"), End()]
