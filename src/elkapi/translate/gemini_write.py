@@ -126,7 +126,7 @@ def _contents(request: ChatRequest, profile: Profile) -> list[_Wire]:
         if role == "model":
             parts = _model_parts(message.parts, own, profile)
         else:
-            parts = _user_parts(message, names, order, own)
+            parts = _user_parts(message, names, order, own, profile)
         if parts and contents and contents[-1]["role"] == role:
             contents[-1]["parts"].extend(parts)
         elif parts:
@@ -143,7 +143,7 @@ def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wi
     unsigned = profile.call_signatures
     for part in parts:
         if isinstance(part, ToolCall):
-            wire = _call(part, own)
+            wire = _call(part, own, profile)
             if unsigned and "thoughtSignature" not in wire and not own:
                 wire["thoughtSignature"] = UNSIGNED
             # Only the first of parallel calls is signed.
@@ -163,12 +163,14 @@ def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wi
     return result
 
 
-def _user_parts(message: Message, names: dict[str, str], order: dict[str, int], own: bool) -> list[_Wire]:
-    """Results first, in the order of their calls: Gemini matches them only by that order and the name."""
+def _user_parts(
+    message: Message, names: dict[str, str], order: dict[str, int], own: bool, profile: Profile
+) -> list[_Wire]:
+    """Results first, in the order of their calls: older models match them only by that order and the name."""
     results = [part for part in message.parts if isinstance(part, ToolResult)]
     if not own:
         results.sort(key=lambda part: order.get(part.call_id, len(order)))
-    written = {id(part): _result(part, names, own) for part in results}
+    written = {id(part): _result(part, names, own, profile) for part in results}
     result: list[_Wire] = [] if own else [wire for part in results for wire in written[id(part)]]
     for part in message.parts:
         if isinstance(part, ToolResult):
@@ -182,17 +184,23 @@ def _user_parts(message: Message, names: dict[str, str], order: dict[str, int], 
     return result
 
 
-def _call(part: ToolCall, own: bool) -> _Wire:
+def _call(part: ToolCall, own: bool, profile: Profile) -> _Wire:
     if part.custom:
         raise BadRequest(
             f"This model does not support custom tools, such as the call of `{part.name}`.", param="messages"
         )
     call: _Wire = {"name": part.name, "args": _arguments(part)}
-    if own and not _MADE_UP.fullmatch(part.id):
+    if _has_id(part.id, own, profile):
         call["id"] = part.id
     if part.signature and part.signed_by == "gemini":
         return {"functionCall": call, "thoughtSignature": part.signature}
     return {"functionCall": call}
+
+
+def _has_id(call_id: str, own: bool, profile: Profile) -> bool:
+    """Whether a call and its result have their id. Without ids, newer models give no answer to parallel results; older
+    ones refuse them."""
+    return not _MADE_UP.fullmatch(call_id) if own else profile.whole_results
 
 
 def _arguments(part: ToolCall) -> msgspec.Raw:
@@ -247,17 +255,21 @@ def _media_type(url: str) -> str | None:
     return _MEDIA_TYPES.get(ending)
 
 
-def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
-    """The response, followed by the result's other parts; those of a Gemini caller stay inside the response."""
+def _result(part: ToolResult, names: dict[str, str], own: bool, profile: Profile) -> list[_Wire]:
+    """The response, with the result's other parts inside, or behind it for older models."""
     name = part.name or names.get(part.call_id)
     if not name:
         raise BadRequest(f"The result of the tool call `{part.call_id}` must follow the call.", param="messages")
-    text = "\n".join(item.text for item in part.parts if isinstance(item, Text))
+    inside = own or profile.whole_results
+    written = [(item, wire) for item in part.parts if (wire := _common_part(item)) is not None]
+    # A file of text is a text, which may be nowhere but in the response.
+    texts = [wire["text"] for item, wire in written if "text" in wire and (inside or isinstance(item, Text))]
+    others = [wire for item, wire in written if "text" not in wire or not (inside or isinstance(item, Text))]
+    text = "\n".join(texts)
     response: _Wire = {"name": name, "response": {"error": text} if part.is_error else _response(text, own)}
-    if own and not _MADE_UP.fullmatch(part.call_id):
+    if _has_id(part.call_id, own, profile):
         response["id"] = part.call_id
-    others = [wire for item in part.parts if not isinstance(item, Text) if (wire := _common_part(item)) is not None]
-    if own and others:
+    if inside and others:
         response["parts"] = others
         return [{"functionResponse": response}]
     return [{"functionResponse": response}, *others]

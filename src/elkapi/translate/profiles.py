@@ -27,6 +27,7 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool replaces a schema. `anthropic_members`: it accepts Anthropic's own fields
     (thinking, top_k) where another dialect passes fields on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses unsigned calls.
+    `whole_results`: it matches tool results to calls by their ids, and takes their pictures and files only within them.
     `searches_billed_once`: all searches of a call are billed as one search.
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
@@ -51,6 +52,7 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
+    whole_results: bool = False
     searches_billed_once: bool = False
     strict_chat: bool = False
     custom_tools: bool = False
@@ -133,10 +135,16 @@ ROWS: tuple[_Row, ...] = (
     # Its thinking cannot be disabled.
     (None, r"(^|/)gemini-2\.5-pro", {"budget_min": 128}),
     (None, r"(^|/)gemini-(1|2\.0)", {"max_output_tokens": 8192, "reasoning": "none", "schema_subset": True}),
+    # Google's names without a version stand for the latest models.
     (
         None,
-        r"(^|/)gemini-[3-9]",
-        {"reasoning": "level", "efforts": ("low", "medium", "high"), "call_signatures": True},
+        r"(^|/)gemini-([3-9]|(pro|flash|flash-lite)-latest)",
+        {
+            "reasoning": "level",
+            "efforts": ("low", "medium", "high"),
+            "call_signatures": True,
+            "whole_results": True,
+        },
     ),
     (None, r"(^|/)gemini-3-pro", {"efforts": ("low", "high")}),
     # From 3.7 on only the flash-lite models support minimal thinking.

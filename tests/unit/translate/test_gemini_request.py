@@ -433,6 +433,47 @@ def test_results_of_parallel_calls_go_back_in_the_order_of_the_calls_with_the_to
     ]
 
 
+def test_a_newer_model_finds_the_call_of_a_result_by_its_id_and_its_pictures_inside() -> None:
+    """Without ids such a model answers with nothing, and it refuses pictures between the results of parallel calls."""
+    picture = ir.Image(data="iVBORw0KGgo=", media_type="image/png")
+    page = ir.File("application/pdf", data="JVBE", name="a.pdf")
+    found = (ir.Text("second"), picture, ir.File("text/plain", text="notes", name="n.txt"), page)
+    request = _chat(
+        _user("?"),
+        _model(ir.ToolCall("toolu_1", "f", "{}"), ir.ToolCall("call_2", "f", "{}")),
+        _user(ir.ToolResult("call_2", found), ir.ToolResult("toolu_1", (picture,)), "and?"),
+    )
+    image = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}
+    file = {"inlineData": {"mimeType": "application/pdf", "data": "JVBE", "displayName": "a.pdf"}}
+    for model in ("gemini-3.5-flash", "models/gemini-flash-latest", "gemini-4-pro"):
+        contents = _write(request, profile_for("vertex", model))["contents"]
+        assert [part["functionCall"]["id"] for part in contents[1]["parts"]] == ["toolu_1", "call_2"]
+        assert [part.get("thoughtSignature") for part in contents[1]["parts"]] == [UNSIGNED, None]
+        second = {"result": "second\nn.txt:\nnotes"}
+        assert contents[2]["parts"] == [
+            {"functionResponse": {"name": "f", "response": {"result": ""}, "id": "toolu_1", "parts": [image]}},
+            {"functionResponse": {"name": "f", "response": second, "id": "call_2", "parts": [image, file]}},
+            {"text": "and?"},
+        ]
+    # An older one knows neither.
+    older = _write(request)["contents"]
+    assert [part["functionCall"].keys() for part in older[1]["parts"]] == [{"name", "args"}] * 2
+    assert older[2]["parts"] == [
+        {"functionResponse": {"name": "f", "response": {"result": ""}}},
+        image,
+        {"functionResponse": {"name": "f", "response": {"result": "second"}}},
+        image,
+        {"text": "n.txt:\nnotes"},
+        file,
+        {"text": "and?"},
+    ]
+
+
+@pytest.mark.parametrize("model", ["gemini-flash-latest", "gemini-pro-latest", "models/gemini-flash-lite-latest"])
+def test_a_name_without_a_version_is_that_of_the_latest_model(model: str) -> None:
+    assert profile_for("gemini", model) == profile_for("gemini", "gemini-3.7-pro")
+
+
 def test_a_schema_that_a_tool_found_refers_to_no_part_of_its_response() -> None:
     """Google reads a `$ref` in a function's response as one of the response's own parts, and refuses an unknown one."""
     found = '{"$defs":{"a":{}},"x":{"$ref":"#/$defs/a"}}'
