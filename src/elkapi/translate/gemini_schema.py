@@ -275,11 +275,21 @@ def from_subset(schema: Any) -> Any:
             order = value
         elif name not in ("nullable", "example") and not (name == "format" and value == "enum"):
             result[name] = value
+    if result.get("type") in _NUMBERS and isinstance(values := result.get("enum"), list):
+        result["enum"] = [_number(value) for value in values]
     if isinstance(order, list) and isinstance(properties := result.get("properties"), dict):
         result["properties"] = _ordered(properties, order)
     if schema.get("nullable") is True:
         return _nullable(result)
     return result
+
+
+def _number(value: Any) -> Any:
+    """A value of a number's enum, which Google writes as a string."""
+    found = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    return float(value) if found[1] else int(value)
 
 
 def _ordered(properties: _Schema, order: list[Any]) -> _Schema:
@@ -299,6 +309,8 @@ def _nullable(schema: _Schema) -> _Schema:
 
 # Google's JSON has 64-bit integers as strings.
 _COUNT = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
+_NUMBERS = ("integer", "number")
 _COUNTS = ("maxItems", "minItems", "maxLength", "minLength", "maxProperties", "minProperties")
 _JSON_NAMES = {
     "any_of": "anyOf",

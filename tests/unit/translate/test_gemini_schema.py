@@ -172,6 +172,23 @@ def test_a_reference_stands_alone_and_leads_into_defs() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"type": "INTEGER", "format": "enum", "enum": ["101", "-2"]}, {"type": "integer", "enum": [101, -2]}),
+        ({"type": "NUMBER", "enum": ["0.5", "2"]}, {"type": "number", "enum": [0.5, 2]}),
+        (
+            {"type": 3, "enum": ["1", 2, "many"], "nullable": True},
+            {"type": ["integer", "null"], "enum": [1, 2, "many", None]},
+        ),
+        ({"type": "STRING", "enum": ["1"]}, {"type": "string", "enum": ["1"]}),
+    ],
+)
+def test_the_enum_of_a_number_which_google_writes_as_strings_holds_numbers(given: Any, read: Any) -> None:
+    """Strings would leave no value that is of the type and in the enum."""
+    assert from_subset(given) == read
+
+
 def test_what_is_copied_into_defs_takes_no_name_that_stands_there() -> None:
     references = {"a": {"$ref": "#/definitions/A"}, "b": {"$ref": "#/definitions/B"}, "c": {"$ref": "#/$defs/ref_1"}}
     schema = {
