@@ -171,13 +171,19 @@ _STAND_INS = frozenset({UNSIGNED, UNSIGNED_BYTES})
 
 
 class _Ids:
-    """Assigns ids to calls by order, and matches results to open calls by name."""
+    """Assigns ids to calls by order, and matches results to open calls by name.
+
+    Gemini CLI gives the result of a call without an id one of its own, so an unknown id counts as none.
+    """
 
     def __init__(self) -> None:
         self._count = 0
+        self._told: set[str] = set()
         self._waiting: dict[str, list[str]] = {}
 
     def of_call(self, call: WireCall) -> str:
+        if call.id:
+            self._told.add(call.id)
         id_ = call.id or f"call_{self._count}"
         self._count += 1
         self._waiting.setdefault(call.name, []).append(id_)
@@ -185,12 +191,16 @@ class _Ids:
 
     def of_result(self, result: WireResponse) -> str:
         waiting = self._waiting.get(result.name, [])
-        if result.id:
+        if result.id in self._told:
             if result.id in waiting:
                 waiting.remove(result.id)
             return result.id
-        if waiting:
-            return waiting.pop(0)
+        unnamed = next((id_ for id_ in waiting if not result.id or id_ not in self._told), None)
+        if unnamed is not None:
+            waiting.remove(unnamed)
+            return unnamed
+        if result.id:
+            return result.id
         self._count += 1
         return f"call_{self._count - 1}"
 

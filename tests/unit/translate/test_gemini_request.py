@@ -230,6 +230,26 @@ def test_the_chunks_of_a_streamed_answer_are_one_text_again() -> None:
     assert asked.parts == (ir.Text("a"), ir.Text("b"))
 
 
+def test_the_result_of_a_call_without_an_id_belongs_to_it_though_the_client_gave_it_one() -> None:
+    """Gemini CLI does so; its conversation would end where another model goes on with it."""
+    calls = [
+        {"functionCall": {"name": "f"}},
+        {"functionCall": {"name": "f", "id": "b"}},
+        {"functionCall": {"name": "f"}},
+    ]
+    ids = ["f-1755-3c1d", "b", "f-1755-77aa"]
+    results = [{"functionResponse": {"name": "f", "id": id_, "response": {"result": id_}}} for id_ in ids]
+    request = _read({"contents": [{"role": "model", "parts": calls}, {"role": "user", "parts": results}]})
+    DIALECT.check_crossing(request)
+    made = [part.id for part in request.messages[0].parts if isinstance(part, ir.ToolCall)]
+    answered = {part.call_id: part.parts for part in request.messages[1].parts if isinstance(part, ir.ToolResult)}
+    assert answered == {call: (ir.Text(id_),) for call, id_ in zip(made, ids, strict=True)}
+    # An id that no call has, where no call waits for a result, is refused as before.
+    stray = _read({"contents": [{"role": "user", "parts": results[:1]}]})
+    with pytest.raises(BadRequest, match="must follow its function call"):
+        DIALECT.check_crossing(stray)
+
+
 def test_sound_that_a_function_answers_with_is_part_of_its_result() -> None:
     sound = {"inlineData": {"mimeType": "audio/wav", "data": "AAAA"}}
     answer = {"name": "f", "response": {"result": "ok"}, "parts": [sound]}
