@@ -296,8 +296,8 @@ class Reader:
                 continue
             elif part.inlineData is not None:
                 _inline(part.inlineData, events)
-            elif part.text is None:
-                _server_tool(part, events)
+            elif part.text is None and _server_tool(part, events):
+                continue
             if part.thoughtSignature:
                 events.append(ThinkingSignature(part.thoughtSignature, "gemini"))
         # Sources directly follow their text, since a signature or call after it closes the text in other dialects.
@@ -405,13 +405,17 @@ def _inline(blob: _Blob, events: list[Event]) -> None:
         events.append(ServerToolPart("gemini", {"inlineData": {"mimeType": blob.mimeType, "data": blob.data}}))
 
 
-def _server_tool(part: _Part, events: list[Event]) -> None:
+def _server_tool(part: _Part, events: list[Event]) -> bool:
+    """Append a part about the work of Google's own tools, with its signature; False for another part."""
+    signed = {"thoughtSignature": part.thoughtSignature} if part.thoughtSignature else {}
     for name in ("executableCode", "codeExecutionResult", "toolCall", "toolResponse"):
         if raw := getattr(part, name):
             try:
-                events.append(ServerToolPart("gemini", {name: msgspec.json.decode(raw)}))
+                events.append(ServerToolPart("gemini", {name: msgspec.json.decode(raw), **signed}))
             except NOT_JSON:
                 raise Unreadable(f"an unreadable {name}") from None
+            return True
+    return False
 
 
 def _read_citations(raw: msgspec.Raw) -> list[Citation]:

@@ -88,6 +88,8 @@ def _written(request: ChatRequest, profile: Profile) -> _Wire:
     # A choice without declared tools is an error, and Gemini decides itself whether to run its own tools.
     if request.tool_choice is not None and (own or (request.tools and chosen_server_tool(request) is None)):
         body["toolConfig"] = {"functionCallingConfig": _calling(request)}
+    if not own and request.tools and len(tools) > 1 and profile.shows_tools:
+        body["toolConfig"] = _beside_google(body.get("toolConfig", {}))
     if settings := _settings(request, profile):
         body["generationConfig"] = settings
     return _merged(body, extra)
@@ -341,6 +343,14 @@ def _calling(request: ChatRequest) -> _Wire:
         return {"mode": "VALIDATED"}
     mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode]
     return given(mode=mode, allowedFunctionNames=list(choice.names) or None)
+
+
+def _beside_google(config: _Wire) -> _Wire:
+    """The tool settings of functions beside Google's own tools, where there is no mode AUTO."""
+    calling = config.get("functionCallingConfig", {})
+    if calling.get("mode") == "AUTO":
+        config = {"functionCallingConfig": {**calling, "mode": "VALIDATED"}}
+    return {**config, "includeServerSideToolInvocations": True}
 
 
 def _settings(request: ChatRequest, profile: Profile) -> _Wire:

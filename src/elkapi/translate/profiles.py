@@ -27,6 +27,7 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool replaces a schema. `anthropic_members`: it accepts Anthropic's own fields
     (thinking, top_k) where another dialect passes fields on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses unsigned calls.
+    `shows_tools`: it runs its provider's tools beside functions only if it may show their calls in its answer.
     `whole_results`: it matches tool results to calls by their ids, and takes their pictures and files only within them.
     `searches_billed_once`: all searches of a call are billed as one search.
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
@@ -52,6 +53,7 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
+    shows_tools: bool = False
     whole_results: bool = False
     searches_billed_once: bool = False
     strict_chat: bool = False
@@ -143,9 +145,12 @@ ROWS: tuple[_Row, ...] = (
             "reasoning": "level",
             "efforts": ("low", "medium", "high"),
             "call_signatures": True,
+            "shows_tools": True,
             "whole_results": True,
         },
     ),
+    # Vertex AI runs them without, and does not know the field.
+    (frozenset({"vertex"}), r"", {"shows_tools": False}),
     (None, r"(^|/)gemini-3-pro", {"efforts": ("low", "high")}),
     # From 3.7 on only the flash-lite models support minimal thinking.
     (

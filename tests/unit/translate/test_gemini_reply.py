@@ -311,6 +311,22 @@ _json_values = st.recursive(
 )
 
 
+def test_the_signature_of_a_part_about_a_tool_of_googles_stays_with_it() -> None:
+    """Other dialects leave such parts out, so it would sign the next text there."""
+    call = {"toolCall": {"toolType": "GOOGLE_SEARCH_WEB", "id": "t1"}, "thoughtSignature": "YQ=="}
+    answer = {"toolResponse": {"id": "t1"}, "thoughtSignature": "Yg=="}
+    parts = [call, answer, {"text": "Sunny.", "thoughtSignature": "Yw=="}]
+    whole = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    assert DIALECT.read_reply(json.dumps(whole).encode())[1:] == [
+        ir.ServerToolPart("gemini", call),
+        ir.ServerToolPart("gemini", answer),
+        ir.TextDelta("Sunny."),
+        ir.ThinkingSignature("Yw==", "gemini"),
+        ir.Finish("stop"),
+        ir.End(),
+    ]
+
+
 @given(st.binary() | _json_values.map(lambda value: json.dumps(value).encode()))
 def test_the_reader_raises_nothing_but_unreadable(data: bytes) -> None:
     reader = DIALECT.reader()

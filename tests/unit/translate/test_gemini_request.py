@@ -596,6 +596,31 @@ def test_a_choice_of_a_search_leaves_gemini_to_search(tools: tuple[ir.Tool, ...]
     assert {"googleSearch": {}} in written["tools"]
 
 
+@pytest.mark.parametrize(
+    ("choice", "calling"),
+    [
+        (None, None),
+        (ir.ToolChoice("auto"), {"mode": "VALIDATED"}),
+        (ir.ToolChoice("required"), {"mode": "ANY"}),
+        (ir.ToolChoice("named", ("f",)), {"mode": "ANY", "allowedFunctionNames": ["f"]}),
+        (ir.ToolChoice("named", ("web_search",)), None),
+    ],
+)
+def test_a_search_beside_functions_may_be_shown_which_google_wants_of_newer_models(
+    choice: ir.ToolChoice | None, calling: dict[str, Any] | None
+) -> None:
+    """Without it the call is refused; Vertex AI does not know the field."""
+    request = _chat(tool_choice=choice, server_tools=(SEARCH,), tools=(ir.Tool("f"),))
+    written = _write(request, GEMINI_3)
+    assert [*map(list, written["tools"])] == [["functionDeclarations"], ["googleSearch"]]
+    shown = {"includeServerSideToolInvocations": True}
+    assert written["toolConfig"] == shown | ({"functionCallingConfig": calling} if calling else {})
+    for profile in (profile_for("vertex", "gemini-3.5-flash"), GEMINI_25):
+        assert "includeServerSideToolInvocations" not in _write(request, profile).get("toolConfig", {})
+    for alone in ({"server_tools": (SEARCH,)}, {"tools": (ir.Tool("f"),)}):
+        assert "toolConfig" not in _write(_chat(**alone), GEMINI_3)
+
+
 @pytest.mark.parametrize("profile", [GEMINI_25, GEMINI_2])
 def test_a_schema_is_asked_for_in_the_form_the_model_knows(profile: Profile) -> None:
     schema = {"$schema": "x", "type": "object", "properties": {"a": {"const": "b"}}, "additionalProperties": False}
