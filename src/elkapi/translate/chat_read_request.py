@@ -207,6 +207,11 @@ def check_crossing(request: ChatRequest) -> None:
                 "This model does not support earlier audio answers by id; send the transcript as text.",
                 param="messages",
             )
+    if _google(request.extra).get("cached_content"):
+        raise BadRequest(
+            "`cached_content` is not supported by this model: it refers to an object stored at Google.",
+            param="extra_body",
+        )
     for name in _DECIDING:
         if request.extra.get(name) not in (None, False, []):
             raise BadRequest(f"This value of `{name}` is not supported by this model.", param=name)
@@ -419,14 +424,23 @@ def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:
     if effort is None and view.reasoning_effort is not None:
         extra["reasoning_effort"] = view.reasoning_effort
     spoken, thinking = _object(extra.get("reasoning")), _object(extra.get("thinking"))
-    effort = effort or _effort(spoken.get("effort"))
+    google = _object(_google(extra).get("thinking_config"))
+    effort = effort or _effort(spoken.get("effort")) or _effort(str(google.get("thinking_level") or "").lower())
     visible = False if spoken.get("exclude") is True else None
-    counts = spoken.get("max_tokens"), thinking.get("budget_tokens"), None if effort else extra.get("thinking_budget")
+    if isinstance(shown := google.get("include_thoughts"), bool):
+        visible = shown
+    counts = (
+        spoken.get("max_tokens"),
+        thinking.get("budget_tokens"),
+        google.get("thinking_budget"),
+        None if effort else extra.get("thinking_budget"),
+    )
     budget = next((count for count in map(_count, counts) if count is not None), None)
     switched = _switched(spoken, thinking, extra)
     if effort is None and switched is False:
         effort, budget = "none", None
-    adaptive = thinking.get("type") == "adaptive" or (switched is True and effort is None and budget is None)
+    adaptive = thinking.get("type") == "adaptive" or google.get("thinking_budget") == -1
+    adaptive = adaptive or (switched is True and effort is None and budget is None)
     if effort is None and budget is None and not adaptive and visible is None:
         return None
     return Reasoning(effort=effort, budget_tokens=budget, adaptive=adaptive, visible=visible)
@@ -438,6 +452,11 @@ def _switched(spoken: dict[str, Any], thinking: dict[str, Any], extra: dict[str,
     words = {"enabled": True, "disabled": False}
     said = (spoken.get("enabled"), words.get(str(thinking.get("type"))), extra.get("enable_thinking"), by_template)
     return next((switch for switch in said if isinstance(switch, bool)), None)
+
+
+def _google(extra: dict[str, Any]) -> dict[str, Any]:
+    """Gemini's own fields, where Google's OpenAI-compatible API takes them."""
+    return _object(_object(extra.get("extra_body")).get("google"))
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -248,6 +248,11 @@ def test_bare_base64_is_what_the_files_name_says(name: str, media_type: str) -> 
 ON, OFF = Reasoning(adaptive=True), Reasoning(effort="none")
 
 
+def of_google(**thinking: Any) -> dict[str, Any]:
+    """The thinking settings of Google's own API for OpenAI's SDKs."""
+    return {"extra_body": {"google": {"thinking_config": thinking}}}
+
+
 @pytest.mark.parametrize(
     ("members", "reasoning"),
     [
@@ -262,11 +267,24 @@ ON, OFF = Reasoning(adaptive=True), Reasoning(effort="none")
         ({"chat_template_kwargs": {"enable_thinking": False}}, OFF),
         ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, Reasoning(effort="high")),
         ({"thinking": "on", "enable_thinking": "yes", "chat_template_kwargs": [True]}, None),
+        (of_google(thinking_level="LOW", include_thoughts=True), Reasoning(effort="low", visible=True)),
+        (of_google(thinking_budget=0), Reasoning(budget_tokens=0)),
+        (of_google(thinking_budget=-1, include_thoughts=False), Reasoning(adaptive=True, visible=False)),
+        (of_google(thinking_level=None, thinking_budget="5", include_thoughts="no"), None),
+        ({"extra_body": {"google": "odd"}}, None),
     ],
 )
 def test_every_familys_switch_for_thinking_is_understood(members: dict[str, Any], reasoning: Reasoning | None) -> None:
     body = {"model": "m", "messages": [USER], **members}
     assert DIALECT.read_request(json.dumps(body).encode()).reasoning == reasoning
+
+
+def test_content_that_google_holds_is_refused_where_it_would_be_left_out() -> None:
+    held = {"extra_body": {"google": {"cached_content": "cachedContents/1"}}}
+    request = DIALECT.read_request(json.dumps({"model": "m", "messages": [USER], **held}).encode())
+    with pytest.raises(BadRequest, match="stored at Google") as refused:
+        DIALECT.check_crossing(request)
+    assert refused.value.param == "extra_body"
 
 
 def test_instructions_alone_are_what_the_user_says() -> None:
