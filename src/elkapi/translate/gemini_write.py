@@ -63,6 +63,7 @@ _MEDIA_TYPES = {
     "heic": "image/heic",
     "heif": "image/heif",
 }
+_PICTURES = (("aspect_ratio", "aspectRatio"), ("image_size", "imageSize"))
 _json = msgspec.json.Encoder()
 _object: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -153,7 +154,7 @@ def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wi
             result.append(wire)
         elif isinstance(part, Thinking):
             _add_thinking(result, part, own)
-        elif (common := _common_part(part)) is not None:
+        elif (common := _common_part(part, profile)) is not None:
             if not own and result and result[-1].keys() == {"text", "thoughtSignature"} and not result[-1]["text"]:
                 # In dialects with thinking first, a bare signature belongs to the part after it.
                 common = {**common, "thoughtSignature": result.pop()["thoughtSignature"]}
@@ -181,7 +182,7 @@ def _user_parts(
             _add_thinking(result, part, own)
         elif isinstance(part, ToolCall):
             raise BadRequest("Tool calls must be in assistant messages.", param="messages")
-        elif (common := _common_part(part)) is not None:
+        elif (common := _common_part(part, profile)) is not None:
             result.append(common)
     return result
 
@@ -227,14 +228,15 @@ def _add_thinking(result: list[_Wire], part: Thinking, own: bool) -> None:
         result.append({"text": "", "thoughtSignature": signature})
 
 
-def _common_part(part: Part) -> _Wire | None:
+def _common_part(part: Part, profile: Profile) -> _Wire | None:
     match part:
         case Text(text=text) | Refusal(text=text):
             return {"text": text} if text else None
         case Image(data=str(data)):
             return {"inlineData": {"mimeType": image_type(data, part.media_type) or "image/png", "data": data}}
         case Image(url=str(url)):
-            return {"fileData": given(fileUri=url, mimeType=part.media_type or _media_type(url))}
+            known = part.media_type or _media_type(url) or ("image/jpeg" if profile.typed_links else None)
+            return {"fileData": given(fileUri=url, mimeType=known)}
         case Audio(data=data, format=form):
             return {"inlineData": {"mimeType": f"audio/{form}", "data": data}}
         case File(text=str(text)):
@@ -263,7 +265,7 @@ def _result(part: ToolResult, names: dict[str, str], own: bool, profile: Profile
     if not name:
         raise BadRequest(f"The result of the tool call `{part.call_id}` must follow the call.", param="messages")
     inside = own or profile.whole_results
-    written = [(item, wire) for item in part.parts if (wire := _common_part(item)) is not None]
+    written = [(item, wire) for item in part.parts if (wire := _common_part(item, profile)) is not None]
     # A file of text is a text, which may be nowhere but in the response.
     texts = [wire["text"] for item, wire in written if "text" in wire and (inside or isinstance(item, Text))]
     others = [wire for item, wire in written if "text" not in wire or not (inside or isinstance(item, Text))]
@@ -369,6 +371,12 @@ def _settings(request: ChatRequest, profile: Profile) -> _Wire:
     modalities = request.extra.get("modalities") if request.dialect == "chat" else None
     if isinstance(modalities, list) and "image" in modalities:
         settings["responseModalities"] = [word.upper() for word in ("text", "image") if word in modalities]
+    # OpenRouter's field for the images of chat completions.
+    pictures = request.extra.get("image_config") if request.dialect == "chat" else None
+    if isinstance(pictures, dict) and (
+        known := {theirs: pictures[ours] for ours, theirs in _PICTURES if ours in pictures}
+    ):
+        settings["imageConfig"] = known
     if profile.sampling:
         settings |= given(temperature=request.temperature, topP=request.top_p, topK=request.top_k)
     return settings

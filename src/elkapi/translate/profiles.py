@@ -29,6 +29,7 @@ class Profile(msgspec.Struct, frozen=True):
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses unsigned calls.
     `shows_tools`: it runs its provider's tools beside functions only if it may show their calls in its answer.
     `whole_results`: it matches tool results to calls by their ids, and takes their pictures and files only within them.
+    `typed_links`: it refuses an image by URL without a media type, so an unknown type is taken for JPEG.
     `searches_billed_once`: all searches of a call are billed as one search.
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
@@ -55,6 +56,7 @@ class Profile(msgspec.Struct, frozen=True):
     call_signatures: bool = False
     shows_tools: bool = False
     whole_results: bool = False
+    typed_links: bool = False
     searches_billed_once: bool = False
     strict_chat: bool = False
     custom_tools: bool = False
@@ -150,7 +152,7 @@ ROWS: tuple[_Row, ...] = (
         },
     ),
     # Vertex AI runs them without, and does not know the field.
-    (frozenset({"vertex"}), r"", {"shows_tools": False}),
+    (frozenset({"vertex"}), r"", {"shows_tools": False, "typed_links": True}),
     (None, r"(^|/)gemini-3-pro", {"efforts": ("low", "high")}),
     # From 3.7 on only the flash-lite models support minimal thinking.
     (

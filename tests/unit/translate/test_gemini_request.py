@@ -549,6 +549,7 @@ def test_neighbours_of_one_role_are_merged_and_a_user_speaks_first() -> None:
     [
         (ir.Image(url="https://x.test/a.PNG?w=1"), {"fileUri": "https://x.test/a.PNG?w=1", "mimeType": "image/png"}),
         (ir.Image(url="https://x.test/a"), {"fileUri": "https://x.test/a"}),
+        (ir.File("application/octet-stream", url="https://x.test/a"), {"fileUri": "https://x.test/a"}),
         (
             ir.File("application/pdf", url="https://x.test/a.pdf"),
             {"fileUri": "https://x.test/a.pdf", "mimeType": "application/pdf"},
@@ -557,6 +558,32 @@ def test_neighbours_of_one_role_are_merged_and_a_user_speaks_first() -> None:
 )
 def test_urls_become_file_data(part: Any, wire: dict[str, Any]) -> None:
     assert _write(_chat(_user(part)))["contents"][0]["parts"] == [{"fileData": wire}]
+
+
+def test_vertex_is_told_a_type_for_every_image_by_url() -> None:
+    """It refuses one without, and an address often does not show it."""
+    vertex = profile_for("vertex", "gemini-2.5-flash")
+    for part, kind in (
+        (ir.Image(url="https://x.test/a?id=1"), "image/jpeg"),
+        (ir.Image(url="https://x.test/a.webp"), "image/webp"),
+        (ir.Image(url="https://x.test/a", media_type="image/png"), "image/png"),
+    ):
+        (wire,) = _write(_chat(_user(part)), vertex)["contents"][0]["parts"]
+        assert wire == {"fileData": {"fileUri": part.url, "mimeType": kind}}
+
+
+@pytest.mark.parametrize(
+    ("config", "written"),
+    [
+        ({"aspect_ratio": "16:9", "image_size": "2K"}, {"aspectRatio": "16:9", "imageSize": "2K"}),
+        ({"aspect_ratio": "1:1", "font_inputs": []}, {"aspectRatio": "1:1"}),
+        ({}, None),
+        ("16:9", None),
+    ],
+)
+def test_the_shape_of_an_image_that_a_chat_asks_for_is_told(config: Any, written: dict[str, Any] | None) -> None:
+    request = _chat(extra={"modalities": ["image", "text"], "image_config": config})
+    assert _write(request)["generationConfig"].get("imageConfig") == written
 
 
 @pytest.mark.parametrize(
