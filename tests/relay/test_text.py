@@ -366,6 +366,28 @@ async def test_a_tool_of_a_name_too_long_for_openai_is_called_by_its_own(lite: G
         assert (call["type"], call["name"]) == ("tool_use", long)
 
 
+@pytest.mark.parametrize("secret", ["ABSKQmVkcm9ja0FQSUtleQ==", "bedrock-api-key-YmVkcm9jay5hbWF6b25hd3M="])
+async def test_an_api_key_of_bedrock_is_sent_as_it_is(lite: Gateway, sandbox: Running, secret: str) -> None:
+    """The sandbox knows signatures alone, so it refuses the call; nobody is told the key."""
+    options = {"region": "us-east-1"}
+    await lite.channel(
+        sandbox.base_url,
+        (MODEL,),
+        family="bedrock",
+        secrets=(secret,),
+        options=options,
+        model_map={MODEL: THEIRS["bedrock"]},
+    )
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    asked = ask("chat", MODEL, "hi")
+    reply = await lite.ask(await lite.key("10"), asked.body, path=asked.path)
+    assert secret not in reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    headers = dict(received.headers)
+    assert headers["authorization"] == f"Bearer {secret}"
+    assert not [name for name in headers if name.startswith("x-amz-")]
+
+
 @pytest.mark.parametrize("upstream", ["anthropic", "bedrock", "nova", "gemini"])
 async def test_what_openai_overlooks_in_a_conversation_stops_it_nowhere(
     lite: Gateway, sandbox: Running, upstream: str

@@ -285,7 +285,7 @@ def _check_forms(name: str, secrets: Iterable[str]) -> None:
                 case "jwt":
                     jwt.pair(secret)
                 case "aws":
-                    aws.Credentials.parse(secret)
+                    aws.checked_key(secret)
                 case "gcp":
                     gcp.assertion(secret, "", 0)
     except ValueError:

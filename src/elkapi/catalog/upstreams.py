@@ -276,7 +276,7 @@ _ROWS = (
         probe="",
         options={"region": None, OTHER_MODELS: "refuse"},
         choices={OTHER_MODELS: _CHOICE},
-        key_help="ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]",
+        key_help="ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN] or an API key of Bedrock",
     ),
     UpstreamFamily(
         "cohere", auth="bearer", wires={"cohere-rerank": Endpoint("/v2/rerank")}, base_url="https://api.cohere.com"

@@ -6,7 +6,7 @@ from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, option
 from elkapi.relay.plane import DataPlane
 from elkapi.types import Attempt
 from elkapi.upstream import UpstreamRequest
-from elkapi.upstream.aws import Credentials, sign
+from elkapi.upstream.aws import API_KEYS, Credentials, sign
 
 SIGNED = frozenset({"aws", "gcp"})
 
@@ -22,6 +22,9 @@ async def signed(plane: DataPlane, attempt: Attempt, request: UpstreamRequest) -
     if UPSTREAM_FAMILIES[channel.family].auth == "gcp":
         token = await plane.tokens.token(key.id, key.secret, option(channel, "token-url"), channel.allow_private)
         request.headers.append((b"authorization", b"Bearer " + token.encode()))
+        return request
+    if key.secret.startswith(API_KEYS):
+        request.headers.append((b"authorization", b"Bearer " + key.secret.encode()))
         return request
     body = request.body
     if not isinstance(body, bytes):

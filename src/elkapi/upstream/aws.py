@@ -1,7 +1,7 @@
 """AWS Signature Version 4: the headers that sign one request; pure, the clock is handed in.
 
-Source: the provider's reference "Create a signed AWS API request". Bedrock's paths are encoded once on the wire and a
-second time in the canonical request, as for every service but S3.
+Source: the provider's references "Create a signed AWS API request" and "Use an Amazon Bedrock API key". Bedrock's
+paths are encoded once on the wire and a second time in the canonical request, as for every service but S3.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import msgspec
 ALGORITHM = "AWS4-HMAC-SHA256"
 # Only calls to Bedrock with JSON bodies are signed here.
 SERVICE, CONTENT_TYPE = "bedrock", "application/json"
+# How the API keys of Bedrock begin, those for long and for short use. They are sent as they are.
+API_KEYS = ("ABSK", "bedrock-api-key-")
 Header = tuple[bytes, bytes]
 
 
@@ -33,6 +35,12 @@ class Credentials(msgspec.Struct, frozen=True):
         if len(parts) < 2 or not all(parts):
             raise ValueError("an AWS key is written ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]")
         return cls(*parts)
+
+
+def checked_key(text: str) -> None:
+    """Raise ValueError for anything but an access key or an API key of Bedrock."""
+    if not text.startswith(API_KEYS):
+        Credentials.parse(text)
 
 
 def sign(

@@ -80,7 +80,8 @@ def test_bulk_paste_is_deduplicated(elkapi: Elkapi) -> None:
     ("family", "form", "good"),
     [
         ("kling", "ACCESS_KEY|SECRET_KEY", "AK|SK"),
-        ("bedrock", "ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]", "AK:SK"),
+        ("bedrock", "ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN] or an API key of Bedrock", "AK:SK"),
+        ("bedrock", "ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN] or an API key of Bedrock", "ABSKQmVkcm9jaw=="),
         ("vertex", "a service account key: the JSON file's text", None),
     ],
 )
