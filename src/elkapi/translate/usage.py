@@ -40,6 +40,7 @@ class ChatUsage(msgspec.Struct):
 
     OpenRouter reports searches as Anthropic does, or in `server_tool_use_details`; Perplexity in `num_search_queries`.
     Perplexity's deep research adds `citation_tokens` and `reasoning_tokens`, which are in none of the totals.
+    `prompt_audio_seconds` is Mistral's; its total includes tokens of sound that neither side counts.
     """
 
     prompt_tokens: int | None = None
@@ -54,6 +55,7 @@ class ChatUsage(msgspec.Struct):
     num_search_queries: int | None = None
     citation_tokens: int | None = None
     reasoning_tokens: int | None = None
+    prompt_audio_seconds: object = None
 
 
 class XaiTools(msgspec.Struct):
@@ -183,6 +185,8 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
         return None
     if searches:
         usage = msgspec.structs.replace(usage, searches=searches)
+    if view.total_tokens is not None and (unsaid := view.total_tokens - usage.input_total - usage.output_total) > 0:
+        usage = _with_unsaid(usage, unsaid, view)
     if view.citation_tokens is not None:
         read, thought = view.citation_tokens, view.reasoning_tokens or 0
         if min(read, thought) < 0:
@@ -192,6 +196,18 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
     lives = view.prompt_tokens_details.cache_write_tokens_details if view.prompt_tokens_details else None
     told = lives is not None and (lives.ttl_30m_tokens is not None or lives.ttl_12h_tokens is not None)
     return usage, usage.cache_write_5m_tokens > 0 and not told
+
+
+def _with_unsaid(usage: Usage, unsaid: int, view: ChatUsage) -> Usage:
+    """Add tokens that only the total contains, if they can only be thinking.
+
+    Google's compatible endpoint counts thinking in `total_tokens` alone, without any details. If reasoning is reported,
+    or the tokens may be the input's (cached ones beside `prompt_tokens`, sound), the two sides are believed.
+    """
+    at_the_cache = unsaid == usage.cache_read_tokens + usage.cache_write_tokens
+    if usage.reasoning_tokens or at_the_cache or view.prompt_audio_seconds is not None:
+        return usage
+    return msgspec.structs.replace(usage, reasoning_tokens=unsaid)
 
 
 def read_responses_usage(view: ResponsesUsage) -> Usage | None:

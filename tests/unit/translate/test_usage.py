@@ -135,6 +135,30 @@ def test_members_that_are_null_count_nothing() -> None:
     assert u.read_responses_usage(msgspec.convert(responses | details, u.ResponsesUsage)) == plain
 
 
+@pytest.mark.parametrize(
+    ("more", "reasoning"),
+    [
+        # What Google's compatible endpoint sends for 93 tokens of thinking: no details at all.
+        ({"total_tokens": 105}, 93),
+        ({"total_tokens": 105, "prompt_tokens_details": {"cached_tokens": 4}}, 93),
+        ({"total_tokens": 12}, 0),
+        ({"total_tokens": 11}, 0),
+        ({"total_tokens": 105, "completion_tokens_details": {"reasoning_tokens": 2}}, 2),
+        ({"total_tokens": 16, "prompt_tokens_details": {"cached_tokens": 4}}, 0),
+        ({"total_tokens": 16, "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 1}}, 0),
+        ({"total_tokens": 105, "prompt_audio_seconds": 7}, 0),
+    ],
+)
+def test_thinking_that_only_the_total_contains_is_counted_unless_it_may_be_input(
+    more: dict[str, Any], reasoning: int
+) -> None:
+    view = msgspec.convert({"prompt_tokens": 9, "completion_tokens": 3, **more}, u.ChatUsage)
+    found = u.read_written_usage(view)
+    assert found is not None
+    assert (found[0].input_total, found[0].reasoning_tokens) == (9, reasoning)
+    assert found[0].output_total == (3 if more.get("completion_tokens_details") else 3 + reasoning)
+
+
 def test_an_embedding_has_no_completion_to_tell_and_a_written_answer_has() -> None:
     view = msgspec.convert({"prompt_tokens": 0}, u.ChatUsage)
     assert u.read_chat_usage(view) == Usage(calls=1)
