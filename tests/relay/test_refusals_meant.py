@@ -42,12 +42,26 @@ ANTHROPIC: dict[str, Any] = {
         "message": "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
     },
 }
+ALIBABA: dict[str, Any] = {
+    "error": {
+        "message": "Access denied, please make sure your account is in good standing.",
+        "type": "Arrearage",
+        "param": None,
+        "code": "Arrearage",
+    },
+    "request_id": "f9fdb027-830c-9e05-8366-ce479a878825",
+}
+GROQ: dict[str, Any] = {
+    "error": {"message": "API access is blocked.", "type": "invalid_request_error", "code": "blocked_api_access"}
+}
 REFUSALS = {
     "google": ("gemini", GOOGLE, "refused this key"),
     # Its endpoint of OpenAI's form answers with an array of one.
     "google-openai": ("compatible", [GOOGLE], "refused this key"),
     "xai": ("xai", XAI, "refused this key"),
     "anthropic": ("anthropic", ANTHROPIC, "out of funds"),
+    "alibaba": ("qwen", ALIBABA, "out of funds"),
+    "groq": ("groq", GROQ, "out of funds"),
 }
 
 
@@ -92,6 +106,18 @@ async def test_a_key_or_an_account_refused_with_400_is_the_operators(
     assert beside.status_code == 200, beside.text
     assert stream or text_of("chat", beside.json()) == "yes"
     assert len(upstream.bodies) == 2
+
+
+async def test_an_empty_balance_is_no_limit_that_waiting_lifts(lite: Gateway) -> None:
+    said = {"message": "Add credits.", "type": "insufficient_quota", "param": None, "code": "credit_balance_exhausted"}
+    async with canned(429, {"error": said}) as upstream:
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        asked = ask("chat", MODEL, "hi")
+        reply = await lite.ask(await lite.key("1"), asked.body, path=asked.path)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_error")
+    assert "retry-after" not in reply.headers
+    assert "out of funds" in await reason_of(lite)
 
 
 @pytest.mark.parametrize("words", ["API_KEY_INVALID", XAI["error"], ANTHROPIC["error"]["message"]])

@@ -6,11 +6,21 @@
 | xAI         | 400    | Incorrect API key provided ...                                     | 401   |
 | Anthropic   | 400    | This organization has been disabled.                               | 401   |
 | Anthropic   | 400    | Your credit balance is too low ...                                 | 402   |
-| Anthropic   | 400    | You have reached your specified API usage limits ...               | 402   |
+| Anthropic   | 400    | You have reached your specified (workspace) API usage limits ...   | 402   |
+| Anthropic   | 429    | a detail's error_code, enforced_spend_limit_reached                | 402   |
+| OpenAI      | 429    | the code of an empty balance or of a limit of spending             | 402   |
+| Alibaba     | 400    | the code Arrearage                                                 | 402   |
+| Groq        | 400    | the code blocked_api_access: its limit of spending                 | 402   |
+| Moonshot    | 429    | the type exceeded_current_quota_error                              | 402   |
+| Zhipu       | 429    | the code 1113: in arrears                                          | 402   |
+| Volcengine  | 403    | the code AccountOverdueError                                       | 402   |
 | Google      | 400    | User location is not supported for the API use ...                 | 403   |
+| Google      | 400    | Gemini API free tier is not available in your country ...          | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
 | Google      | 403    | You do not have permission to access the File ...                  | 404   |
 | AWS         | 424    | a message that is in no error: the model failed, at Bedrock        | 500   |
+
+OpenAI's older code insufficient_quota changes nothing: Alibaba sends it for limits per minute.
 
 Only what the provider itself wrote is looked at: how its message begins, and its own members. A message may repeat the
 caller's words further on, and whoever could write these could take an operator's key out of service.
@@ -25,13 +35,13 @@ import msgspec
 from elkapi.errors import NOT_JSON
 
 
-class _Detail(msgspec.Struct):
-    reason: str | None = None
-
-
 class _Error(msgspec.Struct):
+    """`details` are a list of objects at Google, at Anthropic one object or null; codes may be numbers."""
+
     message: str | None = None
-    details: list[_Detail] = []
+    code: object = None
+    type: object = None
+    details: object = None
 
 
 class _Body(msgspec.Struct):
@@ -46,9 +56,27 @@ _BEGINNINGS = {
         ("This organization has been disabled", 401),
         ("Your credit balance is too low", 402),
         ("You have reached your specified API usage limits", 402),
+        ("You have reached your specified workspace API usage limits", 402),
         ("User location is not supported", 403),
+        ("Gemini API free tier is not available in your country", 403),
     ),
     403: (("CachedContent not found", 404), ("You do not have permission to access the File", 404)),
+}
+# Codes and types that mean 402: no time to wait brings the account's funds back.
+_OUT_OF_FUNDS = {
+    400: frozenset({"Arrearage", "blocked_api_access"}),
+    403: frozenset({"AccountOverdueError"}),
+    429: frozenset(
+        {
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+            "enforced_spend_limit_reached",
+            "exceeded_current_quota_error",
+            "1113",
+        }
+    ),
 }
 
 
@@ -66,7 +94,7 @@ def wait_told(retry_after: bytes | None, told: bytes) -> bytes | None:
 
 def meant(status: int, told: bytes) -> int:
     """The status that a refusal really means; `told` is its body."""
-    if status not in (*_BEGINNINGS, 424):
+    if status not in _OUT_OF_FUNDS and status != 424:
         return status
     try:
         body = _decoder.decode(told)
@@ -75,7 +103,13 @@ def meant(status: int, told: bytes) -> int:
     if status == 424:
         return 500 if body.message and body.error is None else status
     error = body.error if isinstance(body.error, _Error) else _Error(body.error)
-    if status == 400 and any(detail.reason == "API_KEY_INVALID" for detail in error.details):
+    details = error.details if isinstance(error.details, list) else [error.details]
+    known = [detail for detail in details if isinstance(detail, dict)]
+    if status == 400 and any(detail.get("reason") == "API_KEY_INVALID" for detail in known):
         return 401
+    words = (error.code, error.type, *(detail.get("error_code") for detail in known))
+    if any(isinstance(word, str) and word in _OUT_OF_FUNDS[status] for word in words):
+        return 402
     message = error.message or ""
-    return next((meaning for words, meaning in _BEGINNINGS[status] if message.startswith(words)), status)
+    beginnings = _BEGINNINGS.get(status, ())
+    return next((meaning for beginning, meaning in beginnings if message.startswith(beginning)), status)

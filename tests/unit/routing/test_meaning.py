@@ -18,6 +18,14 @@ def google(status: int, word: str, message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"code": status, "message": message, "status": word, **more}}
 
 
+def openai(code: str | None, kind: str = "invalid_request_error", message: str = "No.") -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def anthropic_429(details: Any) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": "rate_limit_error", "message": "No.", "details": details}}
+
+
 KEY_INVALID = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "metadata": {}}]
 REFUSALS: list[tuple[int, Any, int]] = [
     (400, google(400, "INVALID_ARGUMENT", "API key not valid.", details=KEY_INVALID), 401),
@@ -32,7 +40,28 @@ REFUSALS: list[tuple[int, Any, int]] = [
     (400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: ab***yz."}, 401),
     (400, anthropic("Your credit balance is too low to access the Anthropic API."), 402),
     (400, anthropic("You have reached your specified API usage limits. You will regain access on 2026-12-01."), 402),
+    (400, anthropic("You have reached your specified workspace API usage limits. You will regain access."), 402),
+    (400, {"error": {"message": "Your credit balance is too low to access it.", "details": None}}, 402),
+    (400, {"error": {"message": "Your credit balance is too low to access it.", "details": {"a": 1}}}, 402),
     (400, anthropic("This organization has been disabled."), 401),
+    (400, google(400, "FAILED_PRECONDITION", "Gemini API free tier is not available in your country. Please ..."), 403),
+    (400, openai("Arrearage", "Arrearage", "Access denied, please make sure your account is in good standing."), 402),
+    (400, openai("blocked_api_access"), 402),
+    (403, openai("AccountOverdueError", "Forbidden"), 402),
+    (429, openai("credit_balance_exhausted", "insufficient_quota"), 402),
+    (429, openai("organization_spend_limit_exceeded", "insufficient_quota"), 402),
+    (429, openai("project_spend_limit_exceeded", "insufficient_quota"), 402),
+    (429, openai("organization_usage_limit_exceeded", "insufficient_quota"), 402),
+    (429, anthropic_429({"error_code": "enforced_spend_limit_reached"}), 402),
+    (429, {"error": {"message": "Your account is suspended", "type": "exceeded_current_quota_error"}}, 402),
+    (429, {"error": {"code": "1113", "message": "..."}}, 402),
+    (429, openai("insufficient_quota", "insufficient_quota"), 429),
+    (429, openai("rate_limit_exceeded", "tokens", "credit_balance_exhausted"), 429),
+    (429, anthropic_429(None), 429),
+    (429, anthropic_429([None, 1, {"error_code": ["enforced_spend_limit_reached"]}]), 429),
+    (429, {"error": {"code": "1302", "message": "..."}}, 429),
+    (400, {"error": {"code": {"Arrearage": 1}, "type": ["Arrearage"], "message": "Arrearage"}}, 400),
+    (402, openai("Arrearage"), 402),
     (400, anthropic("messages.0.content: 'Your credit balance is too low' is no content."), 400),
     (400, anthropic("messages: at least one message is required"), 400),
     (400, google(400, "INVALID_ARGUMENT", "API_KEY_INVALID", details=[{"reason": "OTHER"}]), 400),
@@ -51,7 +80,7 @@ def test_a_refusal_means_what_its_provider_says(status: int, body: Any, meaning:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"<html>", b"\xff", b'{"error":null}', b'{"error":{"message":1}}']
 )
-@pytest.mark.parametrize("status", [400, 403, 424])
+@pytest.mark.parametrize("status", [400, 403, 424, 429])
 def test_a_body_that_says_nothing_changes_nothing(status: int, body: bytes) -> None:
     assert meant(status, body) == status
 
