@@ -71,7 +71,7 @@ UPSTREAMS = {
     "openai": Upstream("openai", "gpt-5", shows=False),
     "azure": Upstream("azure", "gpt-5-mini", "azure-upstream", shows=False),
     "deepseek": Upstream("deepseek", "deepseek-chat"),
-    "anthropic": Upstream("anthropic", "claude-sonnet-5-5", "sk-ant-upstream", names_stop=True),
+    "anthropic": Upstream("anthropic", "claude-haiku-5-5", "sk-ant-upstream", names_stop=True),
     # Google's models think by a budget, or by a level and sign their calls: each is asked by half of the clients.
     "gemini 2.5": Upstream("gemini", "gemini-2.5-pro", "AIzaUpstream", only=("node",)),
     "gemini 3": Upstream("gemini", "gemini-3-pro-preview", "AIzaUpstream", only=("python",)),

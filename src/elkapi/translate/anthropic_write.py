@@ -9,6 +9,7 @@ import msgspec
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import FILE_ID
 from elkapi.translate.claude import (
+    FORCED_REFUSED,
     IMAGE_TYPES,
     closed,
     effort_of,
@@ -16,6 +17,7 @@ from elkapi.translate.claude import (
     output_tool,
     refuse_foreign,
     sampling_of,
+    schema_told,
     stops_of,
     system_of,
     takes_schema,
@@ -63,13 +65,13 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     limit = request.max_output_tokens
     max_tokens = profile.max_output_tokens if limit is None else limit
     body: Raw = {"model": request.model, "max_tokens": max_tokens}
-    if system := _system(request, own.get("system", {})):
+    if system := _system(request, profile, own.get("system", {})):
         body["system"] = system
     body["messages"] = _own_messages(request) if request.dialect == "anthropic" else _messages(request, profile)
     stand_in = output_tool(request, profile)
     if tools := _tools(request, profile, stand_in, own.get("tools", {})):
         body["tools"] = tools
-        if choice := _choice(request, stand_in) | own.get("tool_choice", {}):
+        if choice := _choice(request, profile, stand_in) | own.get("tool_choice", {}):
             body["tool_choice"] = choice
     forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
     thinking = thinking_of(request, profile, max_tokens, forced)
@@ -109,8 +111,11 @@ def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
 # --- the conversation ------------------------------------------------------------------------------------------------
 
 
-def _system(request: ChatRequest, kept: Raw) -> str | list[Raw]:
+def _system(request: ChatRequest, profile: Profile, kept: Raw) -> str | list[Raw]:
     texts = list(request.system) if request.dialect == "anthropic" else system_of(request)
+    output = request.output
+    if output and output.kind == "schema" and not (takes_schema(output, profile) or profile.forced_tools):
+        texts.append(Text(schema_told(output)))
     blocks = [_block(text) | kept.get(str(index), {}) for index, text in enumerate(texts) if text.text.strip()]
     return _short(blocks)
 
@@ -279,8 +284,11 @@ def _server_tool(tool: ServerTool, calls: Any) -> Raw:
     return result
 
 
-def _choice(request: ChatRequest, stand_in: Tool | None) -> Raw:
-    """The tool choice. If a tool stands in for a schema, the model must call exactly one tool."""
+def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Raw:
+    """The tool choice. If a tool stands in for a schema, the model must call exactly one tool.
+
+    Raises BadRequest if the model does not support the choice.
+    """
     choice, tools = request.tool_choice, bool(request.tools or request.server_tools)
     if stand_in is not None:
         free = tools and (choice is None or choice.mode in ("auto", "required"))
@@ -291,6 +299,8 @@ def _choice(request: ChatRequest, stand_in: Tool | None) -> Raw:
     if not tools:
         return {"type": "none"}
     result: Raw = {"type": _TYPES[choice.mode]} if choice else {}
+    if result.get("type") in ("any", "tool") and not profile.forced_tools:
+        raise BadRequest(FORCED_REFUSED, param="tool_choice")
     if choice and choice.mode == "named":
         result["name"] = choice.names[0]
     if request.parallel_tools is False and result.get("type") != "none":

@@ -41,6 +41,7 @@ from elkapi.translate.strict_schema import takes_objects
 # A model without JSON schema is made to call this tool; readers turn its arguments back into text.
 OUTPUT_TOOL = "elkapi_output"
 JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no other text and no code fence."
+FORCED_REFUSED = "This model does not support a forced tool call: `tool_choice` must be `auto`."
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 BUDGET_TOKENS_MIN = 1024
@@ -104,14 +105,23 @@ def takes_schema(output: OutputFormat, profile: Profile) -> bool:
 
 
 def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
-    """The tool whose arguments are the answer, if structured outputs do not support the requested schema."""
+    """The tool whose arguments are the answer, if structured outputs do not support the requested schema.
+
+    None too for a model that cannot be made to call it; see `schema_told`.
+    """
     output = request.output
-    if output is None or output.kind != "schema" or takes_schema(output, profile):
+    if output is None or output.kind != "schema" or takes_schema(output, profile) or not profile.forced_tools:
         return None
     schema = output.schema or {"type": "object"}
     if schema.get("type") != "object":
         raise BadRequest("The type of the output schema must be `object` for this model.", param="output")
     return Tool(OUTPUT_TOOL, output.description or "Give the answer as the arguments of this tool.", schema)
+
+
+def schema_told(output: OutputFormat) -> str:
+    """The instruction that replaces a JSON schema for a model without structured outputs and forced tools."""
+    schema = msgspec.json.encode(output.described).decode()
+    return f"{JSON_INSTRUCTION} It must be valid under this JSON schema: {schema}"
 
 
 # Keywords of a JSON schema whose value is a schema, a list of schemas or an object of schemas by name.
@@ -247,13 +257,14 @@ def thinking_of(request: ChatRequest, profile: Profile, max_tokens: int, forced:
     """The `thinking` object, by profile; None omits it.
 
     A budget stays below `max_tokens`. There is no thinking with a forced tool, nor by budget in a tool loop whose
-    thinking is lost: Claude answers both with a 400.
+    thinking is lost: Claude answers both with a 400. A model that always thinks is not told otherwise; `effort_of` then
+    asks for its lowest effort.
     """
     asked = request.reasoning
     if asked is None:
         return None
     if asked.effort == "none" or asked.budget_tokens == 0:
-        return {"type": "disabled"}
+        return {"type": profile.thinking_off} if profile.thinking_off else None
     shape = _shape(request, asked, profile)
     if shape == "none" or forced:
         return None
@@ -311,8 +322,10 @@ def _lost_thoughts(request: ChatRequest) -> bool:
 def effort_of(request: ChatRequest, profile: Profile) -> str | None:
     """The value of `output_config.effort`; None if the model has none."""
     asked = request.reasoning
-    if asked is None or asked.effort == "none" or asked.budget_tokens == 0:
+    if asked is None:
         return None
+    if asked.effort == "none" or asked.budget_tokens == 0:
+        return None if profile.thinking_off else profile.efforts[0]
     if profile.reasoning == "adaptive":
         return effort_for(asked, profile)
     return asked.effort if request.dialect == "anthropic" else None

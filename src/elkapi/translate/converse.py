@@ -14,12 +14,13 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.claude import (
-    JSON_INSTRUCTION,
+    FORCED_REFUSED,
     closed,
     effort_of,
     output_tool,
     refuse_foreign,
     sampling_of,
+    schema_told,
     stops_of,
     system_of,
     takes_schema,
@@ -81,7 +82,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     system = write.each(system_of(request), lambda text: {"text": text.text})
     output = request.output
     if output is not None and output.kind == "schema" and not takes_schema(output, profile) and not stand_in:
-        system.append({"text": _schema_instruction(output.described)})
+        system.append({"text": schema_told(output)})
     if system:
         body["system"] = system
     choice = _choice(request, profile, stand_in)
@@ -145,10 +146,6 @@ def _own_thoughts(request: ChatRequest, profile: Profile) -> ChatRequest:
         for message in request.messages
     ]
     return msgspec.structs.replace(request, messages=messages)
-
-
-def _schema_instruction(schema: Any) -> str:
-    return f"{JSON_INSTRUCTION} It must be valid under this JSON schema: {_encode(schema).decode()}"
 
 
 class _Blocks:
@@ -281,6 +278,8 @@ def _tool(tool: Tool, profile: Profile) -> Raw:
 def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Raw:
     """The tool choice; {} leaves it to the model. Raises BadRequest for one that the model does not support."""
     choice, takes = request.tool_choice, profile.converse_takes
+    if not profile.forced_tools:
+        takes -= {"any", "tool"}
     mode = choice.mode if choice else "auto"
     if choice and mode == "named":
         wanted: Raw = {"tool": {"name": choice.names[0]}}
@@ -290,9 +289,7 @@ def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Ra
     else:
         wanted = {"any": {}} if mode == "required" and request.tools else {}
     if not wanted.keys() <= takes:
-        raise BadRequest(
-            "This model does not support a forced tool call: `tool_choice` must be `auto`.", param="tool_choice"
-        )
+        raise BadRequest(FORCED_REFUSED, param="tool_choice")
     return wanted
 
 
@@ -316,7 +313,9 @@ LOSSES = (
     Loss("top_k on models other than Claude", False, "each has its own field"),
     Loss("reasoning on models other than Claude", False, "each has its own field"),
     Loss("a forced tool on models other than Claude, Nova and Mistral Large", True, "they choose for themselves"),
+    Loss("a forced tool on Claude from Opus and Sonnet 5.5, Fable and Mythos 5.1 on", True, "refused upstream"),
     Loss("JSON schema on models that cannot be made to call a tool", False, "becomes an instruction"),
+    Loss("no thinking, on Claude models that always think", False, "the lowest effort is asked for instead"),
     Loss("is_error of a tool result, cache points on models other than Claude and Nova", False, "not accepted"),
     Loss("parallel_tool_calls false", False, "not offered"),
     Loss("tool choice none when the history has calls", False, "not offered"),

@@ -22,6 +22,8 @@ class Profile(msgspec.Struct, frozen=True):
     `image_tokens_max`: the most input tokens of one image.
     `reasoning`: how thinking is requested: not at all, as an effort, as a token budget, as a level (Gemini 3), or
     adaptive (newer Claude models). `sampling` False: the model refuses temperature, top_p and top_k.
+    `thinking_off`: the type of Claude's `thinking` that switches it off; None: the model always thinks.
+    `forced_tools` False: the model refuses a tool choice that forces a call.
     `efforts`: the efforts it accepts, weakest first. `budget_min`: the smallest budget it accepts.
     `reasoning_content`: it requires its earlier thinking to be sent back.
     `json_schema` False: a forced tool replaces a schema. `anthropic_members`: it accepts Anthropic's own fields
@@ -43,6 +45,8 @@ class Profile(msgspec.Struct, frozen=True):
     image_tokens_max: int = 4096
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     reasoning: Literal["none", "effort", "budget", "level", "adaptive"] = "none"
+    thinking_off: Literal["disabled", "between_tools"] | None = "disabled"
+    forced_tools: bool = True
     sampling: bool = True
     temperature_and_top_p: bool = True
     system_role: Literal["system", "developer"] = "system"
@@ -112,12 +116,12 @@ ROWS: tuple[_Row, ...] = (
     (None, r"claude-opus-4($|-0|-1|-2|@)", {"max_output_tokens": 32_000}),
     (
         None,
-        r"claude-(opus-4-1($|\D)|(opus|sonnet|haiku)-4-[5-9]|(opus|sonnet|haiku|fable)-[5-9])",
+        r"claude-(opus-4-1($|\D)|(opus|sonnet|haiku)-4-[5-9]|(opus|sonnet|haiku|fable|mythos)-[5-9])",
         {"json_schema": True},
     ),
     (
         None,
-        r"claude-(opus|sonnet|haiku|fable)-(4-[6-9]|[5-9])",
+        r"claude-(opus|sonnet|haiku|fable|mythos)-(4-[6-9]|[5-9])",
         {
             "max_output_tokens": 64_000,
             "reasoning": "adaptive",
@@ -129,9 +133,13 @@ ROWS: tuple[_Row, ...] = (
     # Opus 4.7 and later support neither a token budget nor sampling.
     (
         None,
-        r"claude-(opus|sonnet|haiku|fable)-(4-[7-9]|[5-9])",
+        r"claude-(opus|sonnet|haiku|fable|mythos)-(4-[7-9]|[5-9])",
         {"sampling": False, "efforts": ("low", "medium", "high", "xhigh", "max")},
     ),
+    # Anthropic's "Troubleshooting thinking" has both tables by model.
+    (None, r"claude-((fable|mythos)-[5-9]|opus-5-[5-9])", {"thinking_off": None}),
+    (None, r"claude-sonnet-5-[5-9]", {"thinking_off": "between_tools"}),
+    (None, r"claude-((fable|mythos)-5-[1-9]|(opus|sonnet)-5-[5-9])($|\D)", {"forced_tools": False}),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
     (None, r"(^|/)gemini-2\.5-\S*image", {"reasoning": "none"}),
     # Google bills a search of these models by the prompt, one of Gemini 3 by the query.

@@ -26,8 +26,10 @@ from elkapi.translate.ir import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
 )
+from elkapi.translate.profiles import profile_for
 from tests.translate_anthropic import (
     ADAPTIVE,
     BUDGET,
@@ -240,6 +242,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "server tools other than web search": {"server_tools": (ServerTool("mcp", "responses", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "stop sequences of white space only": {"stop": ("END", "\n\n")},
+    "a forced tool, from Opus and Sonnet 5.5, Fable and Mythos 5.1 on": {
+        "tools": (Tool("now"),),
+        "tool_choice": ToolChoice("required"),
+        "profile": profile_for("anthropic", "claude-opus-5-5"),
+    },
 }
 DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
     "logprobs, top_logprobs": ({"logprobs": True, "top_logprobs": 2}, {}),
@@ -281,6 +288,7 @@ DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
 }
 ELSEWHERE = {
     "the place of later system messages",
+    "no thinking, on models that always think",
     "thinking beside a forced tool",
     "thinking by budget inside a tool loop whose thoughts are lost",
     "strict tools on models without JSON schema",
@@ -310,7 +318,7 @@ def test_every_loss_is_tested() -> None:
 def test_what_would_change_the_meaning_is_refused(row: str) -> None:
     with pytest.raises(BadRequest) as caught:
         body_of(**REFUSED[row])
-    assert caught.value.param in ("n", "modalities", "messages", "tools", "stop")
+    assert caught.value.param in ("n", "modalities", "messages", "tools", "tool_choice", "stop")
 
 
 def test_a_file_that_only_another_provider_knows_is_refused_in_a_tools_result_too() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from elkapi.errors import BadRequest
+from elkapi.translate.anthropic import DIALECT
 from elkapi.translate.claude import OUTPUT_TOOL, tool_id
+from elkapi.translate.converse import DIALECT as BEDROCK
 from elkapi.translate.ir import (
+    ChatRequest,
     File,
     Message,
     OutputFormat,
@@ -32,6 +37,7 @@ from tests.translate_anthropic import (
     NEWEST,
     OLD,
     SCHEMA,
+    asked,
     body_of,
     rewritten,
     user_says,
@@ -147,6 +153,73 @@ def test_thinking_by_budget_rests_inside_a_loop_whose_thoughts_are_lost() -> Non
     body = body_of(messages=kept, **asked_for)
     assert body["thinking"]["type"] == "enabled"
     assert body["messages"][1]["content"][0] == {"type": "thinking", "thinking": "hm", "signature": "s"}
+
+
+@pytest.mark.parametrize("reasoning", [Reasoning(effort="none"), Reasoning(budget_tokens=0)], ids=["effort", "budget"])
+@pytest.mark.parametrize(
+    ("model", "thinking", "effort"),
+    [
+        ("claude-opus-5-5", None, "low"),
+        ("claude-opus-5-5@20260922", None, "low"),
+        ("us.anthropic.claude-fable-5", None, "low"),
+        ("claude-mythos-5-1", None, "low"),
+        ("claude-sonnet-5-5", {"type": "between_tools"}, None),
+        ("claude-sonnet-5", {"type": "disabled"}, None),
+        ("claude-opus-5-20260724", {"type": "disabled"}, None),
+        ("claude-haiku-5-5", {"type": "disabled"}, None),
+    ],
+)
+def test_thinking_is_switched_off_as_far_as_the_model_lets_it_be(
+    model: str, thinking: Any, effort: str | None, reasoning: Reasoning
+) -> None:
+    """Each refuses the others' way with a 400 (Anthropic's "Troubleshooting thinking", by model)."""
+    profile = profile_for("anthropic", model)
+    body = body_of(profile, reasoning=reasoning)
+    assert body.get("thinking") == thinking
+    assert body.get("output_config", {}).get("effort") == effort
+    written = json.loads(BEDROCK.write_request(asked(reasoning=reasoning), profile)).get(
+        "additionalModelRequestFields", {}
+    )
+    assert (written.get("thinking"), written.get("output_config", {}).get("effort")) == (thinking, effort)
+
+
+CHOOSING = ["claude-opus-5-5", "claude-sonnet-5-5-20260928", "claude-fable-5-1", "eu.anthropic.claude-mythos-5-1"]
+
+
+@pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("named", ("now",))], ids=str)
+@pytest.mark.parametrize("write", [DIALECT.write_request, BEDROCK.write_request], ids=["anthropic", "converse"])
+@pytest.mark.parametrize("model", CHOOSING)
+def test_a_model_that_chooses_for_itself_is_not_forced_to_call_a_tool(
+    model: str, write: Callable[[ChatRequest, Profile], bytes], choice: ToolChoice
+) -> None:
+    """They answer "any" and "tool" with a 400 ("Forced tool use is not supported"), so another channel may be asked."""
+    profile = profile_for("bedrock" if write is BEDROCK.write_request else "anthropic", model)
+    with pytest.raises(BadRequest) as refused:
+        write(asked(tools=(Tool("now"),), tool_choice=choice), profile)
+    assert refused.value.param == "tool_choice"
+    for free in (ToolChoice("auto"), ToolChoice("none"), None):
+        assert b"now" in write(asked(tools=(Tool("now"),), tool_choice=free, messages=LOOP), profile)
+
+
+@pytest.mark.parametrize("model", ["claude-opus-5", "claude-haiku-5-5", "claude-fable-5", "claude-fable-5-20260609"])
+def test_the_models_before_them_are_forced(model: str) -> None:
+    body = body_of(profile_for("anthropic", model), tools=(Tool("now"),), tool_choice=ToolChoice("required"))
+    assert body["tool_choice"] == {"type": "any"}
+
+
+@pytest.mark.parametrize("model", CHOOSING)
+def test_a_schema_with_members_of_any_name_is_told_to_a_model_that_cannot_be_forced(model: str) -> None:
+    output = OutputFormat("schema", schema=ANY_NAMES)
+    body = body_of(profile_for("anthropic", model), output=output, tools=(Tool("now"),), system=(Text("Be brief."),))
+    assert ([tool["name"] for tool in body["tools"]], body.get("tool_choice")) == (["now"], None)
+    brief, told = body["system"]
+    assert brief["text"] == "Be brief."
+    assert '{"type":"object","additionalProperties":{"type":"integer"}}' in told["text"]
+    asked_for = asked(output=output)
+    converse = json.loads(BEDROCK.write_request(asked_for, profile_for("bedrock", model)))
+    assert ([row["text"] for row in converse["system"]], "toolConfig" in converse) == ([told["text"]], False)
+    closed = body_of(profile_for("anthropic", model), output=OUTPUT)
+    assert ("system" in closed, closed["output_config"]["format"]["type"]) == (False, "json_schema")
 
 
 def test_a_forced_tool_is_stronger_than_thinking() -> None:

@@ -299,6 +299,11 @@ REFUSED: dict[str, dict[str, Any]] = {
         "tool_choice": ToolChoice("required"),
         "profile": LLAMA,
     },
+    "a forced tool on Claude from Opus and Sonnet 5.5, Fable and Mythos 5.1 on": {
+        "tools": (Tool("now"),),
+        "tool_choice": ToolChoice("required"),
+        "profile": profile_for("bedrock", "us.anthropic.claude-opus-5-5"),
+    },
 }
 
 
