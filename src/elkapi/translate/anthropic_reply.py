@@ -137,6 +137,7 @@ _usage = msgspec.json.Decoder(AnthropicUsage)
 _KNOWN = frozenset(
     {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "error"}
 )
+_INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _DELTAS = frozenset({"text_delta", "input_json_delta", "thinking_delta", "signature_delta", "citations_delta"})
 
 
@@ -272,12 +273,15 @@ class Reader:
     def _see_usage(self, raw: msgspec.Raw) -> list[Event]:
         """Counts are cumulative, so the latest one applies; a missing one keeps its value.
 
-        The output count is required in each event: that of the stream's start says nothing about its end.
+        So do those of the input if all are zero: some compatible servers report it only at the start of a stream. The
+        output count is required in each event: that of the stream's start says nothing about its end.
         """
         seen = _read_usage(raw)
         if seen is None:
             return [UsageLost()]
         latest = {name: value for name in seen.__struct_fields__ if (value := getattr(seen, name)) is not None}
+        if not any(map(latest.get, _INPUTS)) and any(getattr(self._usage, name) for name in _INPUTS):
+            latest = {name: value for name, value in latest.items() if name not in (*_INPUTS, "cache_creation")}
         self._usage = msgspec.structs.replace(self._usage, **latest)
         found = read_anthropic_usage(self._usage)
         return [UsageSeen(*found)] if found and seen.output_tokens is not None else [UsageLost()]

@@ -172,6 +172,40 @@ def test_later_figures_replace_earlier_ones_and_the_others_stay() -> None:
     assert reader.feed(Frame(b"", b"", msgspec.json.encode(later))) == [_usage(3, input_tokens=6, cached_tokens=7)]
 
 
+NO_INPUT = {"input_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"input_tokens": 0},
+        NO_INPUT,
+        NO_INPUT | {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}},
+    ],
+    ids=["input", "all", "lifetimes"],
+)
+def test_an_input_that_was_reported_does_not_become_zero(later: dict[str, Any]) -> None:
+    """Some servers that are like Anthropic's end a stream with zeros, and only the answer would be charged."""
+    reader = DIALECT.reader()
+    lives = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 9}
+    begun = {"input_tokens": 5, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 9, "cache_creation": lives}
+    for usage, kind in (
+        (begun | {"output_tokens": 1}, "message_start"),
+        (later | {"output_tokens": 3}, "message_delta"),
+    ):
+        members = {"message": {"usage": usage}} if kind == "message_start" else {"delta": {}, "usage": usage}
+        seen = reader.feed(Frame(b"", b"", msgspec.json.encode({"type": kind} | members)))[-1]
+    assert seen == _usage(3, input_tokens=5, cached_tokens=7, cache_write_1h_tokens=9)
+
+
+def test_an_input_that_is_reported_only_at_the_end_counts() -> None:
+    reader = DIALECT.reader()
+    begun = {"type": "message_start", "message": {"usage": NO_INPUT | {"output_tokens": 0}}}
+    later = {"type": "message_delta", "delta": {}, "usage": {"cache_read_input_tokens": 7, "output_tokens": 3}}
+    reader.feed(Frame(b"", b"", msgspec.json.encode(begun)))
+    assert reader.feed(Frame(b"", b"", msgspec.json.encode(later))) == [_usage(3, input_tokens=0, cached_tokens=7)]
+
+
 @pytest.mark.parametrize("data", [b"<html>", b"[]", b'{"type":"content_block_delta","delta":5}', b'{"type":', b"\xff"])
 def test_a_frame_of_no_anthropic_stream_is_unreadable(data: bytes) -> None:
     with pytest.raises(Unreadable):
