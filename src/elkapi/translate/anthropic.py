@@ -65,7 +65,7 @@ _INSIDE = frozenset({"text", "image", "document", "search_result", "tool_referen
 # Blocks of the conversation that add or remove tools from there on.
 _TOOL_CHANGES = ("tool_addition", "tool_removal")
 # The prefix of the billing line that Claude Code puts before its instructions.
-_ATTRIBUTION = "x-anthropic-billing-header:"
+ATTRIBUTION = "x-anthropic-billing-header:"
 
 # Fields of this dialect whose silent loss would change the answer or who pays for it.
 REFUSED_ELSEWHERE = ("mcp_servers", "container", "compaction")
@@ -80,7 +80,7 @@ def told_elsewhere(request: ChatRequest) -> ChatRequest:
     if request.dialect != "anthropic":
         return request
     request = _with_tools_of_the_end(request)
-    if any(text.text.startswith(_ATTRIBUTION) for text in request.system):
+    if any(text.text.startswith(ATTRIBUTION) for text in request.system):
         told = tuple(text for text in map(_told, request.system) if text.text)
         request = msgspec.structs.replace(request, system=told)
     kept = request.extra.get("messages", {})
@@ -175,7 +175,7 @@ def _with_contexts(parts: Sequence[Part], index: int, contexts: dict[str, str]) 
 
 def _told(text: Text) -> Text:
     """The instruction without the billing line."""
-    if not text.text.startswith(_ATTRIBUTION):
+    if not text.text.startswith(ATTRIBUTION):
         return text
     return msgspec.structs.replace(text, text=text.text.partition("\n")[2])
 

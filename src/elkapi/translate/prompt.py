@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from elkapi.translate.anthropic import ATTRIBUTION
+
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(str)
+_any = msgspec.json.Decoder()
 _encode = msgspec.json.encode
 _Members = dict[str, msgspec.Raw]
 _NULL = msgspec.Raw(b"null")
@@ -36,10 +39,17 @@ def _responses(members: _Members, instructions: str) -> None:
 def _anthropic(members: _Members, instructions: str) -> None:
     given = members.get("system", _NULL)
     if bytes(given).lstrip().startswith(b"["):
-        first = msgspec.Raw(_encode({"type": "text", "text": instructions}))
-        members["system"] = msgspec.Raw(_encode([first, *_list.decode(given)]))
+        first, blocks = msgspec.Raw(_encode({"type": "text", "text": instructions})), _list.decode(given)
+        # Anthropic removes the billing line from the prompt only if it is the first block.
+        place = 1 if blocks and _is_billing(blocks[0]) else 0
+        members["system"] = msgspec.Raw(_encode([*blocks[:place], first, *blocks[place:]]))
     else:
         members["system"] = _before(given, instructions)
+
+
+def _is_billing(block: msgspec.Raw) -> bool:
+    read = _any.decode(block)
+    return isinstance(read, dict) and str(read.get("text")).startswith(ATTRIBUTION)
 
 
 def _gemini(members: _Members, instructions: str) -> None:

@@ -27,6 +27,18 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             ]
         },
     ),
+    (
+        "anthropic",
+        {"system": [{"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1;"}, {"type": "text"}]},
+        {
+            "system": [
+                {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1;"},
+                {"type": "text", "text": "P"},
+                {"type": "text"},
+            ]
+        },
+    ),
+    ("anthropic", {"system": []}, {"system": [{"type": "text", "text": "P"}]}),
     ("gemini", {"contents": []}, {"contents": [], "systemInstruction": {"parts": [{"text": "P"}]}}),
     (
         "gemini",
@@ -44,6 +56,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+# Claude Code's billing line stays first, or Anthropic would take it for a part of the prompt (Claude Code's "Gateway
+# protocol reference").
 @pytest.mark.parametrize(("wire", "body", "sent"), CASES)
 def test_instructions_stand_before_the_callers_own(wire: str, body: dict[str, Any], sent: dict[str, Any]) -> None:
     assert msgspec.json.decode(with_instructions(msgspec.json.encode(body), wire, "P")) == sent
