@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.chat_parts import arguments_text, signer, split_data_url, thinking_text, thought_signature
 from elkapi.translate.chat_views import (
     ADDRESSES,
@@ -70,12 +71,25 @@ _END = End()
 
 
 class _Call:
-    """One tool call while its pieces arrive; `sent` once its name is known, until then `waiting` buffers arguments."""
+    """One tool call while its pieces arrive. `waiting` buffers the arguments until its `name` is known.
 
-    __slots__ = ("id", "index", "sent", "waiting")
+    `told` is the upstream's id, which another call may have too. `said`: the arguments of a call without one, which
+    alone show where it ends.
+    """
 
-    def __init__(self, index: int, id: str) -> None:
-        self.index, self.id, self.sent, self.waiting = index, id, False, ""
+    __slots__ = ("index", "name", "said", "told", "waiting")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.told, self.name, self.waiting, self.said = index, "", "", "", ""
+
+    def ends_before(self, id: str, name: str, text: str) -> bool:
+        """Whether a piece in the same place begins another call. Every call begins with its name, which some servers
+        repeat in each piece, and some give each piece an id of its own."""
+        if not self.name or not name:
+            return False
+        if id:
+            return id != self.told
+        return name != self.name or bool(text.strip() and self.said and _is_whole(self.said))
 
 
 class ChatReader:
@@ -85,6 +99,7 @@ class ChatReader:
         self._started = False
         self._reply_id = ""
         self._calls: dict[tuple[int, int], _Call] = {}
+        self._ids: set[str] = set()
         self._count = 0
         self._refused = False
         self._thought = False
@@ -195,30 +210,36 @@ class ChatReader:
                 self._thought = False
 
     def _piece(self, piece: ToolPiece, choice: int, events: list[Event]) -> None:
-        """One piece of a call. A new id at a known index is a new call: some providers use index 0 for all."""
+        """One piece of a call. Some providers use one index for all calls, or none, and some give no ids."""
         key = (choice, piece.index if piece.index is not None else -1)
-        call = self._calls.get(key)
         id = _text(piece.id)
-        if call is None or (id and id != call.id):
-            call = _Call(self._count, id or made_up_id(self._reply_id, self._count))
-            self._count += 1
-            self._calls[key] = call
         if piece.custom is not None:
-            name, text = piece.custom.name, piece.custom.input or ""
+            name, text = piece.custom.name or "", piece.custom.input or ""
         elif piece.function is not None:
-            name, text = piece.function.name, arguments_text(piece.function.arguments)
+            name, text = piece.function.name or "", arguments_text(piece.function.arguments)
         else:
-            name, text = None, ""
-        if not call.sent and not name:
+            name, text = "", ""
+        call = self._calls.get(key)
+        if call is None or call.ends_before(id, name, text):
+            call = self._calls[key] = _Call(self._count)
+            self._count += 1
+        if not call.name and not call.told:
+            call.told = id
+        if not call.told:
+            call.said += text
+        if not call.name and not name:
             call.waiting += text
             return
-        if not call.sent and name:
-            call.sent = True
+        if not call.name and name:
+            call.name = name
+            call_id = call.told if call.told not in self._ids else ""
+            call_id = call_id or made_up_id(self._reply_id, call.index)
+            self._ids.add(call_id)
             signature = thought_signature(piece.extra_content)
             events.append(
                 ToolCallStart(
                     call.index,
-                    call.id,
+                    call_id,
                     name,
                     custom=piece.custom is not None,
                     signature=signature,
@@ -259,12 +280,22 @@ def read_reply(body: bytes) -> list[Event]:
     return events
 
 
+def _is_whole(arguments: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(arguments), dict)
+    except NOT_JSON:
+        return False
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
 def _whole(message: Delta) -> Delta:
-    """Drop `reasoning_content` if the thinking blocks of a whole answer already contain its text."""
+    """Drop `reasoning_content` if the thinking blocks of a whole answer already contain its text, and number its calls:
+    each of them is whole, and few upstreams give them an index."""
+    for place, piece in enumerate(message.tool_calls or ()):
+        piece.index = place
     blocks = look(BLOCKS, message.thinking_blocks) or ()
     if any(block.thinking for block in blocks):
         message.reasoning_content = message.reasoning = None

@@ -298,6 +298,74 @@ def test_bytes_that_are_no_json_are_unreadable(data: bytes) -> None:
             DIALECT.reader().feed(frame)
 
 
+def _call(name: str | None, arguments: str, **more: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}, **more}
+
+
+# The calls of a stream, chunk by chunk, and (id, name, arguments) of what they are; "r" is the answer's id.
+ODD_CALLS: dict[str, tuple[list[list[dict[str, Any]]], list[tuple[str, str, str]]]] = {
+    "no ids, no indexes": (
+        [[_call("f", '{"a":'), _call("g", "{}")], [_call("f", '{"a":1}')]],
+        [("call_r_0", "f", '{"a":'), ("call_r_1", "g", "{}"), ("call_r_2", "f", '{"a":1}')],
+    ),
+    "no ids, one index, one name": (
+        [[_call("f", '{"a":1}', index=0, id="")], [_call("f", '{"a":2}', index=0, id=None)]],
+        [("call_r_0", "f", '{"a":1}'), ("call_r_1", "f", '{"a":2}')],
+    ),
+    "no ids, the name in each piece": (
+        [[_call("f", '{"a"', index=0)], [_call("f", ":1}", index=0)], [_call("f", "", index=0)]],
+        [("call_r_0", "f", '{"a":1}')],
+    ),
+    "one id for all": (
+        [[_call("f", "{}", index=0, id="f")], [_call("f", '{"a":1}', index=1, id="f")]],
+        [("f", "f", "{}"), ("call_r_1", "f", '{"a":1}')],
+    ),
+    "an id for each piece": (
+        [
+            [_call("f", "", index=0, id="a")],
+            [_call(None, '{"a"', index=0, id="b")],
+            [_call("", ":1}", index=0, id="c")],
+        ],
+        [("a", "f", '{"a":1}')],
+    ),
+    "the id late": (
+        [[_call(None, "", index=0)], [_call("f", '{"a"', index=0, id="a")], [_call(None, ":1}", index=0)]],
+        [("a", "f", '{"a":1}')],
+    ),
+}
+
+
+def _made(events: list[Event]) -> list[tuple[str, str, str]]:
+    made: dict[int, tuple[str, str, str]] = {}
+    for event in events:
+        if isinstance(event, ToolCallStart):
+            made[event.index] = (event.id, event.name, "")
+        elif isinstance(event, ToolCallDelta):
+            id_, name, text = made[event.index]
+            made[event.index] = (id_, name, text + event.arguments)
+    return list(made.values())
+
+
+@pytest.mark.parametrize("case", ODD_CALLS)
+def test_calls_stay_apart_and_whole_whatever_ids_and_indexes_an_upstream_gives(case: str) -> None:
+    chunks, made = ODD_CALLS[case]
+    reader = DIALECT.reader()
+    events: list[Event] = []
+    for calls in chunks:
+        data = json.dumps({"id": "r", "choices": [{"index": 0, "delta": {"tool_calls": calls}}]}).encode()
+        events += reader.feed(Frame(b"", b"", data))
+    assert _made(events) == made
+
+
+@pytest.mark.parametrize("more", [{}, {"id": ""}, {"index": 0}, {"index": 0, "id": ""}], ids=str)
+def test_each_call_of_a_whole_answer_is_a_call_of_its_own(more: dict[str, Any]) -> None:
+    calls = [_call("f", '{"a":1}', **more), _call("f", "", **more), _call("g", '{"a":', **more)]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    answer = {"id": "r", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+    expected = [("call_r_0", "f", '{"a":1}'), ("call_r_1", "f", ""), ("call_r_2", "g", '{"a":')]
+    assert _made(DIALECT.read_reply(json.dumps(answer).encode())) == expected
+
+
 # --- written ---------------------------------------------------------------------------------------------------------
 
 THINKING: list[Event] = [
