@@ -167,6 +167,84 @@ async def test_g57_the_status_is_that_of_the_outcome_never_a_200_over_a_failure(
                     assert 500 <= reply.status_code < 600, (name, reply.text)
 
 
+COUNTED = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+BROKE = {"error": {"code": 502, "message": "The provider is gone."}}
+SAID: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"message": {"role": "assistant", "content": "Hel"}},
+    "/v1/completions": {"text": "Hel"},
+}
+# Members of an answer beside its choice, and of the choice.
+GAVE_UP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "an error": (BROKE, {"finish_reason": "stop"}),
+    "an error of the choice": ({}, {"finish_reason": "error", **BROKE}),
+    "OpenRouter": ({"error": None}, {"finish_reason": "error"}),
+    "DeepSeek": ({}, {"finish_reason": "insufficient_system_resource"}),
+    "Zhipu": ({}, {"finish_reason": "network_error"}),
+}
+
+
+@pytest.mark.parametrize("path", SAID)
+@pytest.mark.parametrize("case", GAVE_UP)
+async def test_g57_an_answer_that_its_provider_gave_up_is_free_whatever_usage_it_names(
+    lite: Gateway, path: str, case: str
+) -> None:
+    beside, told = GAVE_UP[case]
+    ended = {"id": "c", "model": "m", "choices": [{"index": 0, **SAID[path], **told}], "usage": COUNTED, **beside}
+    good = {"id": "c", "model": "m", "choices": [{"index": 0, **SAID[path], "finish_reason": "stop"}], "usage": COUNTED}
+    async with canned(200, ended) as failing, canned(200, good) as working:
+        await lite.channel(failing.url, ("m",), priority=1)
+        await lite.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
+        asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+        reply = await lite.ask(key, asked, path=path)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (502, "upstream_error")
+        assert float((await lite.account(reply.headers["x-request-id"], key))["cost_usd"]) == 0
+        await lite.channel(working.url, ("m",))
+        assert (await lite.ask(key, asked, path=path)).json() == good
+
+
+# Their errors in formats of their own, with the status of a success.
+NO_ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "no vector": ("/v1/embeddings", {"object": "list", "data": [], "usage": COUNTED}),
+    "no list": ("/v1/embeddings", {"object": "list", "data": None, "usage": COUNTED}),
+    "a code": ("/v1/embeddings", {"code": 20015, "message": "The parameter is invalid."}),
+    "no results": ("/v1/rerank", {"code": "1214", "msg": "The parameter is invalid."}),
+    "nothing moderated": ("/v1/moderations", {"status": "busy"}),
+}
+
+
+@pytest.mark.parametrize("case", NO_ANSWERS)
+async def test_g57_a_success_without_what_was_asked_for_is_a_failure(lite: Gateway, case: str) -> None:
+    path, body = NO_ANSWERS[case]
+    async with canned(200, body) as upstream:
+        await lite.channel(upstream.url, ("m",))
+        await lite.price("m", per_1m_usd="1")
+        key = await lite.key("1")
+        reply = await lite.ask(key, {"model": "m", "input": "hi", "query": "hi", "documents": ["hi"]}, path=path)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (502, "upstream_error")
+        assert float((await lite.account(reply.headers["x-request-id"], key))["cost_usd"]) == 0
+
+
+NOTHING_SAID = {
+    "the end alone": b"data: [DONE]\n\n",
+    "a role": b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\ndata: [DONE]\n\n',
+    "a usage": b'data: {"id":"c","choices":[],"usage":%b}\n\ndata: [DONE]\n\n' % json.dumps(COUNTED).encode(),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("case", NOTHING_SAID)
+async def test_g57_a_stream_that_ends_without_an_answer_is_a_failure(lite: Gateway, case: str, client: str) -> None:
+    async with canned(200, {}, NOTHING_SAID[case]) as upstream:
+        await lite.channel(upstream.url, ("m",), family="deepseek")
+        await lite.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
+        asked = ask(client, "m", "hello", stream=True)
+        reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        assert reply.status_code == 502, reply.text
+        assert float((await lite.account(reply.headers["x-request-id"], key))["cost_usd"]) == 0
+
+
 FAILED_RESPONSE = {
     "id": "resp_1",
     "object": "response",

@@ -322,7 +322,8 @@ async def test_a_body_that_ends_with_its_connection_is_no_answer_when_it_is_cut_
 
 async def test_an_upstreams_answers_are_read_also_when_it_compresses_them_unasked(gate: Gateway) -> None:
     refusal = {"error": {"message": "No.", "type": "invalid_request_error", "param": "user", "code": "no_user"}}
-    vectors = {"object": "list", "data": [], "model": SMALL, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    vectors = {"object": "list", "data": [vector], "model": SMALL, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
     key = await gate.key("1")
     async with canned(200, vectors) as answering, canned(400, refusal) as refusing:
         answering.squeeze()

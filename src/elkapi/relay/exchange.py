@@ -25,6 +25,7 @@ from elkapi.relay.read import Request
 from elkapi.translate.anthropic import told_elsewhere
 from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
 from elkapi.translate.carried import CARRIED, Carrier
+from elkapi.translate.chat_views import BROKEN
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
 from elkapi.translate.dialect import Dialect, ReplyFacts, Unreadable, UpstreamDialect, Writer, member_of
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
@@ -58,8 +59,12 @@ MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 _OF_CHOICES = ("chat", "completions")
 _CHOICES, _FIRST_CHOICE = b'"choices"', b'"choices":[{'
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
+# An answer of these wires without its list is none, but an error in a format of the upstream's own.
+_LISTED: dict[Wire, bytes] = {"embeddings": b'"embedding"', "rerank": b'"results"', "moderations": b'"results"'}
 # Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
+# Where one of these words is no text but a value, an answer of choices may have failed, whatever its usage.
+_GAVE_UP = tuple(b'"%b"' % word.encode() for word in BROKEN)
 # Wires whose answers show the use of provider tools apart from their usage, with the marks of such an answer.
 _TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {
     "responses": (b'"tool_usage"', b'"web_search'),
@@ -189,14 +194,16 @@ class Same:
         given = self.request.facts
         if self.wire in _OF_CHOICES and _lacks_choices(body):
             raise Unreadable("no choices")
+        if self.wire in _LISTED and _LISTED[self.wire] not in body:
+            raise Unreadable("no answer")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
         if usage is not None and self.wire in _TOOLS_SHOWN and any(name in body for name in _TOOLS_SHOWN[self.wire]):
             usage = self._with_tools(body, usage)
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
-        # A failed response reports it besides its usage so far.
-        if (usage is None or self.wire == "responses") and (failure := self._failure(body)) is not None:
+        # A failed answer may report it besides its usage so far.
+        if (usage is None or self._may_have_failed(body)) and (failure := self._failure(body)) is not None:
             return Whole(b"", None, failure=failure)
         if usage is None:
             tally = self._tally(body) if self.request.operation.dialect is not None else None
@@ -213,16 +220,21 @@ class Same:
         flags = (UNPRICED_FLAG,) if self.wire == "responses" and _ran_unpriced(body) else ()
         return Whole(body, usage, unsplit, tally=tally, flags=flags)
 
+    def _may_have_failed(self, body: bytes) -> bool:
+        """A cheap look whether an answer that has a usage is to be searched for an error."""
+        return self.wire == "responses" or (self.wire in _OF_CHOICES and any(word in body for word in _GAVE_UP))
+
     def _failure(self, body: bytes) -> Failure | None:
-        """An error that a provider reports inside a success reply; the caller never gets such an answer (guarantee
-        57)."""
-        if _ERROR_INSIDE.search(body) is None:
-            return None
-        try:
-            told = bytes(_object.decode(body).get("error", b""))
-        except NOT_JSON:
-            return None
-        if told[:1] not in (b"{", b'"'):
+        """An error that a provider reports inside a success reply, or the finish reason of one; the caller never gets
+        such an answer (guarantee 57)."""
+        if _ERROR_INSIDE.search(body) is not None:
+            try:
+                told = bytes(_object.decode(body).get("error", b""))
+            except NOT_JSON:
+                return None
+            if told[:1] not in (b"{", b'"') and self.wire not in _OF_CHOICES:
+                return None
+        elif self.wire not in _OF_CHOICES or not self._may_have_failed(body):
             return None
         events = DIALECTS.get(self.wire, DIALECTS["chat"]).read_reply(body)
         return next((event for event in events if isinstance(event, Failure)), None)

@@ -192,7 +192,8 @@ class _Stream:
             # Not for each frame: for 256 KiB of empty comments that took the loop nearly two seconds.
             self.setup = b"".join(pieces)
             if crossing.ended or (not chunk and crossing.whole):
-                return None
+                # An end alone is no answer: without a choice there is no reason why it finished.
+                return None if crossing.content or crossing.finish_reason else on_unreadable("no_content")
             if not chunk:
                 return on_unreadable("cut_stream")
             if len(self.setup) > SETUP_BYTES_MAX + REPEATED_MAX * len(self.one.request.body):

@@ -16,6 +16,7 @@ from elkapi.translate.chat_views import (
     ADDRESSES,
     ANNOTATIONS,
     BLOCKS,
+    BROKEN,
     CHUNK,
     IMAGES,
     LOGPROBS,
@@ -27,6 +28,7 @@ from elkapi.translate.chat_views import (
     ContentPart,
     Delta,
     ToolPiece,
+    gave_up,
     in_band_error,
     look,
 )
@@ -65,8 +67,6 @@ _REASONS: dict[str, FinishReason] = {
     "content_filter": "content_filter",
     "sensitive": "content_filter",
 }
-# Finish reasons that report a failure of the provider: the answer is incomplete.
-_BROKEN = {"error": 502, "insufficient_system_resource": 503, "network_error": 502}
 _END = End()
 
 
@@ -251,8 +251,8 @@ class ChatReader:
             events.append(ToolCallDelta(call.index, text))
 
     def _finish(self, word: str, met: Any) -> Event:
-        if word in _BROKEN:
-            return Failure(_BROKEN[word], word, "The upstream gave up before its answer was whole.")
+        if word in BROKEN:
+            return gave_up(word)
         reason = _REASONS.get(word, "stop")
         if reason == "stop" and self._calls:
             reason = "tool_calls"

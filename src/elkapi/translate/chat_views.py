@@ -34,6 +34,8 @@ _STATUSES = (
     ("context_length", 400),
     ("invalid", 400),
 )
+# Finish reasons that report a failure of the provider, with the status of it: the answer is incomplete.
+BROKEN = {"error": 502, "insufficient_system_resource": 503, "network_error": 502}
 _NO_ERRORS = (b"{}", b'""', b"false", b"0", b"[]")
 ERROR_STATUS_DEFAULT = 500
 
@@ -195,6 +197,11 @@ def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
     message = error.message if isinstance(error.message, str) else ""
     # A code is more specific than a type.
     return Failure(_status(error, words), words[-1] if words else "error", message)
+
+
+def gave_up(word: str) -> Failure:
+    """The failure that a finish reason of `BROKEN` reports."""
+    return Failure(BROKEN[word], word, "The upstream gave up before its answer was whole.")
 
 
 def _status(error: _ErrorView, words: list[str]) -> int:

@@ -12,7 +12,7 @@ import msgspec
 
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_read_reply import see_usage
-from elkapi.translate.chat_views import NULL, in_band_error
+from elkapi.translate.chat_views import BROKEN, NULL, gave_up, in_band_error
 from elkapi.translate.chat_views import Chunk as ErrorView
 from elkapi.translate.chat_write_reply import DONE, PING, error_body
 from elkapi.translate.decode import decode
@@ -147,6 +147,10 @@ _chunk = msgspec.json.Decoder(_Chunk)
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
 
 
+def _finish(word: str) -> Event:
+    return gave_up(word) if word in BROKEN else Finish(_REASONS.get(word, "stop"))
+
+
 class CompletionsReader:
     """The events of one answer, with all choices merged, for metering relayed answers."""
 
@@ -174,8 +178,7 @@ class CompletionsReader:
         events += [TextDelta(choice.text) for choice in choices if choice.text]
         if view.usage != NULL:
             see_usage(view.usage, events)
-        events += [Finish(_REASONS.get(choice.finish_reason, "stop")) for choice in choices if choice.finish_reason]
-        return events
+        return events + [_finish(choice.finish_reason) for choice in choices if choice.finish_reason]
 
 
 def read_reply(body: bytes) -> list[Event]:
