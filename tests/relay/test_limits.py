@@ -180,6 +180,7 @@ GAVE_UP: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "OpenRouter": ({"error": None}, {"finish_reason": "error"}),
     "DeepSeek": ({}, {"finish_reason": "insufficient_system_resource"}),
     "Zhipu": ({}, {"finish_reason": "network_error"}),
+    "vLLM": ({}, {"finish_reason": "abort"}),
 }
 
 

@@ -35,7 +35,7 @@ _STATUSES = (
     ("invalid", 400),
 )
 # Finish reasons that report a failure of the provider, with the status of it: the answer is incomplete.
-BROKEN = {"error": 502, "insufficient_system_resource": 503, "network_error": 502}
+BROKEN = {"error": 502, "abort": 502, "insufficient_system_resource": 503, "network_error": 502}
 _NO_ERRORS = (b"{}", b'""', b"false", b"0", b"[]")
 ERROR_STATUS_DEFAULT = 500
 

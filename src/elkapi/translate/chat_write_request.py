@@ -62,6 +62,7 @@ LOSSES = (
     Loss("tool_choice of a web search", False, "models that can search there always do"),
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
     Loss("strict, of Anthropic's schemas with optional properties", False, "followed as well as the model can"),
+    Loss("JSON schema on DeepSeek's and Zhipu's own services", False, "becomes JSON mode and an instruction"),
     Loss("files by URL", True, "chat accepts files only as data"),
     Loss("images by file id", True, "chat accepts images only as data or by URL"),
     Loss("files stored with a provider of another dialect", True, "the upstream does not know their ids"),

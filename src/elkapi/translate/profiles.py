@@ -26,8 +26,8 @@ class Profile(msgspec.Struct, frozen=True):
     `forced_tools` False: the model refuses a tool choice that forces a call.
     `efforts`: the efforts it accepts, weakest first. `budget_min`: the smallest budget it accepts.
     `reasoning_content`: it requires its earlier thinking to be sent back.
-    `json_schema` False: a forced tool replaces a schema. `anthropic_members`: it accepts Anthropic's own fields
-    (thinking, top_k) where another dialect passes fields on.
+    `json_schema` False: a forced tool replaces a schema, in chat completions JSON mode and an instruction.
+    `anthropic_members`: it accepts Anthropic's own fields (thinking, top_k) where another dialect passes fields on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses unsigned calls.
     `shows_tools`: it runs its provider's tools beside functions only if it may show their calls in its answer.
     `whole_results`: it matches tool results to calls by their ids, and takes their pictures and files only within them.
@@ -93,6 +93,8 @@ ROWS: tuple[_Row, ...] = (
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
     (frozenset({"mistral"}), r"", {"strict_chat": True}),
+    # Their chat completions have a JSON mode, and refuse or ignore a schema.
+    (frozenset({"deepseek", "zhipu"}), r"", {"json_schema": False}),
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
     # Converse supports structured output for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),

@@ -254,7 +254,7 @@ def test_sources_beside_the_choices_reach_callers_of_every_dialect(name: Any, la
         assert b"https://a.example" in answer
 
 
-@pytest.mark.parametrize("word", ["length", "max_tokens", "model_length"])
+@pytest.mark.parametrize("word", ["length", "max_tokens", "model_length", "model_context_window_exceeded"])
 def test_an_answer_that_was_cut_is_not_told_as_whole(word: str) -> None:
     """Mistral's word for the end of the model's window is the last."""
     said = {"choices": [{"message": {"content": "x"}, "finish_reason": word}]}

@@ -586,6 +586,22 @@ def test_a_schema_becomes_an_instruction_where_the_model_takes_none() -> None:
     assert '{"type":"object"}' in written["messages"][0]["content"]
 
 
+@pytest.mark.parametrize(
+    ("family", "model", "kind"),
+    [
+        ("deepseek", "deepseek-v4-pro", "json_object"),
+        ("zhipu", "glm-5", "json_object"),
+        ("openrouter", "deepseek/deepseek-v4-pro", "json_schema"),
+        ("mistral", "mistral-large-latest", "json_schema"),
+    ],
+)
+def test_a_schema_goes_in_the_form_that_each_provider_takes(family: str, model: str, kind: str) -> None:
+    output = OutputFormat("schema", schema={"type": "object", "properties": {"city": {"type": "string"}}})
+    written = _write(_other(output=output), profile_for(family, model))
+    assert written["response_format"]["type"] == kind
+    assert ('"city"' in written["messages"][0]["content"]) == (kind == "json_object")
+
+
 def test_thoughts_go_back_only_to_models_that_want_them() -> None:
     request = _other(
         Message("assistant", (Thinking("Hm.", "c2ln", "anthropic"), Text("a"))), Message("user", (Text("b"),))
@@ -643,6 +659,7 @@ LOSSES: dict[str, ChatRequest] = {
     "strict, of Anthropic's schemas with optional properties": _other(
         output=OutputFormat("schema", schema={"type": "object", "properties": {"a": {}}}, strict=True)
     ),
+    "JSON schema on DeepSeek's and Zhipu's own services": _other(output=OutputFormat("schema", schema={})),
     "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),
     "images by file id": _other(Message("user", (Image(url="file-id:file-1"),)), dialect="responses"),
     "files stored with a provider of another dialect": _other(
