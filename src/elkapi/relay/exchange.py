@@ -65,6 +65,8 @@ _LISTED: dict[Wire, bytes] = {"embeddings": b'"embedding"', "rerank": b'"results
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Where one of these words is no text but a value, an answer of choices may have failed, whatever its usage.
 _GAVE_UP = tuple(b'"%b"' % word.encode() for word in BROKEN)
+# How nearly every only choice ends. Quotes within a text are escaped.
+_ERROR, _STOPPED = b'"error"', b'"finish_reason":"stop"'
 # Wires whose answers show the use of provider tools apart from their usage, with the marks of such an answer.
 _TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {
     "responses": (b'"tool_usage"', b'"web_search'),
@@ -222,7 +224,13 @@ class Same:
 
     def _may_have_failed(self, body: bytes) -> bool:
         """A cheap look whether an answer that has a usage is to be searched for an error."""
-        return self.wire == "responses" or (self.wire in _OF_CHOICES and any(word in body for word in _GAVE_UP))
+        if self.wire not in _OF_CHOICES:
+            return self.wire == "responses"
+        if _ERROR in body:
+            return True
+        if _STOPPED in body and self.request.facts.choices == 1:
+            return False
+        return any(word in body for word in _GAVE_UP)
 
     def _failure(self, body: bytes) -> Failure | None:
         """An error that a provider reports inside a success reply, or the finish reason of one; the caller never gets

@@ -185,8 +185,8 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
         return None
     if searches:
         usage = msgspec.structs.replace(usage, searches=searches)
-    if view.total_tokens is not None and (unsaid := view.total_tokens - usage.input_total - usage.output_total) > 0:
-        usage = _with_unsaid(usage, unsaid, view)
+    if (view.total_tokens or 0) > (view.prompt_tokens or 0) + (view.completion_tokens or 0):
+        usage = _with_unsaid(usage, view)
     if view.citation_tokens is not None:
         read, thought = view.citation_tokens, view.reasoning_tokens or 0
         if min(read, thought) < 0:
@@ -198,14 +198,15 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
     return usage, usage.cache_write_5m_tokens > 0 and not told
 
 
-def _with_unsaid(usage: Usage, unsaid: int, view: ChatUsage) -> Usage:
+def _with_unsaid(usage: Usage, view: ChatUsage) -> Usage:
     """Add tokens that only the total contains, if they can only be thinking.
 
     Google's compatible endpoint counts thinking in `total_tokens` alone, without any details. If reasoning is reported,
     or the tokens may be the input's (cached ones beside `prompt_tokens`, sound), the two sides are believed.
     """
+    unsaid = (view.total_tokens or 0) - usage.input_total - usage.output_total
     at_the_cache = unsaid == usage.cache_read_tokens + usage.cache_write_tokens
-    if usage.reasoning_tokens or at_the_cache or view.prompt_audio_seconds is not None:
+    if unsaid <= 0 or usage.reasoning_tokens or at_the_cache or view.prompt_audio_seconds is not None:
         return usage
     return msgspec.structs.replace(usage, reasoning_tokens=unsaid)
 
