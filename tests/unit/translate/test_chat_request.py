@@ -319,7 +319,7 @@ def test_mistrals_word_for_a_call_that_must_be_made_crosses() -> None:
     assert _write(request)["tool_choice"] == "any"
     gemini = json.loads(DIALECTS["gemini"].write_request(request, profile_for("gemini", "gemini-3-pro")))
     assert gemini["toolConfig"] == {"functionCallingConfig": {"mode": "ANY"}}
-    claude = json.loads(DIALECTS["anthropic"].write_request(request, profile_for("anthropic", "claude-sonnet-5-5")))
+    claude = json.loads(DIALECTS["anthropic"].write_request(request, profile_for("anthropic", "claude-sonnet-5")))
     assert claude["tool_choice"] == {"type": "any"}
     responses = json.loads(DIALECTS["responses"].write_request(request, profile_for("openai", "gpt-5.2")))
     assert responses["tool_choice"] == "required"

@@ -83,7 +83,7 @@ CONVERSE = botocore.session.get_session().get_service_model("bedrock-runtime").o
 UPSTREAMS: dict[str, tuple[str, str, Any]] = {
     "chat": ("openai", "gpt-5.2", CompletionCreateParamsNonStreaming),
     "responses": ("openai", "gpt-5.2", ResponseCreateParamsNonStreaming),
-    "anthropic": ("anthropic", "claude-sonnet-5-5", MessageCreateParamsNonStreaming),
+    "anthropic": ("anthropic", "claude-sonnet-5", MessageCreateParamsNonStreaming),
     "gemini": ("gemini", "gemini-3-pro", GoogleBody),
     "converse": ("bedrock", "amazon.nova-pro-v1:0", None),
 }
