@@ -164,10 +164,19 @@ async def test_g69_every_task_ends_once_whatever_is_killed(
         except BaseException:
             with capsys.disabled():
                 print(f"\nELKAPI_CHAOS_SEED={seed}, failed after {history}\n")
+                print("\n".join(still_open(gates[0])))
                 print("\n".join(gate.log_tail() for gate in gates if gate.log_path.exists()))
             raise
         with capsys.disabled():
             print(f"\n{gates[0].admin.database.dialect}, {len(gates)} gateways, seed {seed}:\n{report}")
+
+
+def still_open(gate: Cluster) -> list[str]:
+    """The tasks that have not ended, with who owns them, and what the operator was alerted of."""
+    columns = "native_id, operation, state, version, progress, worker, poller, poked, created_ns, updated_ns"
+    rows = gate.sql(f"select {columns} from tasks where state in {OPEN} order by created_ns limit 20")
+    rows += gate.sql("select kind, subject, detail, created_ns from alerts")
+    return [", ".join(f"{name} {value}" for name, value in row._mapping.items()) for row in rows]
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from elkapi.relay.submit import Submit
 from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.polls import Polls, Watched
+from elkapi.tasks.record import Task
 from elkapi.types import ChannelLimits, Policy, RequestRecord, TaskStep
 from tests.tasks.conftest import MODEL, Tasks
 from tests.tasks.provider import Answer
@@ -593,6 +594,39 @@ async def test_what_a_worker_began_that_was_taken_for_dead_is_not_to_be_begun_ag
     report = tasks.gate.books()
     charged_nano = 0 if given_up else HALF
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (charged_nano, 0, given_up)
+
+
+@pytest.mark.parametrize("recall", [True, False])
+async def test_what_a_worker_that_was_taken_for_dead_began_after_a_poller_leased_it_is_not_given_up(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, recall: bool
+) -> None:
+    """Its caller was told of it, so the poller must not book it as a submit whose outcome nobody knows."""
+    monkeypatch.setattr("elkapi.tasks.polls.RECALLS_MAX", 1)
+    monkeypatch.setattr(TaskSpec, "recall", property(lambda _: "GET /recalled" if recall else ""), raising=False)
+    accepted, opened, begun = Submit._accepted, Polls._open, asyncio.Event()
+
+    async def opened_late(polls: Polls, watched: Watched) -> Task | None:
+        await begun.wait()
+        return await opened(polls, watched)
+
+    async def after_the_lease(one: Submit, *answer: Any) -> tuple[int, bytes]:
+        ((owner,),) = tasks.gate.sql("select worker from tasks")
+        with tasks.gate.database.write() as connection:
+            recover_owners(connection, [bytes(owner)], time.time_ns())
+        await until(lambda: tasks.gate.sql("select poller from tasks where poller is not null"))
+        told = await accepted(one, *answer)
+        begun.set()
+        return told
+
+    monkeypatch.setattr(Submit, "_accepted", after_the_lease)
+    monkeypatch.setattr(Polls, "_open", opened_late)
+    async with tasks.polling():
+        reply = await tasks.submit()
+        assert reply.status_code == 200, reply.text
+        tasks.upstream.succeed(reply.json()["data"]["task_id"])
+        await tasks.until("succeeded")
+    report = tasks.gate.books()
+    assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (HALF, 0, 0)
 
 
 async def test_an_answer_that_the_caller_did_not_stay_for_is_no_fault_that_nobody_handled(tasks: Tasks) -> None:

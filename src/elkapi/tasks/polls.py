@@ -240,6 +240,9 @@ class Polls:
         task = await self._open(watched)
         if task is None:
             return None
+        if task.row.native_id is not None:
+            # Its worker, taken for gone while it stood still, has begun it meanwhile.
+            return 0.0 if await self._refresh(watched) else None
         if not spec.recall:
             return await self._never_known(watched, task, OUTCOME_UNKNOWN, UNKNOWABLE)
         unanswered = False
