@@ -36,7 +36,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     `stream_path` is set if streams use another path. `framing` is the framing of its streams. `models` is a regular
     expression that limits the endpoint to matching upstream models. `body` are fields added to the caller's, `left_out`
     those that are in the path instead, such as the model's name. `tells_usage`: its streams always report usage, and
-    requesting it is an error.
+    requesting it is an error. `betas_in_body`: it reads Anthropic's betas from the body, not from the header.
     """
 
     path: str
@@ -47,6 +47,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     body: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
     tells_usage: bool = False
+    betas_in_body: bool = False
 
 
 class UpstreamFamily(msgspec.Struct, frozen=True):
@@ -268,6 +269,7 @@ _ROWS = (
                 models=r"(^|\.)anthropic\.",
                 body=(("anthropic_version", "bedrock-2023-05-31"),),
                 left_out=("model", "stream"),
+                betas_in_body=True,
             ),
             "converse": Endpoint(
                 "/model/{model}/converse", "/model/{model}/converse-stream", framing="aws", left_out=("model", "stream")

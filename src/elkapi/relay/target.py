@@ -13,6 +13,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.telemetry import Telemetry
 from elkapi.settings import Settings
+from elkapi.translate.anthropic_betas import without_beta_fields
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.prompt import with_instructions
 from elkapi.types import Attempt, Channel
@@ -31,6 +32,7 @@ NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
 
 # The only parameter of a caller's query that is forwarded, and where: Anthropic's own paths.
 BETA = "beta=true"
+_BETAS = b"anthropic-beta"
 _MESSAGES = "/v1/messages"
 # How many routes are cached; a changed channel is another object, and replaces the old one.
 ROUTES_MAX = 4096
@@ -46,7 +48,7 @@ class Route(msgspec.Struct, frozen=True):
     `forwarded` are the headers copied from the caller. `traced`: the channel permits `traceparent`, and telemetry has a
     span for it. `beta_target` is the target for calls with `beta=true` in the query, "" if the upstream does not
     support that. `guards_objects`: callers must not name objects that its provider would read with the rights of the
-    channel's key.
+    channel's key. `betas`: what the upstream reads in place of the caller's header `anthropic-beta`; None: that header.
     """
 
     channel: Channel
@@ -60,6 +62,7 @@ class Route(msgspec.Struct, frozen=True):
     traced: bool = False
     beta_target: bytes = b""
     guards_objects: bool = False
+    betas: str | None = None
 
 
 _Key = tuple[int, int, str, str, bool, bool]
@@ -85,6 +88,8 @@ def build(
         body = with_instructions(body, exchange.wire, channel.system_prompt)
     if channel.param_set or channel.param_default or channel.param_remove:
         body = with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
+    if route.betas is not None and (asked := call.header(_BETAS)) is not None:
+        body = without_beta_fields(body, asked.decode("latin-1"), route.betas)
     # By this id the upstream's bill can be compared with our ledger.
     headers = [(CALL_ID, call.text_id)] if route.sends_id else []
     shared = route.shared
@@ -121,6 +126,11 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
     }
     removed, replaced = header_rules(channel)
     native = NATIVE_HEADERS.get(exchange.wire, ()) if not exchange.translated else ()
+    betas = None
+    if _BETAS in native and exchange.endpoint.betas_in_body:
+        native, betas = tuple(name for name in native if name != _BETAS), ""
+    elif _BETAS in native and (_BETAS in removed or _BETAS in replaced):
+        betas = replaced.get(_BETAS, b"").decode("latin-1")
     asked = dict.fromkeys((*native, *(name.lower().encode() for name in channel.forward_headers)))
     taken = (ours.keys() - set(native)) | {CALL_ID} | removed | replaced.keys()
     kept = ruled(channel, ours)
@@ -140,6 +150,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         traced=traced,
         beta_target=target + b"?" + BETA.encode() if takes_beta else b"",
         guards_objects=guards_objects(channel),
+        betas=betas,
     )
     if len(_routes) >= ROUTES_MAX:
         _routes.clear()
