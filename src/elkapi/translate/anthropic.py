@@ -47,7 +47,11 @@ LOSSES = (
     Loss("top_p beside temperature", False, "newer models accept only one of them"),
     Loss("verbosity, metadata, prompt_cache_key", False, "not accepted"),
     Loss("service_tier other than auto and default", False, "not offered"),
-    Loss("the place of later system messages", False, "instructions come before the first turn"),
+    Loss(
+        "the place of later system messages, before Opus 4.8, Sonnet 5.5 and Fable 5",
+        False,
+        "instructions come before the first turn",
+    ),
     Loss("name of a chat participant", False, "not accepted"),
     Loss("image detail", False, "not accepted"),
     Loss("images and files that the model made, in earlier turns", False, "Claude accepts them only from the user"),

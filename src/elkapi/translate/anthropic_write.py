@@ -112,7 +112,8 @@ def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
 
 
 def _system(request: ChatRequest, profile: Profile, kept: Raw) -> str | list[Raw]:
-    texts = list(request.system) if request.dialect == "anthropic" else system_of(request)
+    own = request.dialect == "anthropic"
+    texts = list(request.system) if own else system_of(request, later=not profile.later_system)
     output = request.output
     if output and output.kind == "schema" and not (takes_schema(output, profile) or profile.forced_tools):
         texts.append(Text(schema_told(output)))
@@ -121,7 +122,7 @@ def _system(request: ChatRequest, profile: Profile, kept: Raw) -> str | list[Raw
 
 
 def _messages(request: ChatRequest, profile: Profile) -> list[Raw]:
-    written = turns(request, profile)
+    written = turns(request, profile, later=profile.later_system)
     return [{"role": turn.role, "content": _short([_block(part) for part in turn.parts])} for turn in written]
 
 

@@ -27,6 +27,7 @@ from elkapi.translate.ir import (
     Part,
     Reasoning,
     Refusal,
+    Role,
     ServerToolPart,
     Text,
     Thinking,
@@ -193,10 +194,10 @@ def _is_open(schema: Any) -> bool:
     return any(_is_open(each) for each in within)
 
 
-def system_of(request: ChatRequest) -> list[Text]:
-    """All instructions, including later ones and the one for JSON mode."""
+def system_of(request: ChatRequest, later: bool = True) -> list[Text]:
+    """The instructions before the first turn and the one for JSON mode; `later`: with those of later messages."""
     texts = [text for text in request.system if text.text.strip()]
-    for message in request.messages:
+    for message in request.messages if later else ():
         if message.role == "system":
             texts += [part for part in message.parts if isinstance(part, Text) and part.text.strip()]
     if request.output is not None and request.output.kind == "json":
@@ -204,19 +205,25 @@ def system_of(request: ChatRequest) -> list[Text]:
     return texts
 
 
-def turns(request: ChatRequest, profile: Profile) -> list[Message]:
-    """Alternating user and assistant turns, user first; tool results first in their turn; no empty or system parts.
+def turns(request: ChatRequest, profile: Profile, later: bool = False) -> list[Message]:
+    """Alternating user and assistant turns, user first; tool results first in their turn; no empty parts.
 
-    A partial answer may come last; a model that does not accept one gets a user turn that asks it to continue.
+    A partial answer may come last; a model that does not accept one gets a user turn that asks it to continue. `later`:
+    with later instructions, each at the end of its user turn or of the next one, where Claude accepts them: a changed
+    `system` would invalidate the prompt cache, and the thinking that newer models bind to all that precedes it.
     """
-    merged: list[tuple[str, list[Part]]] = []
+    merged: list[tuple[Role, list[Part]]] = []
+    waiting: list[Part] = []
     for message in request.messages:
         parts = [kept for part in message.parts if (kept := _kept(part, message.role)) is not None]
-        if message.role == "system" or not parts:
-            continue
-        if merged and merged[-1][0] == message.role:
+        if message.role == "system":
+            waiting += parts if later else ()
+        elif parts and merged and merged[-1][0] == message.role:
             merged[-1][1].extend(parts)
-        else:
+        elif parts:
+            if waiting and merged and merged[-1][0] == "user":
+                merged.append(("system", waiting))
+                waiting = []
             merged.append((message.role, parts))
     if not merged or merged[0][0] != "user":
         merged.insert(0, ("user", [Text("...")]))
@@ -225,9 +232,11 @@ def turns(request: ChatRequest, profile: Profile) -> list[Message]:
         last[-1] = msgspec.structs.replace(last[-1], text=last[-1].text.rstrip())
     if role == "assistant" and not profile.begun_answers and not isinstance(last[-1], ToolCall):
         merged.append(("user", [Text("Continue.")]))
+    if waiting:
+        merged.append(("system", waiting))
     for _, parts in merged:
         parts.sort(key=lambda part: not isinstance(part, ToolResult))
-    return [Message("user" if role == "user" else "assistant", tuple(parts)) for role, parts in merged]
+    return [Message(role, tuple(parts)) for role, parts in merged]
 
 
 def _kept(part: Part, role: str) -> Part | None:

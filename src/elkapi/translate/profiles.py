@@ -24,6 +24,7 @@ class Profile(msgspec.Struct, frozen=True):
     adaptive (newer Claude models). `sampling` False: the model refuses temperature, top_p and top_k.
     `thinking_off`: the type of Claude's `thinking` that switches it off; None: the model always thinks.
     `forced_tools` False: the model refuses a tool choice that forces a call.
+    `later_system`: it accepts instructions between the turns.
     `efforts`: the efforts it accepts, weakest first. `budget_min`: the smallest budget it accepts.
     `reasoning_content`: it requires its earlier thinking to be sent back.
     `json_schema` False: a forced tool replaces a schema, in chat completions JSON mode and an instruction.
@@ -47,6 +48,7 @@ class Profile(msgspec.Struct, frozen=True):
     reasoning: Literal["none", "effort", "budget", "level", "adaptive"] = "none"
     thinking_off: Literal["disabled", "between_tools"] | None = "disabled"
     forced_tools: bool = True
+    later_system: bool = False
     sampling: bool = True
     temperature_and_top_p: bool = True
     system_role: Literal["system", "developer"] = "system"
@@ -138,7 +140,8 @@ ROWS: tuple[_Row, ...] = (
         r"claude-(opus|sonnet|haiku|fable|mythos)-(4-[7-9]|[5-9])",
         {"sampling": False, "efforts": ("low", "medium", "high", "xhigh", "max")},
     ),
-    # Anthropic's "Troubleshooting thinking" has both tables by model.
+    (None, r"claude-(opus-(4-[89]|[5-9])|sonnet-5-[5-9]|(fable|mythos)-[5-9])", {"later_system": True}),
+    # Anthropic's "Troubleshooting thinking" has the table by model.
     (None, r"claude-((fable|mythos)-[5-9]|opus-5-[5-9])", {"thinking_off": None}),
     (None, r"claude-sonnet-5-[5-9]", {"thinking_off": "between_tools"}),
     (None, r"claude-((fable|mythos)-5-[1-9]|(opus|sonnet)-5-[5-9])($|\D)", {"forced_tools": False}),

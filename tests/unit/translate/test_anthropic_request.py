@@ -287,7 +287,7 @@ DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
     ),
 }
 ELSEWHERE = {
-    "the place of later system messages",
+    "the place of later system messages, before Opus 4.8, Sonnet 5.5 and Fable 5",
     "no thinking, on models that always think",
     "thinking beside a forced tool",
     "thinking by budget inside a tool loop whose thoughts are lost",

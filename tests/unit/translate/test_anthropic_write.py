@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic import DIALECT
-from elkapi.translate.claude import OUTPUT_TOOL, tool_id
+from elkapi.translate.claude import JSON_INSTRUCTION, OUTPUT_TOOL, tool_id
 from elkapi.translate.converse import DIALECT as BEDROCK
 from elkapi.translate.ir import (
     ChatRequest,
@@ -20,6 +21,7 @@ from elkapi.translate.ir import (
     OutputFormat,
     Reasoning,
     Refusal,
+    Role,
     ServerTool,
     Text,
     Thinking,
@@ -96,6 +98,73 @@ def test_a_conversation_begins_with_the_user_and_every_instruction_stands_before
         {"role": "user", "content": "..."},
         {"role": "assistant", "content": [{"type": "text", "text": "No."}, {"type": "text", "text": "Well"}]},
     ]
+
+
+IN_PLACE = ["claude-opus-4-8", "claude-opus-5", "claude-opus-5-5", "anthropic.claude-sonnet-5-5", "claude-fable-5@1"]
+
+
+def said(role: Role, *texts: str) -> Message:
+    return Message(role, tuple(Text(text) for text in texts))
+
+
+@pytest.mark.parametrize("model", IN_PLACE)
+def test_a_later_instruction_stands_after_the_users_turn_where_claude_takes_it(model: str) -> None:
+    """Directly after a user's turn, and last or before an assistant's; never first."""
+    messages = [
+        said("user", "hi"),
+        said("system", "Be brief."),
+        said("user", "who?"),
+        said("assistant", "I."),
+        said("system", "Be kind.", " ", "Rhyme."),
+        said("system", ""),
+        said("user", "why?"),
+        said("assistant", "So."),
+        said("system", "End."),
+    ]
+    profile = profile_for("anthropic", model)
+    body = body_of(profile, messages=messages, system=(Text("First."),), output=OutputFormat("json"))
+    assert [text["text"] for text in body["system"]] == ["First.", JSON_INSTRUCTION]
+    rows = [
+        ("user", [{"type": "text", "text": "hi"}, {"type": "text", "text": "who?"}]),
+        ("system", "Be brief."),
+        ("assistant", "I."),
+        ("user", "why?"),
+        ("system", [{"type": "text", "text": "Be kind."}, {"type": "text", "text": "Rhyme."}]),
+        ("assistant", "So."),
+        ("user", "Continue."),
+        ("system", "End."),
+    ]
+    assert [(row["role"], row["content"]) for row in body["messages"]] == rows
+
+
+@pytest.mark.parametrize(
+    "model", ["claude-opus-4-7", "claude-sonnet-5", "claude-sonnet-5-20260630", "claude-haiku-4-5"]
+)
+def test_a_later_instruction_comes_first_for_the_other_models(model: str) -> None:
+    turns = [said("user", "hi"), said("assistant", "I."), said("system", "Be kind."), said("user", "why?")]
+    body = body_of(profile_for("anthropic", model), messages=turns)
+    assert (body["system"], [row["role"] for row in body["messages"]]) == ("Be kind.", ["user", "assistant", "user"])
+
+
+@pytest.mark.parametrize("model", IN_PLACE)
+def test_a_conversation_that_grows_keeps_what_was_sent_before(model: str) -> None:
+    """What precedes its thinking must not change, or the newest models refuse it; nor is a changed prefix cached."""
+    call = Message("assistant", (Thinking("hm", "s", "anthropic"), CALL))
+    result = Message("user", (ToolResult(CALL.id, (Text("12:00"),)),))
+    grown = [
+        [said("user", "hi"), said("system", "Be brief.")],
+        [call, result],
+        [said("assistant", "Noon."), said("system", "Be kind."), said("user", "why?")],
+        [call, result, said("system", "End.")],
+        [said("assistant", "So."), said("user", "bye")],
+    ]
+    profile = profile_for("anthropic", model)
+    bodies = [
+        body_of(profile, messages=[turn for more in grown[:end] for turn in more], tools=(Tool("now"),))
+        for end in range(1, len(grown) + 1)
+    ]
+    for before, after in pairwise(bodies):
+        assert after | {"messages": after["messages"][: len(before["messages"])]} == before
 
 
 def test_the_limit_comes_from_the_profile_when_the_caller_names_none() -> None:
