@@ -476,7 +476,8 @@ def _read_reasoning(view: _Count, raw: Raw, extra: Raw) -> Reasoning | None:
     thinking = view.thinking
     effort: Effort | None = view.output_config.effort if view.output_config else None
     left = _left_over(raw["output_config"], _Output) if view.output_config else {}
-    off = thinking is not None and thinking.type == "disabled"
+    # With "between_tools", Claude only writes short notes between calls.
+    off = thinking is not None and thinking.type in ("disabled", "between_tools")
     if off and effort:
         left["effort"] = effort
     if left:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, told_elsewhere
 from elkapi.translate.anthropic_request import read_count_request
+from elkapi.translate.dialects import UPSTREAM_DIALECTS
 from elkapi.translate.ir import (
     Audio,
     File,
@@ -168,6 +169,22 @@ def test_a_claude_code_body_is_understood() -> None:
 def test_what_is_read_is_written_back(members: dict[str, Any]) -> None:
     body = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]} | members
     assert rewritten(body, ADAPTIVE) == body
+
+
+@pytest.mark.parametrize("kind", ["disabled", "between_tools"])
+@pytest.mark.parametrize("more", [{}, {"output_config": {"effort": "high"}}], ids=["alone", "effort"])
+def test_thinking_that_is_switched_off_is_off_for_every_model(kind: str, more: dict[str, Any]) -> None:
+    """Such a call often has a small limit, which thoughts of another model would use up."""
+    request = read(thinking={"type": kind}, **more)
+    assert request.reasoning == Reasoning(effort="none")
+    assert written(request, profile_for("anthropic", "claude-sonnet-5-5"))["thinking"] == {"type": "between_tools"}
+    assert written(request, ADAPTIVE)["thinking"] == {"type": "disabled"}
+    for wire, family, model, thinking in (
+        ("chat", "openai", "gpt-5.2", b'"reasoning_effort":"none"'),
+        ("responses", "openai", "gpt-5.2", b'"effort":"none"'),
+        ("gemini", "gemini", "gemini-2.5-flash", b'"thinkingBudget":0'),
+    ):
+        assert thinking in UPSTREAM_DIALECTS[wire].write_request(request, profile_for(family, model))
 
 
 def test_neighbours_of_one_role_are_merged_and_empty_text_is_left_out() -> None:
