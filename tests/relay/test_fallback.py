@@ -245,7 +245,8 @@ async def test_a_refusal_whose_usage_is_missing_is_the_operators_loss_by_our_own
 async def test_the_cache_writes_of_a_refusal_are_lost_as_they_would_be_charged(gate: Gateway, sandbox: Running) -> None:
     """Of unknown life, they may be those that live an hour; and at the speed that they were served at."""
     usage = {"input_tokens": 10, "cache_creation_input_tokens": 400, "output_tokens": 1, "speed": "fast"}
-    answer = {**whole_of("anthropic", usage), "content": [], "stop_reason": "refusal"}
+    billed = {"type": "refusal", "category": "bio", "explanation": None}
+    answer = {**whole_of("anthropic", usage), "content": [], "stop_reason": "refusal", "stop_details": billed}
     async with canned(200, answer) as first:
         await staged(gate, sandbox, first.url, family="anthropic")
         rates = {"cache_write_5m_nano_per_1m": 1_250_000_000, "cache_write_1h_nano_per_1m": 2_000_000_000}

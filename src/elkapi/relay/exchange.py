@@ -24,6 +24,7 @@ from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstore
 from elkapi.relay.read import Request
 from elkapi.translate.anthropic import told_elsewhere
 from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
+from elkapi.translate.anthropic_reply import is_unbilled
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.chat_views import BROKEN
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
@@ -199,6 +200,8 @@ class Same:
         if self.wire in _LISTED and _LISTED[self.wire] not in body:
             raise Unreadable("no answer")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
+        if usage is not None and self.wire == "anthropic" and is_unbilled(body):
+            usage, unsplit = Usage(), False
         tally = None
         if usage is not None and self.wire in _TOOLS_SHOWN and any(name in body for name in _TOOLS_SHOWN[self.wire]):
             usage = self._with_tools(body, usage)

@@ -35,6 +35,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import AnthropicUsage, read_anthropic_usage
+from elkapi.types import Usage
 
 Raw = dict[str, Any]
 
@@ -51,6 +52,9 @@ STATUS: dict[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+# The categories in which Anthropic bills a refusal before any output ("How refusals are billed"). For the
+# others, the usage has tokens too.
+_BILLED_REFUSALS = frozenset({"bio", "frontier_llm", "reasoning_extraction"})
 REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
     "max_tokens": "length",
@@ -64,6 +68,7 @@ REASONS: dict[str, FinishReason] = {
 
 class _StopDetails(msgspec.Struct):
     explanation: str | None = None
+    category: str | None = None
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -165,6 +170,7 @@ class Reader:
         self._block_from = 0
         self._calls = 0
         self._stand_in = False
+        self._begun = False
         self._usage = AnthropicUsage()
 
     def feed(self, frame: Frame) -> list[Event]:
@@ -229,6 +235,7 @@ class Reader:
     def _start_block(self, event: _Event) -> list[Event]:
         raw = view_of(_block, event.content_block)
         kind = raw.get("type")
+        self._begun = True
         if kind == "text":
             begun = _events_of(raw)
             self._cited = [event for event in begun if isinstance(event, Citation)]
@@ -266,6 +273,8 @@ class Reader:
 
     def _message_delta(self, event: _Event) -> list[Event]:
         events: list[Event] = [*self._see_usage(event.usage)]
+        if event.delta is not None and not self._begun and _is_unbilled(event.delta):
+            events = [UsageSeen(Usage())]
         if event.delta is not None and event.delta.stop_reason is not None:
             events.append(_finish(event.delta, self._stand_in and not self._calls))
         return events
@@ -312,9 +321,28 @@ def read_reply(body: bytes) -> list[Event]:
             events.append(ToolCallDelta(calls, arguments))
             calls += 1
     seen = _read_usage(message.usage)
-    if seen is not None and (found := read_anthropic_usage(seen)):
+    if not message.content and _is_unbilled(message):
+        events.append(UsageSeen(Usage()))
+    elif seen is not None and (found := read_anthropic_usage(seen)):
         events.append(UsageSeen(*found))
     return [*events, _finish(message, stand_in and not calls), End()]
+
+
+def is_unbilled(body: bytes) -> bool:
+    """Whether a whole answer is a refusal that Anthropic does not bill, whatever usage it reports."""
+    if b'"refusal"' not in body:
+        return False
+    try:
+        message = _message.decode(body)
+    except NOT_JSON:
+        return False
+    return not message.content and _is_unbilled(message)
+
+
+def _is_unbilled(ending: _Delta | _Message) -> bool:
+    """Whether a refusal without content is not billed."""
+    details = ending.stop_details
+    return ending.stop_reason == "refusal" and (details is None or details.category not in _BILLED_REFUSALS)
 
 
 def _decode_event(frame: Frame) -> _Event:

@@ -403,8 +403,9 @@ def test_why_an_anthropic_answer_ended(word: str, reason: Any) -> None:
     members = {"stop_reason": word, "stop_sequence": "END", "stop_details": {"explanation": "because"}}
     finish = told({"type": "message_delta", "delta": members, "usage": {}})[-1]
     assert finish == Finish(reason, "END", "because")
-    whole = anthropic.DIALECT.read_reply(msgspec.json.encode({"type": "message"} | members))
-    assert whole == [Start("", ""), finish, End()]
+    said = {"type": "message", "content": [{"type": "text", "text": "a"}]}
+    whole = anthropic.DIALECT.read_reply(msgspec.json.encode(said | members))
+    assert whole == [Start("", ""), TextDelta("a"), finish, End()]
 
 
 def test_a_stop_reason_that_is_null_is_no_finish_yet_and_the_end_of_a_whole_answer() -> None:
