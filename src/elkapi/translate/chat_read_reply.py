@@ -255,7 +255,8 @@ class ChatReader:
         if word in BROKEN:
             return gave_up(word)
         reason = _REASONS.get(word, "stop")
-        if reason == "stop" and self._calls:
+        if reason == "stop" and self._ids:
+            # Only calls with a name: some upstreams have an empty one in every chunk.
             reason = "tool_calls"
         elif reason == "stop" and self._refused:
             reason = "refusal"

@@ -201,6 +201,8 @@ def test_an_older_function_call_and_a_custom_tools_call_are_calls() -> None:
         ("length", {"refusal": "no"}, None, Finish("length")),
         ("stop", {"tool_calls": [call(0, "a", "f", "")]}, "END", Finish("tool_calls")),
         ("length", {"tool_calls": [call(0, "a", "f", "")]}, None, Finish("length")),
+        ("stop", {"tool_calls": [call(0, "", "", "")]}, None, Finish("stop")),
+        ("stop", {"function_call": {}}, None, Finish("stop")),
     ],
 )
 def test_why_a_chat_answer_ended(word: str, before: dict[str, Any], met: object, finish: Finish) -> None:
