@@ -34,7 +34,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """An upstream's endpoint for one wire, below its base URL. `{model}` and the channel's options are filled in.
 
     `stream_path` is set if streams use another path. `framing` is the framing of its streams. `models` is a regular
-    expression that limits the endpoint to matching upstream models. `body` are fields added to the caller's, `left_out`
+    expression that limits the endpoint to matching upstream models, `crossed` one that limits it further for calls that
+    are translated. `body` are fields added to the caller's, `left_out`
     those that are in the path instead, such as the model's name. `tells_usage`: its streams always report usage, and
     requesting it is an error. `betas_in_body`: it reads Anthropic's betas from the body, not from the header.
     """
@@ -43,6 +44,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     stream_path: str | None = None
     framing: Literal["sse", "aws"] = "sse"
     models: str = ""
+    crossed: str = ""
     auth: Auth | None = None
     body: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
@@ -81,6 +83,8 @@ _IN_CHAT = (
     r"^(?!codex-|computer-use-|gpt-(daybreak|rosalind)-"
     r"|(gpt-|o)\d\S*?-(pro|codex|deep-research|cyber|rosalind|astra)(-|$))"
 )
+# From GPT-5.4 on, chat completions refuse tools beside reasoning, which responses accept: translated calls go there.
+_CROSSED_IN_CHAT = r"^(?!gpt-(5\.([4-9]|\d\d)|[6-9]|\d\d))" + _IN_CHAT.removeprefix("^")
 _OPENAI: dict[Wire, Endpoint] = {
     **_CHAT,
     "responses": Endpoint("/v1/responses"),
@@ -173,7 +177,11 @@ _ROWS = (
     UpstreamFamily(
         "openai",
         auth="bearer",
-        wires=_OPENAI | {"chat": msgspec.structs.replace(_CHAT["chat"], models=_IN_CHAT), "videos": _AT_ROOT},
+        wires=_OPENAI
+        | {
+            "chat": msgspec.structs.replace(_CHAT["chat"], models=_IN_CHAT, crossed=_CROSSED_IN_CHAT),
+            "videos": _AT_ROOT,
+        },
         base_url="https://api.openai.com",
     ),
     UpstreamFamily(
@@ -211,7 +219,9 @@ _ROWS = (
         "azure",
         auth="api-key",
         wires={
-            "chat": msgspec.structs.replace(_deployment("/chat/completions"), models=_IN_CHAT),
+            "chat": msgspec.structs.replace(
+                _deployment("/chat/completions"), models=_IN_CHAT, crossed=_CROSSED_IN_CHAT
+            ),
             "completions": _deployment("/completions"),
             "embeddings": _deployment("/embeddings"),
             "responses": Endpoint("/openai/v1/responses"),
@@ -342,7 +352,10 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
     others = _DIALECTS if translatable else _CROSSINGS.get(wire, ())
     for candidate in (wire, *others):
         endpoint = wires.get(candidate)
-        if endpoint is not None and (not endpoint.models or re.search(endpoint.models, model)):
+        if endpoint is None:
+            continue
+        models = endpoint.models if candidate == wire else endpoint.crossed or endpoint.models
+        if not models or re.search(models, model):
             return candidate, endpoint
     return None
 

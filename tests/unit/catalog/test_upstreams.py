@@ -41,6 +41,17 @@ def _channel(family: str, **fields: Any) -> Channel:
             ("openai", "anthropic", name, "responses")
             for name in ("gpt-6-cyber", "gpt-5.5-pro-2026-04-23", "gpt-6.2-astra-law")
         ),
+        # Chat completions refuse their tools beside reasoning, and Claude Code's calls have both.
+        *(
+            (family, wire, name, "responses")
+            for family in ("openai", "azure")
+            for wire in ("anthropic", "gemini")
+            for name in ("gpt-5.4", "gpt-5.4-mini-2026-03-17", "gpt-5.6-sol", "gpt-6-luna", "gpt-6.2-sol", "gpt-10")
+        ),
+        *(("azure", wire, "gpt-5.3-chat-latest", "chat") for wire in ("anthropic", "gemini", "chat")),
+        ("openai", "anthropic", "gpt-5", "chat"),
+        ("openai", "anthropic", "o3", "chat"),
+        ("openrouter", "anthropic", "openai/gpt-5.6-sol", "chat"),
         ("azure", "gemini", "computer-use-preview", "responses"),
         ("openrouter", "chat", "openai/gpt-5.3-codex", "chat"),
         ("deepseek", "responses", "deepseek-chat", "chat"),
