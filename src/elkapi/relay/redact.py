@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -43,21 +44,26 @@ _ACCOUNT = re.compile(r"(?i)quota|billing|balance|credit|account|organi[sz]ation
 
 
 class _Error(msgspec.Struct):
+    """`metadata` is OpenRouter's: its `raw` is what the provider behind it answered, perhaps as text."""
+
     message: str | None = None
     type: str | None = None
     param: str | None = None
     code: str | int | None = None
+    metadata: Any = None
 
 
 class _Body(msgspec.Struct):
-    """`detail` is FastAPI's (Luma's): a list of errors if a body did not validate."""
+    """`detail` is FastAPI's (Luma's): a list of errors if a body did not validate. Mistral has it in its `message`."""
 
     error: _Error | str | None = None
-    message: str | None = None
-    detail: str | list[dict[str, object]] | None = None
+    message: Any = None
+    detail: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
+# OpenRouter's message if it has nothing to say itself.
+_PASSED_ON = "Provider returned error"
 _WORD = re.compile(r"[\w.\-]{1,64}")
 
 
@@ -67,7 +73,7 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
         view = _decoder.decode(body)
     except NOT_JSON:
         view = _Body()
-    error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message or _said(view))
+    error = _error_of(view)
     message = redact(error.message or f"The provider refused the request (status {status}).", attempt, client_model)
     code = _word(None if error.code is None else str(error.code), attempt, client_model)
     if reason_in(status, body) == "context":
@@ -78,9 +84,43 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
     return UpstreamRejected(message, status=status, code=code, type_=kind, param=param)
 
 
-def _said(view: _Body) -> str | None:
-    detail = view.detail
-    return detail if isinstance(detail, str) else str(detail[0].get("msg") or "") if detail else None
+def _error_of(view: _Body) -> _Error:
+    error = _plain(view)
+    raw = error.metadata.get("raw") if isinstance(error.metadata, dict) else None
+    if raw and error.message == _PASSED_ON:
+        error.message = _behind(raw) or _PASSED_ON
+    return error
+
+
+def _plain(view: _Body) -> _Error:
+    error = view.error
+    if isinstance(error, _Error):
+        return error
+    inner = view.message.get("detail") if isinstance(view.message, dict) else view.detail
+    said, param = _detailed(inner)
+    told = view.message if isinstance(view.message, str) else None
+    return _Error(message=error or told or said, param=param)
+
+
+def _behind(raw: Any) -> str | None:
+    """The message in an answer that was passed on, as JSON or as its text."""
+    try:
+        view = _decoder.decode(raw) if isinstance(raw, str) else msgspec.convert(raw, _Body, strict=False)
+    except NOT_JSON:
+        return raw if isinstance(raw, str) and raw[:1] not in ("<", "{", "[") else None
+    return _plain(view).message
+
+
+def _detailed(detail: Any) -> tuple[str | None, str | None]:
+    """(message, field) of FastAPI's `detail`, whose `loc` begins with the part of the request."""
+    if isinstance(detail, str):
+        return detail, None
+    first = detail[0] if isinstance(detail, list) and detail else None
+    if not isinstance(first, dict):
+        return None, None
+    place = first.get("loc")
+    field = ".".join(str(step) for step in place[1:]) if isinstance(place, list) else ""
+    return str(first.get("msg") or "") or None, field or None
 
 
 def redact(message: str, attempt: Attempt, client_model: str) -> str:

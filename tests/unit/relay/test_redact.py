@@ -176,3 +176,48 @@ def test_a_refusal_keeps_its_status_param_and_code(
 )
 def test_an_overlong_input_has_one_code_whoever_refused_it(body: bytes, code: str) -> None:
     assert rejected(400, body, attempt(), "my-model").code == code
+
+
+CLAUDES = '{"type":"error","error":{"type":"invalid_request_error","message":"max_tokens: must be at most 64000"}}'
+# Where providers put the message of a refusal: (body, message, field).
+PLACES: dict[str, tuple[dict[str, Any], str, str | None]] = {
+    "OpenRouter's text": (
+        {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": CLAUDES}}},
+        "max_tokens: must be at most 64000",
+        None,
+    ),
+    "OpenRouter's object": (
+        {"error": {"message": "Provider returned error", "metadata": {"raw": {"detail": "no such tool"}}}},
+        "no such tool",
+        None,
+    ),
+    "OpenRouter's words": (
+        {"error": {"message": "Provider returned error", "metadata": {"raw": "no such tool"}}},
+        "no such tool",
+        None,
+    ),
+    "OpenRouter's page": (
+        {"error": {"message": "Provider returned error", "metadata": {"raw": "<html></html>"}}},
+        "Provider returned error",
+        None,
+    ),
+    "OpenRouter's own": ({"error": {"message": "No.", "metadata": {"raw": CLAUDES}}}, "No.", None),
+    "Mistral": (
+        {
+            "object": "error",
+            "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "user"], "msg": "Extra inputs."}]},
+        },
+        "Extra inputs.",
+        "user",
+    ),
+    "FastAPI": ({"detail": [{"loc": ["body", "tools", 0, "name"], "msg": "Required."}]}, "Required.", "tools.0.name"),
+    "FastAPI, without a place": ({"detail": [{"msg": "Required."}]}, "Required.", None),
+    "odd": ({"detail": [7], "message": [7]}, "The provider refused the request (status 400).", None),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_the_message_is_found_wherever_a_provider_puts_it(case: str) -> None:
+    body, message, param = PLACES[case]
+    error = rejected(400, msgspec.json.encode(body), attempt(), "my-model")
+    assert (error.message, error.param) == (message, param)
