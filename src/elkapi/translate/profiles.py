@@ -78,7 +78,7 @@ ROWS: tuple[_Row, ...] = (
     (None, r"^gpt-4o-mini", {"image_tokens_max": 48_169}),
     (
         None,
-        r"^(o\d|gpt-5|codex)",
+        r"^(o\d|gpt-[5-9]|gpt-\d\d|codex)",
         {
             "max_output_tokens": 128_000,
             "context_tokens": 400_000,
@@ -88,9 +88,15 @@ ROWS: tuple[_Row, ...] = (
             "system_role": "developer",
         },
     ),
-    (None, r"^(gpt-[5-9]|codex)", {"custom_tools": True}),
+    (None, r"^(gpt-[5-9]|gpt-\d\d|codex)", {"custom_tools": True}),
     (None, r"^gpt-5($|-)", {"efforts": ("minimal", "low", "medium", "high")}),
-    (None, r"^(gpt-5\.[1-9]|gpt-[6-9])", {"efforts": ("none", "low", "medium", "high", "xhigh")}),
+    (None, r"^(gpt-5\.[1-9]|gpt-[6-9]|gpt-\d\d)", {"efforts": ("none", "low", "medium", "high", "xhigh")}),
+    (None, r"^gpt-5\.1($|-\d)", {"efforts": ("none", "low", "medium", "high")}),
+    (None, r"^gpt-5-pro", {"efforts": ("high",)}),
+    (None, r"^gpt-5\.5-pro", {"efforts": ("medium", "high", "xhigh")}),
+    (None, r"^gpt-([6-9]|\d\d)", {"context_tokens": 1_050_000}),
+    # The largest models always reason.
+    (None, r"^gpt-(6-astra|6\.1-sol|6\.[2-9]|[7-9]|\d\d)", {"efforts": ("low", "medium", "high", "xhigh")}),
     # Models that think between tool calls and require those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),

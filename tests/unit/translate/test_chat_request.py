@@ -439,6 +439,15 @@ def test_the_profile_chooses_the_spelling() -> None:
     [
         ("gpt-5.1", Reasoning(effort="none"), "none"),
         ("gpt-5", Reasoning(effort="none"), "minimal"),
+        ("gpt-5.1", Reasoning(effort="max"), "high"),
+        ("gpt-5.1-codex-max", Reasoning(effort="max"), "xhigh"),
+        ("gpt-5-pro", Reasoning(effort="low"), "high"),
+        ("gpt-5.5-pro", Reasoning(effort="low"), "medium"),
+        ("gpt-5.6-sol", Reasoning(effort="none"), "none"),
+        ("gpt-6-luna", Reasoning(effort="minimal"), "none"),
+        ("gpt-6-astra", Reasoning(effort="none"), "low"),
+        ("gpt-6.2-sol", Reasoning(budget_tokens=0), "low"),
+        ("gpt-6.2-sol", Reasoning(effort="max"), "xhigh"),
         ("o3", Reasoning(effort="xhigh"), "high"),
         ("o3", Reasoning(budget_tokens=4096), "low"),
         ("o3", Reasoning(budget_tokens=16_384), "medium"),
@@ -451,6 +460,18 @@ def test_thinking_of_other_dialects_becomes_an_effort_word_the_model_knows(
     model: str, reasoning: Reasoning, word: str | None
 ) -> None:
     assert _write(_other(reasoning=reasoning), profile_for("openai", model)).get("reasoning_effort") == word
+
+
+@pytest.mark.parametrize(
+    "model", ["o3", "gpt-5-mini", "gpt-5.6-sol", "gpt-6-luna", "gpt-6.2-astra", "gpt-7", "gpt-10-sol"]
+)
+def test_a_reasoning_model_is_asked_as_one(model: str) -> None:
+    """A limit of a chat that is too small for its hold would make a long answer's usage look impossible."""
+    profile = profile_for("openai", model)
+    assert (profile.max_output_tokens, profile.reasoning) == (128_000, "effort")
+    written = _write(_other(max_output_tokens=9, temperature=0.5, top_p=0.5, system=(Text("be brief"),)), profile)
+    assert written.keys() == {"model", "messages", "max_completion_tokens"}
+    assert written["messages"][0]["role"] == "developer"
 
 
 def test_tool_results_of_other_dialects_come_before_the_rest_of_their_turn() -> None:
