@@ -125,6 +125,29 @@ async def test_g36_what_an_answer_costs_above_its_hold_is_the_operators_loss_and
     lite.closed_books()
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("client", ["chat", "responses", "gemini"])
+async def test_g36_an_answer_longer_than_its_model_was_known_for_costs_its_hold(
+    lite: Gateway, client: str, stream: bool
+) -> None:
+    """And not the gateway's count of the little that is shown of it."""
+    usage: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 20_000, "total_tokens": 20_010}
+    usage |= {"completion_tokens_details": {"reasoning_tokens": 19_990}}
+    chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}], "usage": usage}
+    asked = ask(client, "unheard-of", "hi", stream=stream)
+    for limit in ("max_tokens", "max_output_tokens", "generationConfig"):
+        asked.body.pop(limit, None)
+    async with canned(200, answer(usage), b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode(chunk)) as upstream:
+        await lite.channel(upstream.url, ("unheard-of",), family="compatible")
+        await lite.price("unheard-of", per_1m_usd="0", output_per_1m_usd="10")
+        key = await lite.key("1")
+        reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    account = await lite.account(reply.headers["x-request-id"], key)
+    assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.08192", "0.08192", ["above_hold"])
+    assert lite.sql("select charge_nano, loss_nano from requests") == [(81_920_000, 118_080_000)]
+    lite.closed_books()
+
+
 async def test_g36_the_ledger_holds_what_the_dearest_model_that_may_stand_in_costs(lite: Gateway) -> None:
     async with canned(503, {}) as down, canned(200, answer(TEN_AND_ONE)) as dear:
         await lite.channel(down.url, (FIRST,))

@@ -122,6 +122,11 @@ class Facts(msgspec.Struct, frozen=True):
     base64: bool = False
     other_models: bool = False
 
+    @property
+    def limited(self) -> bool:
+        """Whether the caller limited the output, so that no answer can be longer."""
+        return self.output_limit is not None
+
 
 class Operation(msgspec.Struct, frozen=True):
     """One served route. `wire` is the format of its body; `read` raises errors.BadRequest.

@@ -24,6 +24,8 @@ INPUT_SLACK_TOKENS = 8192
 OUTPUT_SLACK_TOKENS = 1024
 # How much a bound by constants may fall short: tools and files together come to at most a few whole contexts.
 OPEN_SLACK_TOKENS = 2_000_000
+# The most output of a call without a limit: its bound is then what is known of the model, which may write more.
+UNLIMITED_OUTPUT_TOKENS_MAX = 2_000_000
 # The most searches of a call beyond those it is held for.
 SEARCHES_SLACK = 1000
 
@@ -88,28 +90,27 @@ _METERS = {
 }
 
 
-def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False) -> Found:
+def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False, limited: bool = True) -> Found:
     """(usage, unsplit): the usage of a whole reply in disjoint classes; None if it is missing or impossible.
 
     `unsplit`: cache writes came without their lifetimes.
     """
     usage, unsplit = _METERS.get(wire, _OPENAI).find(body)
-    if usage is None or not is_possible(usage, upper, open_ended):
+    if usage is None or not is_possible(usage, upper, open_ended, limited):
         return NOTHING
     return usage, unsplit
 
 
-def is_possible(usage: Usage, upper: Usage, open_ended: bool = False) -> bool:
+def is_possible(usage: Usage, upper: Usage, open_ended: bool = False, limited: bool = True) -> bool:
     """Whether a call of at most `upper` can have used this much. `open_ended`: part of its input is bounded only by
-    constants."""
+    constants. `limited` False: its output is bounded only by what is known of the model."""
     if usage.searches > upper.searches + SEARCHES_SLACK:
         return False
     if not upper.output_tokens:
         return usage.input_total <= upper.input_tokens
-    return (
-        usage.input_total <= upper.input_tokens + (OPEN_SLACK_TOKENS if open_ended else INPUT_SLACK_TOKENS)
-        and usage.output_total <= upper.output_total + OUTPUT_SLACK_TOKENS
-    )
+    return usage.input_total <= upper.input_tokens + (
+        OPEN_SLACK_TOKENS if open_ended else INPUT_SLACK_TOKENS
+    ) and usage.output_total <= upper.output_total + (OUTPUT_SLACK_TOKENS if limited else UNLIMITED_OUTPUT_TOKENS_MAX)
 
 
 def is_blank(usage: Usage, upper: Usage) -> bool:
@@ -119,9 +120,11 @@ def is_blank(usage: Usage, upper: Usage) -> bool:
     return not (usage.input_total or usage.output_total or usage.searches)
 
 
-def is_believable(usage: Usage, upper: Usage, open_ended: bool = False, *, answered: bool) -> bool:
+def is_believable(
+    usage: Usage, upper: Usage, open_ended: bool = False, limited: bool = True, *, answered: bool
+) -> bool:
     """Whether a call of at most `upper` can have used this much, given whether anything was `answered`."""
-    return is_possible(usage, upper, open_ended) and not (answered and is_blank(usage, upper))
+    return is_possible(usage, upper, open_ended, limited) and not (answered and is_blank(usage, upper))
 
 
 def looks_like_json_object(body: bytes) -> bool:

@@ -161,7 +161,9 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
     unknown moment, so what was sent to the caller is counted instead. Impossible figures are ignored.
     """
     seen, facts = crossing.usage, request.facts
-    if seen is not None and not is_believable(seen, facts.upper, facts.open_ended, answered=not tally.is_empty):
+    if seen is not None and not is_believable(
+        seen, facts.upper, facts.open_ended, facts.limited, answered=not tally.is_empty
+    ):
         seen = None
     if seen is not None and crossing.finish_reason:
         return seen, "upstream_usage"

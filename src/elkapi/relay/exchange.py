@@ -199,7 +199,7 @@ class Same:
             raise Unreadable("no choices")
         if self.wire in _LISTED and _LISTED[self.wire] not in body:
             raise Unreadable("no answer")
-        usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
+        usage, unsplit = metered(body, self.wire, given.upper, given.open_ended, given.output_limit is not None)
         if usage is not None and self.wire == "anthropic" and is_unbilled(body):
             usage, unsplit = Usage(), False
         tally = None
@@ -259,7 +259,7 @@ class Same:
         seen, given = [event.usage for event in events if isinstance(event, UsageSeen)], self.request.facts
         if not seen or seen[-1] == usage:
             return usage
-        return seen[-1] if is_possible(seen[-1], given.upper, given.open_ended) else None
+        return seen[-1] if is_possible(seen[-1], given.upper, given.open_ended, given.limited) else None
 
     def _answers(self, body: bytes) -> bool:
         """Whether an answer has content; vectors and scores always do."""
@@ -348,7 +348,7 @@ class Text:
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
         given, answered = self.request.facts, not tally.is_empty
         flags = (UNPRICED_FLAG,) if tally.unpriced else ()
-        if usage is None or not is_believable(usage, given.upper, given.open_ended, answered=answered):
+        if usage is None or not is_believable(usage, given.upper, given.open_ended, given.limited, answered=answered):
             said = [event for event in events if not isinstance(event, UsageSeen)]
             recount = partial(self._recounted, said, facts)
             return Whole(self.ours.write_reply(said, facts), None, tally=tally, recount=recount, flags=flags)

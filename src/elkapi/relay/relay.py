@@ -388,7 +388,7 @@ class Try:
 
     def _metered(self) -> tuple[Usage | None, bool]:
         facts = self.request.facts
-        return metered(self.tail, self.request.operation.wire or "", facts.upper, facts.open_ended)
+        return metered(self.tail, self.request.operation.wire or "", facts.upper, facts.open_ended, facts.limited)
 
     async def read_on(self) -> tuple[Usage, bool] | None:
         """(usage, unsplit) of a large answer whose caller left in the middle, None if it does not end soon.

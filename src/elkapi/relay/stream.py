@@ -306,7 +306,7 @@ def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome
 
 def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
     usage, answered, facts = crossing.usage, not crossing.tally.is_empty, one.request.facts
-    if usage is not None and not is_believable(usage, facts.upper, facts.open_ended, answered=answered):
+    if usage is not None and not is_believable(usage, facts.upper, facts.open_ended, facts.limited, answered=answered):
         usage = None
     if usage is None and isinstance(crossing, Translated):
         outcome = one.outcome(status, b"", None, started=True)

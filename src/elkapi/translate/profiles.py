@@ -73,9 +73,9 @@ class Profile(msgspec.Struct, frozen=True):
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
 
 ROWS: tuple[_Row, ...] = (
-    (None, r"^(gpt-4o|gpt-4\.1|chatgpt)", {"max_output_tokens": 32_768}),
+    (None, r"(^|/)(gpt-4o|gpt-4\.1|chatgpt)", {"max_output_tokens": 32_768}),
     # 2,833 tokens for an image and 5,667 for each of its tiles, of which there are at most eight.
-    (None, r"^gpt-4o-mini", {"image_tokens_max": 48_169}),
+    (None, r"(^|/)gpt-4o-mini", {"image_tokens_max": 48_169}),
     (
         None,
         r"^(o\d|gpt-[5-9]|gpt-\d\d|codex)",
@@ -94,12 +94,18 @@ ROWS: tuple[_Row, ...] = (
     (None, r"^gpt-5\.1($|-\d)", {"efforts": ("none", "low", "medium", "high")}),
     (None, r"^gpt-5-pro", {"efforts": ("high",)}),
     (None, r"^gpt-5\.5-pro", {"efforts": ("medium", "high", "xhigh")}),
-    (None, r"^gpt-([6-9]|\d\d)", {"context_tokens": 1_050_000}),
+    # OpenRouter and similar prefix the names, and convert each field for the model that they ask.
+    (None, r"/(o\d|gpt-[5-9]|gpt-\d\d)", {"max_output_tokens": 128_000, "context_tokens": 400_000}),
+    (None, r"(^|/)gpt-([6-9]|\d\d)", {"context_tokens": 1_050_000}),
     # The largest models always reason.
     (None, r"^gpt-(6-astra|6\.1-sol|6\.[2-9]|[7-9]|\d\d)", {"efforts": ("low", "medium", "high", "xhigh")}),
     # Models that think between tool calls and require those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
-    (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
+    (
+        None,
+        r"(^|/)(deepseek|qwen|glm|kimi|grok|mistral|magistral|minimax|gpt-oss)",
+        {"max_output_tokens": 32_768},
+    ),
     (frozenset({"mistral"}), r"", {"strict_chat": True}),
     # Their chat completions have a JSON mode, and refuse or ignore a schema.
     (frozenset({"deepseek", "zhipu"}), r"", {"json_schema": False}),

@@ -85,6 +85,16 @@ def test_g21_a_usage_is_possible_up_to_the_most_of_its_call(usage: Usage, upper:
     assert is_believable(usage, upper, answered=True) is possible
 
 
+def test_what_is_known_of_a_model_is_no_limit_of_what_it_may_write() -> None:
+    """Its bound is a guess where the caller set no limit, and a thinking model often writes more."""
+    upper, long = Usage(input_tokens=10, output_tokens=8192), Usage(input_tokens=5, reasoning_tokens=200_000)
+    assert not is_possible(long, upper)
+    assert is_possible(long, upper, limited=False)
+    assert is_believable(long, upper, limited=False, answered=True)
+    assert not is_possible(Usage(input_tokens=5, output_tokens=3_000_000), upper, limited=False)
+    assert not is_possible(Usage(input_tokens=5, output_tokens=1), Usage(input_tokens=3), limited=False)
+
+
 @pytest.mark.parametrize(
     ("usage", "upper", "blank"),
     [
