@@ -184,6 +184,9 @@ def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
 
 def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
     """The error inside a chunk or a 200, if any; `told`: the event line declares it an error, whatever it contains."""
+    if view.x_groq is not None and isinstance(view.x_groq, dict) and (said := view.x_groq.get("error")):
+        # Groq says so in the last chunk of a stream that it stopped early.
+        return Failure(502, "error", str(said))
     if view.error == NULL and not told and view.object != "error":
         return None
     error = look(_error, view.error)

@@ -302,6 +302,17 @@ def _call(name: str | None, arguments: str, **more: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": arguments}, **more}
 
 
+@pytest.mark.parametrize("error", ["over capacity", "", None])
+def test_a_stream_that_groq_stopped_early_failed(error: str | None) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    last = {"id": "r", "choices": [], "x_groq": {"id": "req_1", "error": error, "usage": usage}}
+    events = DIALECT.reader().feed(Frame(b"", b"", json.dumps(last).encode()))
+    assert [event for event in events if isinstance(event, Failure)] == (
+        [Failure(502, "error", "over capacity")] if error else []
+    )
+    assert any(isinstance(event, UsageSeen) for event in events) is (not error)
+
+
 # The calls of a stream, chunk by chunk, and (id, name, arguments) of what they are; "r" is the answer's id.
 ODD_CALLS: dict[str, tuple[list[list[dict[str, Any]]], list[tuple[str, str, str]]]] = {
     "no ids, no indexes": (
