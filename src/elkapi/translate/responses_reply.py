@@ -64,6 +64,8 @@ from elkapi.translate.usage import read_responses_usage, with_pictures_made
 
 # Separates the parts of a reasoning summary, which `ir` treats as one passage.
 SUMMARY_BREAK = "\n\n"
+# Separates the messages of an answer, such as a commentary and the final answer, which other dialects join.
+MESSAGE_BREAK = "\n\n"
 
 # The HTTP status of a failure with this code; other codes count as upstream errors.
 _STATUSES = {
@@ -116,6 +118,9 @@ class ResponsesReader:
         # The length of the answer's text, and the offset of its latest part, in characters.
         self._chars = 0
         self._part_from = 0
+        # The latest piece of the text, and whether the next one begins another message.
+        self._said = ""
+        self._begins = False
 
     def feed(self, frame: Frame) -> list[Event]:
         data = frame.data
@@ -125,14 +130,29 @@ class ResponsesReader:
             # The common event first.
             if frame.event == b"response.output_text.delta":
                 view = decode_text(data)
+                said = TextDelta(view.delta, _logprobs(view.logprobs) if view.logprobs else ())
+                if self._begins and view.delta:
+                    broken = self._break(view.delta)
+                    self._chars, self._said = self._chars + len(view.delta), view.delta
+                    return [*broken, said]
                 self._chars += len(view.delta)
-                return [TextDelta(view.delta, _logprobs(view.logprobs) if view.logprobs else ())]
+                self._said = view.delta or self._said
+                return [said]
             handler = _HANDLERS.get(frame.event)
             if handler is None:
                 return self._unnamed(frame.event, data)
             return handler(self, data)
         except NOT_JSON as error:
             raise Unreadable from error
+
+    def _break(self, text: str) -> list[Event]:
+        """The break before the first text of a further message, unless there is white space."""
+        self._begins = False
+        if self._said[-1:].isspace() or text[:1].isspace():
+            return []
+        self._chars += len(MESSAGE_BREAK)
+        self._part_from = self._chars
+        return [TextDelta(MESSAGE_BREAK)]
 
     def _unnamed(self, event: bytes, data: bytes) -> list[Event]:
         """A frame with an unknown event line or none: the data may name the event, or contain an error or usage."""
@@ -203,6 +223,8 @@ class ResponsesReader:
         self._seen.add(view.output_index)
         item = decode_item(view.item)
         self._part_from = self._chars
+        if item.type == "message":
+            self._begins = self._chars > 0
         if item.type in ("function_call", "custom_tool_call"):
             return [self._call(view.output_index, item)]
         return []
@@ -249,11 +271,15 @@ class ResponsesReader:
             yield ServerToolPart("responses", decode_raw_item(raw))
 
     def _message(self, item: ItemView) -> Iterable[Event]:
+        self._begins = self._chars > 0
         for part in item.content or ():
             if part.refusal is not None:
                 self._refused = True
                 yield RefusalDelta(part.refusal)
             elif part.text:
+                if self._begins:
+                    yield from self._break(part.text)
+                self._said = part.text
                 yield TextDelta(part.text, _logprobs(part.logprobs) if part.logprobs else ())
                 yield from _citations(part.annotations or [], self._chars)
                 self._chars += len(part.text)

@@ -226,6 +226,48 @@ def test_in_band_errors_get_the_status_they_would_have_had(error: str, status: i
         assert found.status == status
 
 
+# The texts of an answer's messages, and the answer's text, with the place of a source of the last one.
+MESSAGES: dict[str, tuple[list[str], str, tuple[int, int]]] = {
+    "one": (["It is 4."], "It is 4.", (0, 8)),
+    "a commentary": (["I add.", "It is 4."], "I add.\n\nIt is 4.", (8, 16)),
+    "a blank line": (["I add.\n", "It is 4."], "I add.\nIt is 4.", (7, 15)),
+    "a space": (["I add.", " It is 4."], "I add. It is 4.", (6, 14)),
+    "none between": (["I add.", "", "It is 4."], "I add.\n\nIt is 4.", (8, 16)),
+}
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+def test_the_messages_of_an_answer_are_paragraphs(case: str) -> None:
+    """Later GPT models comment on their work before the final answer, and other dialects have one text."""
+    texts, whole, span = MESSAGES[case]
+    source = {"type": "url_citation", "url": "https://a.example", "start_index": 0, "end_index": 8}
+    output: list[dict[str, Any]] = []
+    frames: list[tuple[str, dict[str, Any]]] = []
+    for index, text in enumerate(texts):
+        sources = [source] if index == len(texts) - 1 else []
+        part = {"type": "output_text", "text": text, "annotations": sources}
+        item = {"type": "message", "id": f"m{index}", "role": "assistant", "content": [part]}
+        output.append(item)
+        at = {"output_index": index, "content_index": 0}
+        frames += [
+            ("output_item.added", {"output_index": index, "item": {**item, "content": []}}),
+            ("content_part.added", {**at, "part": {**part, "text": "", "annotations": []}}),
+            *(("output_text.delta", {**at, "delta": piece}) for piece in (text[:3], text[3:])),
+            *(("output_text.annotation.added", {**at, "annotation": one}) for one in sources),
+            ("output_item.done", {"output_index": index, "item": item}),
+        ]
+    response = {"id": "r", "status": "completed", "model": "m", "output": output}
+    reader = DIALECT.reader()
+    streamed = [
+        event
+        for kind, members in [*frames, ("completed", {"response": response})]
+        for event in reader.feed(Frame(b"", f"response.{kind}".encode(), json.dumps(members).encode()))
+    ]
+    for events in (streamed, DIALECT.read_reply(json.dumps(response).encode())):
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == whole
+        assert [event.span for event in events if isinstance(event, Citation)] == [span]
+
+
 def test_a_background_response_that_is_not_done_has_no_end() -> None:
     assert DIALECT.read_reply(b'{"id":"r","model":"m","status":"queued","output":[]}') == [Start("r", "m")]
 
