@@ -35,6 +35,7 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.server_tools import chosen_server_tool, offered_server_tools, place_of
 from elkapi.translate.strict_schema import strict_of
+from elkapi.translate.typed_schema import typed
 
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
@@ -63,6 +64,7 @@ LOSSES = (
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
     Loss("strict, of Anthropic's schemas with optional properties", False, "followed as well as the model can"),
     Loss("JSON schema on DeepSeek's and Zhipu's own services", False, "becomes JSON mode and an instruction"),
+    Loss("alternatives beside an object's properties, for Moonshot", False, "their properties become optional ones"),
     Loss("files by URL", True, "chat accepts files only as data"),
     Loss("images by file id", True, "chat accepts images only as data or by URL"),
     Loss("files stored with a provider of another dialect", True, "the upstream does not know their ids"),
@@ -164,7 +166,10 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     if allowed and not own:
         # Few chat upstreams know `allowed_tools`; omitting the other tools has the same effect everywhere.
         tools = tuple(tool for tool in tools if tool.name in allowed)
-    rows = [_tool(tool, request) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {}) for tool in tools]
+    rows = [
+        _tool(tool, request, profile) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {})
+        for tool in tools
+    ]
     for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
             rows.append(served.raw)
@@ -179,14 +184,18 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
         body["parallel_tool_calls"] = request.parallel_tools
 
 
-def _tool(tool: Tool, request: ChatRequest) -> dict[str, Any]:
+def _tool(tool: Tool, request: ChatRequest, profile: Profile) -> dict[str, Any]:
     row: dict[str, Any] = {"name": tool.name, "description": tool.description}
     if tool.custom:
         row["format"] = _nested(tool.format)
     else:
-        row |= {"parameters": tool.schema, "strict": strict_of(request, tool.strict, tool.schema)}
+        row |= {"parameters": _schema(tool.schema, profile), "strict": strict_of(request, tool.strict, tool.schema)}
     kind = "custom" if tool.custom else "function"
     return {"type": kind, kind: given(**row)}
+
+
+def _schema(schema: dict[str, Any] | None, profile: Profile) -> dict[str, Any] | None:
+    return typed(schema) if schema is not None and profile.typed_schema else schema
 
 
 def _nested(form: Any) -> Any:
@@ -241,7 +250,8 @@ def _write_output(request: ChatRequest, profile: Profile, body: dict[str, Any]) 
         body["response_format"] = {"type": "json_object"}
     else:
         strict = strict_of(request, output.strict, output.schema)
-        schema = given(name=output.name, schema=output.schema, strict=strict, description=output.description)
+        shape = _schema(output.schema, profile)
+        schema = given(name=output.name, schema=shape, strict=strict, description=output.description)
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if output.kind != "schema" or profile.json_schema:
         return None

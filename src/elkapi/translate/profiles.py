@@ -34,6 +34,7 @@ class Profile(msgspec.Struct, frozen=True):
     `whole_results`: it matches tool results to calls by their ids, and takes their pictures and files only within them.
     `typed_links`: it refuses an image by URL without a media type, so an unknown type is taken for JPEG.
     `searches_billed_once`: all searches of a call are billed as one search.
+    `typed_schema`: it refuses a schema without a type, or with one beside alternatives (Moonshot's).
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
     `custom_tools`: it accepts free-text tools. `begun_answers` False: a conversation must end with the user's turn.
@@ -59,6 +60,7 @@ class Profile(msgspec.Struct, frozen=True):
     reasoning_content: bool = False
     anthropic_members: bool = False
     schema_subset: bool = False
+    typed_schema: bool = False
     call_signatures: bool = False
     shows_tools: bool = False
     whole_results: bool = False
@@ -107,6 +109,7 @@ ROWS: tuple[_Row, ...] = (
         {"max_output_tokens": 32_768},
     ),
     (frozenset({"mistral"}), r"", {"strict_chat": True}),
+    (frozenset({"moonshot"}), r"", {"typed_schema": True}),
     # Their chat completions have a JSON mode, and refuse or ignore a schema.
     (frozenset({"deepseek", "zhipu"}), r"", {"json_schema": False}),
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),

@@ -681,6 +681,7 @@ LOSSES: dict[str, ChatRequest] = {
         output=OutputFormat("schema", schema={"type": "object", "properties": {"a": {}}}, strict=True)
     ),
     "JSON schema on DeepSeek's and Zhipu's own services": _other(output=OutputFormat("schema", schema={})),
+    "alternatives beside an object's properties, for Moonshot": _other(tools=(Tool("f", schema={}),)),
     "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),
     "images by file id": _other(Message("user", (Image(url="file-id:file-1"),)), dialect="responses"),
     "files stored with a provider of another dialect": _other(
