@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from google.genai import types
 
 from elkapi.sandbox.server import Running
 from tests.canned import canned
-from tests.gateway import Gateway
+from tests.gateway import Gateway, gateway
 from tests.grammar import check_stream
 from tests.text_calls import CLIENTS, UPSTREAMS, Asked, ask, events, is_whole, streamed_text, text_of
 
@@ -364,6 +365,46 @@ async def test_a_tool_of_a_name_too_long_for_openai_is_called_by_its_own(lite: G
         blocks = [event["content_block"] for event in events(reply.text) if "content_block" in event]
         (call,) = blocks if stream else reply.json()["content"]
         assert (call["type"], call["name"]) == ("tool_use", long)
+
+
+ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/46u2vhiyo6z5"
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5", "nova-pro", "llama"])
+async def test_a_profile_of_bedrock_that_is_a_number_is_what_its_callers_call_it(tmp_path: Path, model: str) -> None:
+    """Its address says nothing of the model, so Claude was refused a forced tool and lost its thinking and cache."""
+    body = {"model": model, "stop_reason": "end_turn", "usage": {"input_tokens": 5, "output_tokens": 2}}
+    said = [{"type": "text", "text": "hi"}]
+    claude = {**body, "id": "msg_1", "type": "message", "role": "assistant", "content": said}
+    other = {
+        "output": {"message": {"role": "assistant", "content": [{"text": "hi"}]}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 5, "outputTokens": 2, "totalTokens": 7},
+    }
+    answer = claude if model.startswith("claude") else other
+    async with canned(200, answer) as upstream, gateway(tmp_path) as gate:
+        await gate.channel(
+            upstream.url,
+            (model,),
+            family="bedrock",
+            secrets=("AK:SK",),
+            options={"region": "us-east-1"},
+            model_map={model: ARN},
+        )
+        await gate.price(model, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("10")
+        asked = ask("chat", model, "hi", tools=[FUNCTIONS["chat"]], tool_choice="required")
+        reply = await gate.ask(key, asked.body, path=asked.path)
+        if model == "llama":
+            assert (reply.status_code, upstream.bodies) == (400, [])
+            return
+        assert (reply.status_code, text_of("chat", reply.json())) == (200, "hi"), reply.text
+        sent = msgspec.json.decode(upstream.bodies[0])
+        if model == "nova-pro":
+            assert sent["toolConfig"]["toolChoice"] == {"any": {}}
+        else:
+            assert (sent["anthropic_version"], sent["tool_choice"]) == ("bedrock-2023-05-31", {"type": "any"})
+        assert reply.json()["model"] == model
 
 
 @pytest.mark.parametrize("secret", ["ABSKQmVkcm9ja0FQSUtleQ==", "bedrock-api-key-YmVkcm9jay5hbWF6b25hd3M="])

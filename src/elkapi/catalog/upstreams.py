@@ -276,7 +276,7 @@ _ROWS = (
                 "/model/{model}/invoke",
                 "/model/{model}/invoke-with-response-stream",
                 framing="aws",
-                models=r"(^|\.)anthropic\.",
+                models=r"(^|[./])anthropic\.|^claude-",
                 body=(("anthropic_version", "bedrock-2023-05-31"),),
                 left_out=("model", "stream"),
                 betas_in_body=True,
@@ -380,7 +380,20 @@ def serves(operation: Operation, channel: Channel, model: str) -> bool:
     if operation.wire is None or channel.family not in UPSTREAM_FAMILIES:
         return False
     crosses = operation.dialect is not None or operation.neutral
-    return endpoint_for(channel.family, operation.wire, crosses, model) is not None
+    return endpoint_for(channel.family, operation.wire, crosses, known_model(channel, model)) is not None
+
+
+# What AWS calls by a number: a profile of the account's own, bought capacity, models of one's own.
+_NUMBERED = re.compile(
+    r"arn:.*:(application-inference-profile|provisioned-model|custom-model-deployment|imported-model)/"
+)
+
+
+def known_model(channel: Channel, model: str) -> str:
+    """The name by which an upstream model is known: its own, or its callers' if its own is only a number of AWS's."""
+    if not model.startswith("arn:") or _NUMBERED.match(model) is None:
+        return model
+    return next((name for name, theirs in channel.model_map.items() if theirs == model), model)
 
 
 def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,7 @@ import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.catalog.operation import Wire
-from elkapi.catalog.upstreams import Endpoint, endpoint_for, refuses_other_models
+from elkapi.catalog.upstreams import Endpoint, endpoint_for, known_model, refuses_other_models
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
@@ -133,7 +133,8 @@ def exchange_for(attempt: Attempt, request: Request, clock: Clock) -> Exchange:
     operation = request.operation
     if operation.wire is None:
         raise TypeError(f"{operation.id} is relayed but names no wire")
-    found = endpoint_for(attempt.channel.family, operation.wire, operation.dialect is not None, attempt.upstream_model)
+    model = known_model(attempt.channel, attempt.upstream_model)
+    found = endpoint_for(attempt.channel.family, operation.wire, operation.dialect is not None, model)
     if found is None:
         raise TypeError(f"{attempt.channel.family} was planned for {operation.id}, which it does not serve")
     wire, endpoint = found
@@ -190,7 +191,8 @@ class Same:
         """The body with an output limit that the caller did not set: no more than their balance covers."""
         if self.wire == "gemini":
             return _with_generation_limit(body, cap)
-        profile = profile_for(self.attempt.channel.family, self.attempt.upstream_model)
+        channel = self.attempt.channel
+        profile = profile_for(channel.family, known_model(channel, self.attempt.upstream_model))
         return with_raw(body, _LIMIT_MEMBER.get(self.wire, profile.max_tokens_field), b"%d" % cap)
 
     def whole(self, body: bytes) -> Whole:
@@ -310,14 +312,14 @@ class Text:
         self.names = ToolNames(self.asked, wire)
 
     def body(self) -> bytes:
-        family, model = self.attempt.channel.family, self.attempt.upstream_model
+        channel, model = self.attempt.channel, self.attempt.upstream_model
         asked = msgspec.structs.replace(self.asked, model=model, stream=self.stream)
         if self.request.output_cap is not None:
             asked.max_output_tokens = self.request.output_cap
         if asked.n > 1:
             raise BadRequest("`n` must be 1 for this model.", param="n")
         self.ours.check_crossing(asked)
-        profile = profile_for(family, model)
+        profile = profile_for(channel.family, known_model(channel, model))
         try:
             body = self.theirs.write_request(custom_tools_for(self.names.of(asked), profile), profile)
         except BadRequest as error:

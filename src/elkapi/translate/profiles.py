@@ -115,10 +115,10 @@ ROWS: tuple[_Row, ...] = (
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
     # Converse supports structured output for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),
-    (frozenset({"bedrock"}), r"mistral\.mistral-large", {"converse_takes": frozenset({"any"})}),
+    (frozenset({"bedrock"}), r"(mistral\.|^)mistral-large", {"converse_takes": frozenset({"any"})}),
     (
         frozenset({"bedrock"}),
-        r"amazon\.nova|anthropic\.claude",
+        r"(amazon\.|^)nova|(anthropic\.|^)claude",
         {"converse_takes": frozenset({"any", "tool", "status", "cache"})},
     ),
     (
