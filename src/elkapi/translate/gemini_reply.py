@@ -380,10 +380,9 @@ def _reason(word: str, calls: int) -> FinishReason:
     """The finish reason; answers with calls end with STOP too, and unknown or failed ones with `other`."""
     if word == "STOP":
         return "tool_calls" if calls else "stop"
-    if word == "MAX_TOKENS":
+    # CONTINUATION is a limit too, and only callers of this dialect can send the token that continues the answer.
+    if word in ("MAX_TOKENS", "CONTINUATION"):
         return "length"
-    if word == "CONTINUATION":
-        return "pause"
     if word in _FILTERED:
         return "content_filter"
     return "other"

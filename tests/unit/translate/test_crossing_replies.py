@@ -260,3 +260,15 @@ def test_why_claude_declined_is_told_to_every_caller() -> None:
     writer = DIALECTS["chat"].writer(ReplyFacts("id", "m", 1, ChatRequest(model="m", messages=[])))
     stream = b"".join(map(writer.feed, streamed("anthropic", rows))) + writer.finish()
     assert b'"delta":{"refusal":"This could do harm."}' in stream
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_google_would_continue_is_cut_off_for_others() -> None:
+    """Its limit of one request was told as a stop, so that half an answer looked like a whole one."""
+    body = {"candidates": [{"content": {"parts": [{"text": "Once"}]}, "finishReason": "CONTINUATION"}]}
+    events = whole("gemini", body)
+    assert told("chat", events)["choices"][0]["finish_reason"] == "length"
+    assert told("anthropic", events)["stop_reason"] == "max_tokens"
+    assert told("responses", events)["incomplete_details"] == {"reason": "max_output_tokens"}

@@ -260,7 +260,7 @@ def test_a_failure_inside_a_200_is_the_last_event(name: str) -> None:
         ("MAX_TOKENS", "length"),
         ("SAFETY", "content_filter"),
         ("RECITATION", "content_filter"),
-        ("CONTINUATION", "pause"),
+        ("CONTINUATION", "length"),
         ("A_NEW_WORD", "other"),
     ],
 )
