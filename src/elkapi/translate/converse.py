@@ -168,8 +168,9 @@ class _Blocks:
         for item in items:
             result.append(write(item))
             ttl = _ttl(item)
-            if ttl and "cache" in self._takes:
-                result.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if ttl == "1h" else {})})
+            if ttl and ("tool_cache" if isinstance(item, Tool) else "cache") in self._takes:
+                hour = ttl == "1h" and "1h" in self._takes
+                result.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if hour else {})})
         return result
 
     def _block(self, part: Part) -> Raw:
@@ -317,6 +318,7 @@ LOSSES = (
     Loss("JSON schema on models that cannot be made to call a tool", False, "becomes an instruction"),
     Loss("no thinking, on Claude models that always think", False, "the lowest effort is asked for instead"),
     Loss("is_error of a tool result, cache points on models other than Claude and Nova", False, "not accepted"),
+    Loss("cache points of tools on Nova, lifetimes of an hour on Nova and Claude before 4.5", False, "not accepted"),
     Loss("parallel_tool_calls false", False, "not offered"),
     Loss("tool choice none when the history has calls", False, "not offered"),
     Loss("verbosity, metadata, user, prompt_cache_key, service_tier", False, "not accepted"),

@@ -39,7 +39,7 @@ class Profile(msgspec.Struct, frozen=True):
     letters and digits, and some orders of messages.
     `custom_tools`: it accepts free-text tools. `begun_answers` False: a conversation must end with the user's turn.
     `converse_takes`: the features of Converse that only some models support: the tool choices "any" and "tool", a tool
-    result's "status", and "cache" points.
+    result's "status", "cache" points, such points among the tools ("tool_cache"), and their lifetime of an hour ("1h").
     """
 
     max_output_tokens: int = 8192
@@ -69,7 +69,7 @@ class Profile(msgspec.Struct, frozen=True):
     strict_chat: bool = False
     custom_tools: bool = False
     begun_answers: bool = True
-    converse_takes: frozenset[Literal["any", "tool", "status", "cache"]] = frozenset()
+    converse_takes: frozenset[Literal["any", "tool", "status", "cache", "tool_cache", "1h"]] = frozenset()
 
 
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
@@ -118,8 +118,18 @@ ROWS: tuple[_Row, ...] = (
     (frozenset({"bedrock"}), r"(mistral\.|^)mistral-large", {"converse_takes": frozenset({"any"})}),
     (
         frozenset({"bedrock"}),
-        r"(amazon\.|^)nova|(anthropic\.|^)claude",
+        r"(amazon\.|^)nova",
         {"converse_takes": frozenset({"any", "tool", "status", "cache"})},
+    ),
+    (
+        frozenset({"bedrock"}),
+        r"(anthropic\.|^)claude",
+        {"converse_takes": frozenset({"any", "tool", "status", "cache", "tool_cache"})},
+    ),
+    (
+        frozenset({"bedrock"}),
+        r"(anthropic\.|^)claude-(opus|sonnet|haiku|fable)-(4-[5-9]|[5-9])",
+        {"converse_takes": frozenset({"any", "tool", "status", "cache", "tool_cache", "1h"})},
     ),
     (
         None,

@@ -268,6 +268,17 @@ def test_a_model_is_asked_only_for_what_it_knows() -> None:
     assert body["messages"][1]["content"][0]["toolUse"]["name"] == "now"
 
 
+def test_cache_points_are_only_where_the_model_takes_them() -> None:
+    """Nova refuses them among the tools, and Bedrock refuses an hour for Nova and for Claude before 4.5."""
+    asks: dict[str, Any] = {"tools": (Tool("now", cache_ttl="1h"),), "system": (Text("Be brief.", "1h"),)}
+    hour, minutes = {"cachePoint": {"type": "default", "ttl": "1h"}}, {"cachePoint": {"type": "default"}}
+    cases: dict[Profile, tuple[Any, Any]] = {CLAUDE: (hour, hour), OLD: (minutes, minutes), NOVA: (None, minutes)}
+    for profile, (of_tools, of_system) in cases.items():
+        body = _written(profile, **asks)
+        assert body["toolConfig"]["tools"][1:] == ([of_tools] if of_tools else [])
+        assert body["system"] == [{"text": "Be brief."}, of_system]
+
+
 def test_a_schema_is_a_forced_tool_where_that_can_be_forced_and_an_instruction_elsewhere() -> None:
     asks = {"output": OutputFormat("schema", "answer", SCHEMA)}
     chosen = [_written(profile, **asks)["toolConfig"]["toolChoice"] for profile in (NOVA, MISTRAL)]
