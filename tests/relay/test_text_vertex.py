@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import msgspec
@@ -138,3 +139,19 @@ async def test_a_key_that_is_no_service_account_costs_nothing_and_reaches_nobody
     assert "not-json" not in reply.text
     assert not sandbox.sandbox.recorder.shown()
     gate.closed_books()
+
+
+async def test_a_body_for_googles_gemini_api_fits_vertex_too(gate: Gateway, sandbox: Running, account: str) -> None:
+    """Vertex AI refuses turns without a role, and the wrapper that countTokens takes elsewhere."""
+    key = await served(gate, sandbox, account, "gemini-2.5-pro")
+    turn = {"parts": [{"text": "hi"}]}
+    path = f"/v1beta/models/{MODEL}"
+    assert (await gate.ask(key, {"contents": [turn]}, path=f"{path}:generateContent")).status_code == 200
+    wrapped = {"model": f"models/{MODEL}", "contents": [turn], "systemInstruction": turn, "safetySettings": []}
+    counted = await gate.ask(key, {"generateContentRequest": wrapped}, path=f"{path}:countTokens")
+    assert counted.status_code == 200, counted.text
+    sent = [
+        msgspec.json.decode(base64.b64decode(request.body_base64)) for request in sandbox.sandbox.recorder.shown()[1:]
+    ]
+    contents = [turn | {"role": "user"}]
+    assert sent == [{"contents": contents}, {"contents": contents, "systemInstruction": turn}]

@@ -43,6 +43,7 @@ from elkapi.translate.responses_state import without_envelopes
 from elkapi.translate.server_tools import HOSTED, UNPRICED_CALLS
 from elkapi.translate.tool_names import ToolNames
 from elkapi.translate.tool_search import tool_search_for
+from elkapi.translate.vertex import for_vertex
 from elkapi.types import UNPRICED_FLAG, Attempt, Usage
 
 # Wires whose streams need a request for usage, and whose bodies have the caller's output limit.
@@ -55,6 +56,7 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 # Wires whose path names the model, and whose bodies may name it again.
 _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
+_GEMINIS: frozenset[Wire] = frozenset({"gemini", "gemini-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # An answer without a choice is no answer, whatever its usage. Quotes within a text are escaped.
 _OF_CHOICES = ("chat", "completions")
@@ -177,6 +179,8 @@ class Same:
             body = without_envelopes(body)
         elif self.wire in _CLAUDES and has_foreign_turns(body):
             body = with_own_thoughts(body)
+        elif self.attempt.channel.family == "vertex" and self.wire in _GEMINIS:
+            body = for_vertex(body)
         if request.facts.store:
             body = unstored(request, self.wire, body, self.attempt)
         if self.endpoint.tells_usage:
