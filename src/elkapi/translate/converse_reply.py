@@ -16,9 +16,11 @@ from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.eventstream import failure_of_exception
 from elkapi.translate.ir import (
+    NO_ANSWER,
     Citation,
     End,
     Event,
+    Failure,
     Finish,
     FinishReason,
     ImageOut,
@@ -47,6 +49,9 @@ _REASONS: dict[str, FinishReason] = {
     "guardrail_intervened": "content_filter",
     "content_filtered": "content_filter",
 }
+# Stop reasons without an answer, unless the model has already given some content.
+_GAVE_UP = ("malformed_model_output", "malformed_tool_use")
+_ANSWER = (TextDelta, ToolCallStart, ImageOut)
 
 
 class _CacheDetail(msgspec.Struct):
@@ -156,9 +161,15 @@ class Reader:
         self._cited: list[Event] = []
         self._calls = 0
         self._stand_in = False
+        self._answered = False
 
     def feed(self, frame: Frame) -> list[Event]:
         """The events of one frame. Raises Unreadable."""
+        events = self._read(frame)
+        self._answered = self._answered or any(isinstance(event, _ANSWER) for event in events)
+        return events
+
+    def _read(self, frame: Frame) -> list[Event]:
         kind, data = frame.event, frame.data or b""
         if kind == b"contentBlockDelta":
             return self._delta(view_of(_block_delta, data))
@@ -170,7 +181,8 @@ class Reader:
             view_of(_object, data)
             return [Start("", "")]
         if kind == b"messageStop":
-            return [_finish(view_of(_message_stop, data).stopReason, self._stand_in and not self._calls)]
+            reason = view_of(_message_stop, data).stopReason
+            return [_finish(reason, self._stand_in and not self._calls, answered=self._answered)]
         if kind == b"metadata":
             return [*_see_usage(view_of(_metadata, data).usage), End()]
         return [failure_of_exception(frame)] if kind.endswith(b"Exception") else []
@@ -235,7 +247,9 @@ def read_reply(body: bytes) -> list[Event]:
             events.append(ToolCallStart(calls, str(tool.get("toolUseId", "")), str(tool.get("name", ""))))
             events.append(ToolCallDelta(calls, arguments))
             calls += 1
-    return [*events, *_see_usage(reply.usage), _finish(reply.stopReason, stand_in and not calls), End()]
+    answered = any(isinstance(event, _ANSWER) for event in events)
+    finish = _finish(reply.stopReason, stand_in and not calls, answered=answered)
+    return [*events, *_see_usage(reply.usage), finish, End()]
 
 
 def _arguments(call: int, piece: str) -> Event:
@@ -296,7 +310,9 @@ def _citation(raw: Any) -> list[Event]:
     return [Citation(str(url or ""), str(raw.get("title") or ""), quoted)]
 
 
-def _finish(reason: str, only_stand_in: bool) -> Finish:
+def _finish(reason: str, only_stand_in: bool, *, answered: bool) -> Event:
+    if reason in _GAVE_UP and not answered:
+        return Failure(502, NO_ANSWER, f"The model came to no answer ({reason}).")
     found = _REASONS.get(reason, "other")
     return Finish("stop" if found == "tool_calls" and only_stand_in else found)
 

@@ -19,6 +19,7 @@ from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.converse import DIALECT, LOSSES
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
+    NO_ANSWER,
     Audio,
     Citation,
     End,
@@ -452,13 +453,23 @@ def test_a_whole_answer_gives_the_same_events() -> None:
         ("stop_sequence", "stop_sequence"),
         ("guardrail_intervened", "content_filter"),
         ("content_filtered", "content_filter"),
-        ("malformed_model_output", "other"),
-        ("malformed_tool_use", "other"),
         ("a_new_word", "other"),
     ],
 )
 def test_stop_reasons(word: str, reason: Any) -> None:
     assert _read([("messageStop", {"stopReason": word})]) == [Finish(reason)]
+
+
+@pytest.mark.parametrize("word", ["malformed_model_output", "malformed_tool_use"])
+def test_a_model_that_gave_up_is_a_failure_unless_it_said_something(word: str) -> None:
+    stop = ("messageStop", {"stopReason": word})
+    failure = Failure(502, NO_ANSWER, f"The model came to no answer ({word}).")
+    assert _read([stop]) == [failure]
+    said: tuple[str, dict[str, Any]] = ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "So"}})
+    assert _read([said, stop]) == [TextDelta("So"), Finish("other")]
+    for content, end in (([], failure), ([{"text": "So"}], Finish("other"))):
+        body = {"output": {"message": {"role": "assistant", "content": content}}, "stopReason": word, "usage": USAGE}
+        assert end in DIALECT.read_reply(msgspec.json.encode(body))
 
 
 def test_images_and_citations() -> None:
