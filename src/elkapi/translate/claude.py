@@ -36,7 +36,7 @@ from elkapi.translate.ir import (
     ToolResult,
     unreadable_input,
 )
-from elkapi.translate.profiles import Profile, effort_for
+from elkapi.translate.profiles import GO_ON, Profile, effort_for
 from elkapi.translate.strict_schema import takes_objects
 
 # A model without JSON schema is made to call this tool; readers turn its arguments back into text.
@@ -231,7 +231,7 @@ def turns(request: ChatRequest, profile: Profile, later: bool = False) -> list[M
     if role == "assistant" and isinstance(last[-1], Text):
         last[-1] = msgspec.structs.replace(last[-1], text=last[-1].text.rstrip())
     if role == "assistant" and not profile.begun_answers and not isinstance(last[-1], ToolCall):
-        merged.append(("user", [Text("Continue.")]))
+        merged.append(("user", [Text(GO_ON)]))
     if waiting:
         merged.append(("system", waiting))
     for _, parts in merged:

@@ -37,7 +37,7 @@ from elkapi.translate.ir import (
     image_type,
     unreadable_input,
 )
-from elkapi.translate.profiles import Profile, effort_for
+from elkapi.translate.profiles import GO_ON, Profile, effort_for
 from elkapi.translate.server_tools import GEMINI, chosen_server_tool, offered_server_tools
 
 STOP_MAX = 5
@@ -138,6 +138,10 @@ def _contents(request: ChatRequest, profile: Profile) -> list[_Wire]:
         raise BadRequest("At least one message must have content.", param="messages")
     if contents[0]["role"] == "model" and not own:
         contents.insert(0, {"role": "user", "parts": [{"text": FIRST_TURN}]})
+    last = contents[-1]
+    begun = last["role"] == "model" and not any("functionCall" in part for part in last["parts"])
+    if begun and not profile.begun_answers and not own:
+        contents.append({"role": "user", "parts": [{"text": GO_ON}]})
     return contents
 
 

@@ -72,6 +72,9 @@ class Profile(msgspec.Struct, frozen=True):
     converse_takes: frozenset[Literal["any", "tool", "status", "cache", "tool_cache", "1h"]] = frozenset()
 
 
+# The user's turn after a begun answer, for a model that does not accept one.
+GO_ON = "Continue."
+
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
 
 ROWS: tuple[_Row, ...] = (
@@ -188,6 +191,12 @@ ROWS: tuple[_Row, ...] = (
             "shows_tools": True,
             "whole_results": True,
         },
+    ),
+    # Since July 2026 new models of Google refuse to go on with an answer that was begun for them.
+    (
+        None,
+        r"(^|/)gemini-(3\.5-flash-lite|3\.([6-9]|\d\d)|[4-9]|(pro|flash|flash-lite)-latest)",
+        {"begun_answers": False},
     ),
     # Vertex AI runs them without, and does not know the field.
     (frozenset({"vertex"}), r"", {"shows_tools": False, "typed_links": True}),

@@ -535,6 +535,32 @@ def test_thoughts_and_signatures_of_other_dialects_are_left_out() -> None:
     assert _write(request)["contents"][1]["parts"] == [{"text": "answer"}]
 
 
+@pytest.mark.parametrize(
+    ("model", "goes_on"),
+    [
+        ("gemini-2.5-flash", False),
+        ("gemini-3-flash-preview", False),
+        ("gemini-3.1-pro-preview", False),
+        ("gemini-3.5-flash", False),
+        ("gemini-3.5-flash-lite", True),
+        ("gemini-3.6-flash", True),
+        ("gemini-3.10-flash", True),
+        ("gemini-4-argon", True),
+        ("gemini-flash-latest", True),
+    ],
+)
+def test_an_answer_that_was_begun_is_followed_by_a_turn_where_google_refuses_it(model: str, goes_on: bool) -> None:
+    said = [_user("hi"), ir.Message("assistant", (ir.Text("I"),))]
+    begun, more = {"role": "model", "parts": [{"text": "I"}]}, {"role": "user", "parts": [{"text": "Continue."}]}
+    profile = profile_for("vertex", model)
+    assert _write(_chat(*said), profile)["contents"][1:] == ([begun, more] if goes_on else [begun])
+    called = [_user("hi"), ir.Message("assistant", (ir.ToolCall("t", "now", "{}"),))]
+    assert _write(_chat(*called), profile)["contents"][-1]["role"] == "model"
+    own = _chat(*said)
+    own.dialect = "gemini"
+    assert _write(own, profile)["contents"][-1] == begun
+
+
 def test_neighbours_of_one_role_are_merged_and_a_user_speaks_first() -> None:
     request = _chat(_model("a"), _user("b"), ir.Message("system", (ir.Text("c"),)), _user("d"))
     assert _write(request)["contents"] == [
