@@ -123,6 +123,9 @@ class _Answer:
             return "function_call" if self.legacy else "tool_calls"
         if self.finish is None or (self.finish.reason == "refusal" and self.refused):
             return "stop"
+        # Some models of Bedrock end a mere text so.
+        if self.finish.reason == "tool_calls":
+            return "stop"
         return _REASONS[self.finish.reason]
 
     @property

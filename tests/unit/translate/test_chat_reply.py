@@ -626,7 +626,9 @@ def test_the_error_of_a_broken_stream_has_the_type_and_code_of_one_before_a_stre
     ("reason", "word"),
     [
         *(("stop", "stop"), ("stop_sequence", "stop"), ("pause", "stop"), ("length", "length")),
-        *(("content_filter", "content_filter"), ("refusal", "content_filter"), ("tool_calls", "tool_calls")),
+        *(("content_filter", "content_filter"), ("refusal", "content_filter")),
+        # An answer without a call.
+        ("tool_calls", "stop"),
     ],
 )
 def test_why_an_answer_ended_is_told_in_chats_words(reason: Any, word: str) -> None:
