@@ -353,6 +353,20 @@ async def test_a_404_is_about_the_model_unless_it_names_another_parameter(
         assert (len(first.bodies), len(second.bodies)) == (1, 1)
 
 
+@pytest.mark.parametrize(("refused", "status", "code"), [(410, 503, "model_not_found"), (405, 502, "upstream_error")])
+async def test_a_model_that_a_provider_retired_or_does_not_serve_there_is_asked_for_elsewhere(
+    gate: Gateway, refused: int, status: int, code: str
+) -> None:
+    key = await gate.key("1")
+    gone = {"type": "about:blank", "title": "Gone", "status": refused, "detail": "It has reached its end of life."}
+    async with canned(refused, gone) as first, canned(refused, gone) as second:
+        await gate.channel(first.url, priority=1)
+        await gate.channel(second.url)
+        reply = await gate.ask(key, GOOD)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+        assert (len(first.bodies), len(second.bodies)) == (1, 1)
+
+
 async def test_a_date_in_retry_after_is_waited_for_like_a_number(gate: Gateway) -> None:
     key = await gate.key("1")
     async with canned(429, {"error": {"message": "Slow down."}}) as upstream:

@@ -483,7 +483,7 @@ def nobody_answered(walk: Walk, model: str) -> GatewayError:
         return RateLimited(message, code="upstream_rate_limited", retry_after_s=after_s)
     if outcomes <= {"status_529", "status_429", BUSY}:
         return UpstreamOverloaded("The model is overloaded; please try again later.", retry_after_s=after_s)
-    if outcomes == {"status_404"}:
+    if outcomes <= {"status_404", "status_410"}:
         return NoChannel(f"The model {model!r} is no longer available from its providers.")
     if outcomes <= _TIMEOUTS:
         return UpstreamTimeout("The model did not answer in time; please try again.")

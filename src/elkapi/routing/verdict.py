@@ -9,7 +9,7 @@
 | a pooled connection turns out to be closed  | again  | -          | unknown       |
 | 400 409 413 415 422 and other 4xx           | fail   | -          | no            |
 | 401, 402, 403                               | next   | key        | no            |
-| 404                                         | next   | -          | no            |
+| 404, 405, 410                               | next   | -          | no            |
 | 408 425 429                                 | next   | key        | no            |
 | 3xx, 5xx                                    | next   | channel    | no            |
 | the channel is at a limit of its own        | next   | -          | no            |
@@ -103,7 +103,8 @@ def on_status(status: int, retry_after_s: float = 0.0) -> Verdict:
         return Verdict("next", outcome, "none", cool="key")
     if status in (408, 425, 429):
         return Verdict("next", outcome, "none", cool="key", at_least_s=retry_after_s)
-    if status == 404:
+    if status in (404, 405, 410):
+        # The gateway chose the path and the method, and some providers answer 410 for a model that they have retired.
         return Verdict("next", outcome, "none")
     if 400 <= status < 500:
         return Verdict("fail", outcome, "none")

@@ -321,6 +321,8 @@ def test_a_refusal_is_not_billed_and_a_disabled_key_says_why() -> None:
         (402, "next", "key", True),
         (403, "next", "key", False),
         (404, "next", None, False),
+        (405, "next", None, False),
+        (410, "next", None, False),
         (408, "next", "key", False),
         (409, "fail", None, False),
         (413, "fail", None, False),
