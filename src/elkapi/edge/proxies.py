@@ -8,6 +8,8 @@ import re
 from elkapi.relay.call import Call
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+# Some proxies, such as Azure's Application Gateway, name each hop with its port.
+_WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d{1,5}|\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -23,7 +25,7 @@ class TrustedProxies:
         if not self._networks or not self._trusts(call.client_ip):
             return call.client_ip
         named = b",".join(value for name, value in call.headers if name == b"x-forwarded-for")
-        hops = [hop.strip() for hop in named.decode("latin-1").split(",") if hop.strip()]
+        hops = [_without_port(hop.strip()) for hop in named.decode("latin-1").split(",") if hop.strip()]
         for hop in reversed(hops):
             if not self._trusts(hop):
                 return hop if _is_address(hop) else call.client_ip
@@ -46,6 +48,11 @@ class TrustedProxies:
         # A socket that listens on `::` sees IPv4 callers as `::ffff:192.0.2.1`.
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._networks)
+
+
+def _without_port(hop: str) -> str:
+    found = _WITH_PORT.fullmatch(hop)
+    return hop if found is None else found[1] or found[2]
 
 
 def _is_address(text: str) -> bool:
