@@ -14,6 +14,7 @@
     ├── BodyTooLarge                 413  read_request_body_failed
     ├── UnsupportedMediaType         415  unsupported_media_type
     ├── RateLimited                  429  rate_limit_exceeded        (Retry-After)
+    │   └── CallAboveLimit           429  call_above_rate_limit      (x-should-retry: false)
     ├── UpstreamError                502  upstream_error             (the outcome of the last attempt)
     │   ├── UpstreamRejected         4xx  the upstream's own code    (its parameter errors survive)
     │   ├── UpstreamOverloaded       503  upstream_overloaded        (529 in Anthropic's shape)
@@ -145,6 +146,13 @@ class UnsupportedMediaType(GatewayError):
 
 class RateLimited(GatewayError):
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+
+class CallAboveLimit(RateLimited):
+    """One call is expected to use more tokens than its key may use in a minute: no wait helps."""
+
+    code = "call_above_rate_limit"
+    retryable = False
 
 
 class UpstreamError(GatewayError):

@@ -597,6 +597,18 @@ async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sa
     assert all(found.message.content for found in (await results_of(sdk, batch.id)).values())
 
 
+async def test_a_line_above_its_keys_tokens_per_minute_fails_and_does_not_stop_the_others(
+    lite: Gateway, sandbox: Running
+) -> None:
+    await staged(lite, sandbox)
+    sdk = client(lite, await lite.key("1", policy=Policy(tokens_per_min=200)))
+    batch = await sdk.messages.batches.create(requests=[line(0, "word " * 400), line(1, "[[say: yes]]")])
+    assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1, "errored": 1}
+    failed = (await results_of(sdk, batch.id))["line-0"]
+    assert failed.error.error.type == "rate_limit_error"
+    assert "may use in a minute (200)" in failed.error.error.message
+
+
 async def test_nothing_is_remembered_of_keys_that_have_no_lines_under_way(lite: Gateway, sandbox: Running) -> None:
     await staged(lite, sandbox)
     lite.runner._paused_until_s[0] = 0.0  # a key that was at its limit some time ago

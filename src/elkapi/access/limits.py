@@ -11,7 +11,7 @@ from types import TracebackType
 
 from elkapi.access.counters import Caps, Counters, Over, Taken
 from elkapi.clock import SYSTEM_CLOCK, Clock
-from elkapi.errors import RateLimited
+from elkapi.errors import CallAboveLimit, RateLimited
 from elkapi.types import Channel, Policy
 
 BYTES_PER_TOKEN = 4
@@ -55,11 +55,17 @@ class Limits:
         self._counters: Counters | None = None
 
     def key(self, key_id: int, policy: Policy, input_bytes: int) -> Lease:
-        """Count a call of a key, with one expected token per four bytes. Raises RateLimited, Unavailable."""
+        """Count a call of a key, with one expected token per four bytes. Raises RateLimited, CallAboveLimit,
+        Unavailable."""
         if not (policy.requests_per_min or policy.tokens_per_min or policy.parallel_max):
             return UNLIMITED
         tokens = -(-input_bytes // BYTES_PER_TOKEN)
         caps = Caps(policy.parallel_max or 0, policy.requests_per_min or 0, policy.tokens_per_min or 0)
+        if 0 < caps.tokens < tokens:
+            raise CallAboveLimit(
+                f"This call is expected to use {tokens} tokens, more than this API key may use in a minute "
+                f"({caps.tokens}). Send less at once, or ask the operator for a higher limit."
+            )
         try:
             return self._taken(f"key:{key_id}", caps, tokens if caps.tokens else 0)
         except Over as over:

@@ -9,7 +9,7 @@ import pytest
 
 from elkapi.access import UNLIMITED, Limits, Over
 from elkapi.clock import ManualClock
-from elkapi.errors import RateLimited
+from elkapi.errors import CallAboveLimit, RateLimited
 from elkapi.types import Channel, ChannelLimits, Policy
 
 
@@ -52,6 +52,16 @@ def test_a_refusal_names_the_limit_and_when_to_ask_again(
     assert refused.value.message == said
     assert refused.value.headers == ((b"retry-after", said.split()[-2].encode()),)
     limits.key(2, policy, input_bytes)
+
+
+def test_a_call_that_no_minute_has_room_for_is_not_told_to_wait(limits: Limits) -> None:
+    policy = Policy(tokens_per_min=10)
+    with pytest.raises(CallAboveLimit) as refused:
+        limits.key(1, policy, 41)
+    assert (refused.value.retryable, refused.value.headers) == (False, ())
+    assert "11 tokens" in refused.value.message
+    assert "(10)" in refused.value.message
+    limits.key(1, policy, 40)
 
 
 def test_a_token_is_expected_for_four_bytes_and_one_for_the_rest(limits: Limits) -> None:

@@ -15,7 +15,15 @@ import msgspec
 
 from elkapi.access.admit import admit
 from elkapi.catalog import CATALOG, Match
-from elkapi.errors import Conflict, GatewayError, InsufficientQuota, RateLimited, Unavailable, UpstreamError
+from elkapi.errors import (
+    CallAboveLimit,
+    Conflict,
+    GatewayError,
+    InsufficientQuota,
+    RateLimited,
+    Unavailable,
+    UpstreamError,
+)
 from elkapi.ids import made_ns
 from elkapi.ledger import balance
 from elkapi.money import format_usd, parse_ratio
@@ -148,6 +156,9 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
     except Failed as failed:
         unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
         return fate_of(failed.error, line, plane.settings.batch_retry_s, render, id_, may_repeat=not unknown)
+    except CallAboveLimit as limited:
+        # To wait for it would stop the key's other lines again and again, until this one expires.
+        return _errored(limited, render, id_)
     except RateLimited as limited:
         # The key's own limit, before anything was held.
         return Later(_retry_after_s(limited), pauses_key=True)
