@@ -120,6 +120,30 @@ async def test_an_empty_balance_is_no_limit_that_waiting_lifts(lite: Gateway) ->
     assert "out of funds" in await reason_of(lite)
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"message": "Too many at once.", "metadata": {"reason": "in_flight_budget_exhausted"}}, 429),
+        ({"message": "Too large.", "metadata": {"reason": "weight_exceeds_budget"}}, 502),
+        ({"message": "This request requires more credits, or fewer max_tokens. You can only afford 9."}, 502),
+    ],
+)
+async def test_a_402_that_is_about_one_call_takes_no_key_out(
+    lite: Gateway, monkeypatch: pytest.MonkeyPatch, error: dict[str, Any], status: int
+) -> None:
+    taken_out: list[object] = []
+    async with canned(402, {"error": {"code": 402, **error}}) as upstream:
+        upstream.extra = b"retry-after: 7\r\n"
+        await lite.channel(upstream.url, (MODEL,), family="openrouter")
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
+        asked = ask("chat", MODEL, "hi", max_tokens=9_000)
+        monkeypatch.setattr(lite.plane.judge, "disable", lambda *asked: taken_out.append(asked))
+        reply = await lite.ask(key, asked.body, path=asked.path)
+    assert (reply.status_code, taken_out) == (status, [])
+    assert reply.headers.get("retry-after") == ("7" if status == 429 else None)
+
+
 @pytest.mark.parametrize("words", ["API_KEY_INVALID", XAI["error"], ANTHROPIC["error"]["message"]])
 async def test_a_callers_words_in_a_refusal_take_no_key_out(
     lite: Gateway, monkeypatch: pytest.MonkeyPatch, words: str

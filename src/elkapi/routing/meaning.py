@@ -14,13 +14,17 @@
 | Moonshot    | 429    | the type exceeded_current_quota_error                              | 402   |
 | Zhipu       | 429    | the code 1113: in arrears                                          | 402   |
 | Volcengine  | 403    | the code AccountOverdueError                                       | 402   |
+| OpenRouter  | 402    | the reason in_flight_budget_exhausted: other calls are running     | 429   |
+| OpenRouter  | 402    | the reason weight_exceeds_budget: this one call is too large       | 403   |
+| OpenRouter  | 402    | This request requires more credits, or fewer max_tokens ...        | 403   |
 | Google      | 400    | User location is not supported for the API use ...                 | 403   |
 | Google      | 400    | Gemini API free tier is not available in your country ...          | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
 | Google      | 403    | You do not have permission to access the File ...                  | 404   |
 | AWS         | 424    | a message that is in no error: the model failed, at Bedrock        | 500   |
 
-OpenAI's older code insufficient_quota changes nothing: Alibaba sends it for limits per minute.
+OpenAI's older code insufficient_quota changes nothing: Alibaba sends it for limits per minute. A refusal that is about
+the size of one call must not take the key out: any caller could do so with a large output limit.
 
 Only what the provider itself wrote is looked at: how its message begins, and its own members. A message may repeat the
 caller's words further on, and whoever could write these could take an operator's key out of service.
@@ -36,12 +40,14 @@ from elkapi.errors import NOT_JSON
 
 
 class _Error(msgspec.Struct):
-    """`details` are a list of objects at Google, at Anthropic one object or null; codes may be numbers."""
+    """`details` are a list of objects at Google, at Anthropic one object or null; `metadata` is OpenRouter's. Codes may
+    be numbers."""
 
     message: str | None = None
     code: object = None
     type: object = None
     details: object = None
+    metadata: object = None
 
 
 class _Body(msgspec.Struct):
@@ -60,14 +66,16 @@ _BEGINNINGS = {
         ("User location is not supported", 403),
         ("Gemini API free tier is not available in your country", 403),
     ),
+    402: (("This request requires more credits, or fewer max_tokens", 403),),
     403: (("CachedContent not found", 404), ("You do not have permission to access the File", 404)),
 }
-# Codes and types that mean 402: no time to wait brings the account's funds back.
-_OUT_OF_FUNDS = {
-    400: frozenset({"Arrearage", "blocked_api_access"}),
-    403: frozenset({"AccountOverdueError"}),
-    429: frozenset(
-        {
+# Codes, types and reasons; where one means 402, no time to wait brings the account's funds back.
+_WORDS = {
+    400: {"Arrearage": 402, "blocked_api_access": 402},
+    402: {"in_flight_budget_exhausted": 429, "weight_exceeds_budget": 403},
+    403: {"AccountOverdueError": 402},
+    429: dict.fromkeys(
+        (
             "credit_balance_exhausted",
             "organization_spend_limit_exceeded",
             "project_spend_limit_exceeded",
@@ -75,7 +83,8 @@ _OUT_OF_FUNDS = {
             "enforced_spend_limit_reached",
             "exceeded_current_quota_error",
             "1113",
-        }
+        ),
+        402,
     ),
 }
 
@@ -94,7 +103,7 @@ def wait_told(retry_after: bytes | None, told: bytes) -> bytes | None:
 
 def meant(status: int, told: bytes) -> int:
     """The status that a refusal really means; `told` is its body."""
-    if status not in _OUT_OF_FUNDS and status != 424:
+    if status not in _WORDS and status != 424:
         return status
     try:
         body = _decoder.decode(told)
@@ -103,13 +112,15 @@ def meant(status: int, told: bytes) -> int:
     if status == 424:
         return 500 if body.message and body.error is None else status
     error = body.error if isinstance(body.error, _Error) else _Error(body.error)
-    details = error.details if isinstance(error.details, list) else [error.details]
+    details = [*(error.details if isinstance(error.details, list) else (error.details,)), error.metadata]
     known = [detail for detail in details if isinstance(detail, dict)]
-    if status == 400 and any(detail.get("reason") == "API_KEY_INVALID" for detail in known):
+    reasons = [detail.get("reason") for detail in known]
+    if status == 400 and "API_KEY_INVALID" in reasons:
         return 401
-    words = (error.code, error.type, *(detail.get("error_code") for detail in known))
-    if any(isinstance(word, str) and word in _OUT_OF_FUNDS[status] for word in words):
-        return 402
+    words = (error.code, error.type, *reasons, *(detail.get("error_code") for detail in known))
+    for word in words:
+        if isinstance(word, str) and word in _WORDS[status]:
+            return _WORDS[status][word]
     message = error.message or ""
     beginnings = _BEGINNINGS.get(status, ())
     return next((meaning for beginning, meaning in beginnings if message.startswith(beginning)), status)

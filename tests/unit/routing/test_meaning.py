@@ -22,6 +22,10 @@ def openai(code: str | None, kind: str = "invalid_request_error", message: str =
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
+def openrouter(message: str, **metadata: Any) -> dict[str, Any]:
+    return {"error": {"code": 402, "message": message, "metadata": metadata}}
+
+
 def anthropic_429(details: Any) -> dict[str, Any]:
     return {"type": "error", "error": {"type": "rate_limit_error", "message": "No.", "details": details}}
 
@@ -62,6 +66,16 @@ REFUSALS: list[tuple[int, Any, int]] = [
     (429, {"error": {"code": "1302", "message": "..."}}, 429),
     (400, {"error": {"code": {"Arrearage": 1}, "type": ["Arrearage"], "message": "Arrearage"}}, 400),
     (402, openai("Arrearage"), 402),
+    (402, openrouter("This request would exceed ...", reason="in_flight_budget_exhausted", limit_source="x"), 429),
+    (402, openrouter("It costs more than ...", reason="weight_exceeds_budget"), 403),
+    (
+        402,
+        openrouter("This request requires more credits, or fewer max_tokens. You requested up to 65536 tokens."),
+        403,
+    ),
+    (402, openrouter("Insufficient credits.", limit_source="openrouter_credits"), 402),
+    (402, {"error": {"message": "Insufficient Balance", "code": 402, "metadata": None}}, 402),
+    (429, openrouter("Rate limit exceeded", reason=["1113"]), 429),
     (400, anthropic("messages.0.content: 'Your credit balance is too low' is no content."), 400),
     (400, anthropic("messages: at least one message is required"), 400),
     (400, google(400, "INVALID_ARGUMENT", "API_KEY_INVALID", details=[{"reason": "OTHER"}]), 400),
@@ -80,7 +94,7 @@ def test_a_refusal_means_what_its_provider_says(status: int, body: Any, meaning:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"<html>", b"\xff", b'{"error":null}', b'{"error":{"message":1}}']
 )
-@pytest.mark.parametrize("status", [400, 403, 424, 429])
+@pytest.mark.parametrize("status", [400, 402, 403, 424, 429])
 def test_a_body_that_says_nothing_changes_nothing(status: int, body: bytes) -> None:
     assert meant(status, body) == status
 
