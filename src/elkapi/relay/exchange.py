@@ -204,6 +204,8 @@ class Same:
         if self.wire in _OF_CHOICES and _lacks_choices(body):
             raise Unreadable("no choices")
         if self.wire in _LISTED and _LISTED[self.wire] not in body:
+            if (failure := self._failure(body)) is not None:
+                return Whole(b"", None, failure=failure)
             raise Unreadable("no answer")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended, given.output_limit is not None)
         if usage is not None and self.wire == "anthropic" and is_unbilled(body):

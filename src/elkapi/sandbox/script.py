@@ -68,6 +68,7 @@ _CALL = re.compile(r"\s*;?\s*([A-Za-z0-9_.:-]+)\s*")
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s)?")
 _FAULT = re.compile(r"\[sandbox:[^\[\]]*\]")
 _DECODER = json.JSONDecoder()
+_SCHEMA_TOLD = re.compile(r"(?i)\bjson schema:?\s*(?=\{)")
 _RESULT = "{{result}}"
 
 
@@ -267,14 +268,27 @@ def _call(tool: Tool, text: str) -> Call:
 
 def _plain(ask: Ask, text: str, question: Turn | None) -> str:
     """The unscripted text: an instance of the schema, or a description of what the user sent."""
-    if ask.schema is not None:
-        return json.dumps(instance(ask.schema), ensure_ascii=False, separators=(",", ":"))
+    schema = _schema_told(ask.system) if ask.schema is None and ask.wants_json else ask.schema
+    if schema is not None:
+        return json.dumps(instance(schema), ensure_ascii=False, separators=(",", ":"))
     told = f"You said: {text}" if text else "You said nothing."
     if question is not None:
         shown = [f"image {source}" for source in question.images] + [f"file {name}" for name in question.files]
         shown += ["a sound"] * question.sounds
         told += f" You showed: {', '.join(shown)}." if shown else ""
     return json.dumps({"answer": told}, ensure_ascii=False) if ask.wants_json else told
+
+
+def _schema_told(system: str) -> dict[str, Any] | None:
+    """The JSON schema in the instructions, behind that word: in JSON mode a model follows it."""
+    told = _SCHEMA_TOLD.search(system)
+    if told is None:
+        return None
+    try:
+        schema, _ = _DECODER.raw_decode(system, told.end())
+    except ValueError:
+        return None
+    return schema if isinstance(schema, dict) else None
 
 
 def _stopped(parts: list[Part], stops: tuple[str, ...]) -> tuple[str | None, list[Part]]:
