@@ -35,9 +35,9 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     `stream_path` is set if streams use another path. `framing` is the framing of its streams. `models` is a regular
     expression that limits the endpoint to matching upstream models, `crossed` one that limits it further for calls that
-    are translated. `body` are fields added to the caller's, `left_out`
-    those that are in the path instead, such as the model's name. `tells_usage`: its streams always report usage, and
-    requesting it is an error. `betas_in_body`: it reads Anthropic's betas from the body, not from the header.
+    are translated. `body` are fields added to the caller's, `left_out` those that are in the path instead, such as the
+    model's name. `tells_usage`: its streams always report usage, and requesting it is an error. `betas_in_body`: it
+    reads Anthropic's betas from the body, not from the header.
     """
 
     path: str
