@@ -66,6 +66,8 @@ _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 _LISTED: dict[Wire, bytes] = {"embeddings": b'"embedding"', "rerank": b'"results"', "moderations": b'"results"'}
 # Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
+# Wires whose failed answers may have a usage.
+_FAIL_WITH_USAGE = (*_OF_CHOICES, "responses")
 # Where one of these words is no text but a value, an answer of choices may have failed, whatever its usage.
 _GAVE_UP = tuple(b'"%b"' % word.encode() for word in BROKEN)
 # How nearly every only choice ends. Quotes within a text are escaped.
@@ -216,7 +218,8 @@ class Same:
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
         # A failed answer may report it besides its usage so far.
-        if (usage is None or self._may_have_failed(body)) and (failure := self._failure(body)) is not None:
+        suspect = usage is None or (self.wire in _FAIL_WITH_USAGE and self._may_have_failed(body))
+        if suspect and (failure := self._failure(body)) is not None:
             return Whole(b"", None, failure=failure)
         if usage is None:
             tally = self._tally(body) if self.request.operation.dialect is not None else None
@@ -235,9 +238,7 @@ class Same:
 
     def _may_have_failed(self, body: bytes) -> bool:
         """A cheap look whether an answer that has a usage is to be searched for an error."""
-        if self.wire not in _OF_CHOICES:
-            return self.wire == "responses"
-        if _ERROR in body:
+        if self.wire == "responses" or _ERROR in body:
             return True
         if _STOPPED in body and self.request.facts.choices == 1:
             return False
