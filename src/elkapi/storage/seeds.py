@@ -66,13 +66,41 @@ PUBLIC_FLEX_PRICES_USD_PER_1M = {
 }
 # A web search costs the same with each tool of these OpenAI models.
 PUBLIC_SEARCH_PRICES_USD = dict.fromkeys(("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3", "o4-mini"), "0.01")
+# OpenAI's models since GPT-6 (input, cached input, output). Writing their cache costs 1.25 times the input, for 12
+# hours twice. Above LONG_GPT_TOKENS of input, input and cache cost twice and output 1.5 times; `priority` costs twice.
+PUBLIC_GPT_PRICES_USD_PER_1M = {
+    "gpt-6.2-sol": ("2", "0.10", "10"),
+    "gpt-6.1-sol": ("2", "0.10", "10"),
+    "gpt-6-sol": ("2", "0.20", "10"),
+    "gpt-6-luna": ("0.10", "0.01", "0.50"),
+}
+LONG_GPT_TOKENS = 272_000
 # Input and output of Claude models; their cache is priced as fixed multiples of the input.
 PUBLIC_CLAUDE_PRICES_USD_PER_1M = {
     "claude-haiku-4-5": ("1", "5"),
+    "claude-haiku-5-5": ("0.10", "0.50"),
     "claude-sonnet-4-5": ("3", "15"),
-    "claude-opus-4-5": ("5", "25"),
+    "claude-sonnet-4-6": ("3", "15"),
+    "claude-sonnet-5": ("2", "10"),
+    "claude-sonnet-5-5": ("2", "10"),
     "claude-opus-4-1": ("15", "75"),
+    "claude-opus-4-5": ("5", "25"),
+    "claude-opus-4-6": ("5", "25"),
+    "claude-opus-4-7": ("5", "25"),
+    "claude-opus-4-8": ("5", "25"),
+    "claude-opus-5": ("5", "25"),
+    "claude-opus-5-5": ("4", "20"),
+    "claude-fable-5": ("10", "50"),
+    "claude-fable-5-1": ("10", "50"),
 }
+# What a read of their cache costs where it is not a tenth of the input.
+PUBLIC_CLAUDE_CACHED_USD_PER_1M = {
+    "claude-sonnet-5-5": "0.10",
+    "claude-opus-5-5": "0.20",
+    "claude-fable-5-1": "0.25",
+}
+# The tokens of input above which a whole call costs this instead.
+PUBLIC_CLAUDE_LONG_USD_PER_1M = {"claude-haiku-5-5": (100_000, "0.50", "2.50")}
 
 
 def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
@@ -163,17 +191,49 @@ def public_prices() -> dict[str, Amounts]:
     for model, prices in PUBLIC_TEXT_PRICES_USD_PER_1M.items():
         search_nano = parse_usd(PUBLIC_SEARCH_PRICES_USD.get(model, "0"))
         found[model] = Amounts(**_text_rates(*prices), search_nano=search_nano, variants=_variants(model, search_nano))
+    for model, prices in PUBLIC_GPT_PRICES_USD_PER_1M.items():
+        found[model] = _gpt(*prices)
     for model, (given, out) in PUBLIC_CLAUDE_PRICES_USD_PER_1M.items():
-        nano = parse_usd(given)
-        found[model] = Amounts(
-            input_nano_per_1m=nano,
-            cached_nano_per_1m=nano // 10,
-            cache_write_5m_nano_per_1m=nano * 5 // 4,
-            cache_write_1h_nano_per_1m=nano * 2,
-            output_nano_per_1m=parse_usd(out),
-            search_nano=parse_usd("0.01"),
-        )
+        cached = PUBLIC_CLAUDE_CACHED_USD_PER_1M.get(model)
+        long = PUBLIC_CLAUDE_LONG_USD_PER_1M.get(model)
+        tiers = () if long is None else (Tier(above_tokens=long[0], **_claude_rates(*long[1:])),)
+        found[model] = Amounts(**_claude_rates(given, out, cached), tiers=tiers)
     return found | PUBLIC_RECORDS | media_prices()
+
+
+def _gpt(given: str, cached: str, out: str) -> Amounts:
+    def rates(times: int, out_halves: int) -> dict[str, Any]:
+        nano = parse_usd(given) * times
+        return {
+            "input_nano_per_1m": nano,
+            "cached_nano_per_1m": parse_usd(cached) * times,
+            "cache_write_5m_nano_per_1m": nano * 5 // 4,
+            "cache_write_1h_nano_per_1m": nano * 2,
+            "output_nano_per_1m": parse_usd(out) * out_halves // 2,
+            "search_nano": parse_usd("0.01"),
+        }
+
+    priority = _tier("priority", "fast")
+    return Amounts(
+        **rates(1, 2),
+        tiers=(Tier(above_tokens=LONG_GPT_TOKENS, **rates(2, 3)),),
+        variants=(
+            Variant(when=priority, above_tokens=LONG_GPT_TOKENS, **rates(4, 6)),
+            Variant(when=priority, **rates(2, 4)),
+        ),
+    )
+
+
+def _claude_rates(given: str, out: str, cached: str | None = None) -> dict[str, Any]:
+    nano = parse_usd(given)
+    return {
+        "input_nano_per_1m": nano,
+        "cached_nano_per_1m": nano // 10 if cached is None else parse_usd(cached),
+        "cache_write_5m_nano_per_1m": nano * 5 // 4,
+        "cache_write_1h_nano_per_1m": nano * 2,
+        "output_nano_per_1m": parse_usd(out),
+        "search_nano": parse_usd("0.01"),
+    }
 
 
 def _variants(model: str, search_nano: int) -> tuple[Variant, ...]:

@@ -438,6 +438,22 @@ def test_ratios_are_printed_exactly(micro: int, text: str) -> None:
         ("gemini-2.5-pro", "priority", Usage(input_tokens=200_000), "0.45"),
         ("gemini-2.5-pro", "priority", Usage(input_tokens=400_000, output_tokens=10**6), "28.80"),
         ("gemini-2.5-pro", "flex", Usage(input_tokens=400_000), "0.50"),
+        ("gpt-6.2-sol", "default", Usage(input_tokens=100_000, cached_tokens=172_000, output_tokens=10**5), "1.2172"),
+        ("gpt-6.2-sol", "default", Usage(input_tokens=100_001, cached_tokens=172_000, output_tokens=10**5), "1.934404"),
+        ("gpt-6.1-sol", "fast", Usage(input_tokens=100_000, cached_tokens=100_000, output_tokens=10**5), "2.42"),
+        ("gpt-6.1-sol", "priority", Usage(input_tokens=400_000, output_tokens=10**5), "6.20"),
+        ("gpt-6-luna", "default", Usage(cache_write_5m_tokens=10**5, cache_write_1h_tokens=10**5), "0.0325"),
+        ("claude-opus-5-5", "standard", Usage(cached_tokens=10**6, cache_write_5m_tokens=10**6), "5.20"),
+        ("claude-sonnet-5-5", "standard", Usage(cached_tokens=10**6, cache_write_1h_tokens=10**6), "4.10"),
+        ("claude-fable-5-1", "standard", Usage(cached_tokens=10**6, output_tokens=10**6), "50.25"),
+        ("claude-opus-5", "standard", Usage(cached_tokens=10**6, output_tokens=10**6), "25.50"),
+        ("claude-haiku-5-5", "standard", Usage(input_tokens=50_000, cached_tokens=50_000), "0.0055"),
+        (
+            "claude-haiku-5-5",
+            "standard",
+            Usage(input_tokens=50_001, cached_tokens=50_000, output_tokens=10**5),
+            "0.2775005",
+        ),
     ],
 )
 def test_a_fresh_installation_knows_what_a_tier_costs(model: str, tier: str, usage: Usage, usd: str) -> None:
