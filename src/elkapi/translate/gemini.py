@@ -37,6 +37,7 @@ LOSSES = (
     Loss("service_tier", False, "the providers' tiers are not comparable"),
     Loss("verbosity", False, "not supported"),
     Loss("temperature, top_p, top_k", False, "for models that refuse sampling settings"),
+    Loss("JSON mode and schemas beside tools, before Gemini 3", False, "becomes an instruction"),
 )
 
 # Fields that narrow a search and have no equivalent in other dialects.

@@ -15,6 +15,7 @@ import msgspec
 
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
+from elkapi.translate.claude import JSON_INSTRUCTION, schema_told
 from elkapi.translate.decode import worded
 from elkapi.translate.dialect import given, stop_member
 from elkapi.translate.gemini_schema import to_subset, with_plain_references
@@ -79,19 +80,24 @@ def _written(request: ChatRequest, profile: Profile) -> _Wire:
     _check(request)
     own = request.dialect == "gemini"
     body: _Wire = {"contents": _contents(request, profile)}
-    # Gemini refuses an empty text.
-    if instructions := [{"text": part.text} for part in request.system if part.text or own]:
-        body["systemInstruction"] = {"parts": instructions}
     extra = dict(request.extra) if own else {}
     declared = extra.pop("functionDeclarations", {})
-    if tools := _tools(request, profile, declared):
+    tools = _tools(request, profile, declared)
+    told = _output_told(request, profile) if tools else None
+    # Gemini refuses an empty text.
+    instructions = [{"text": part.text} for part in request.system if part.text or own]
+    if told is not None:
+        instructions.append({"text": told})
+    if instructions:
+        body["systemInstruction"] = {"parts": instructions}
+    if tools:
         body["tools"] = tools
     # A choice without declared tools is an error, and Gemini decides itself whether to run its own tools.
     if request.tool_choice is not None and (own or (request.tools and chosen_server_tool(request) is None)):
         body["toolConfig"] = {"functionCallingConfig": _calling(request)}
     if not own and request.tools and len(tools) > 1 and profile.shows_tools:
         body["toolConfig"] = _beside_google(body.get("toolConfig", {}))
-    if settings := _settings(request, profile):
+    if settings := _settings(request, profile, {} if told is not None else _output(request, profile)):
         body["generationConfig"] = settings
     return _merged(body, extra)
 
@@ -359,7 +365,7 @@ def _beside_google(config: _Wire) -> _Wire:
     return {**config, "includeServerSideToolInvocations": True}
 
 
-def _settings(request: ChatRequest, profile: Profile) -> _Wire:
+def _settings(request: ChatRequest, profile: Profile, output: _Wire) -> _Wire:
     settings = given(
         maxOutputTokens=request.max_output_tokens,
         stopSequences=list(request.stop) or None,
@@ -370,7 +376,7 @@ def _settings(request: ChatRequest, profile: Profile) -> _Wire:
         responseLogprobs=request.logprobs or None,
         logprobs=request.top_logprobs,
         thinkingConfig=_thinking(request, profile),
-        **_output(request, profile),
+        **output,
     )
     modalities = request.extra.get("modalities") if request.dialect == "chat" else None
     if isinstance(modalities, list) and "image" in modalities:
@@ -384,6 +390,14 @@ def _settings(request: ChatRequest, profile: Profile) -> _Wire:
     if profile.sampling:
         settings |= given(temperature=request.temperature, topP=request.top_p, topK=request.top_k)
     return settings
+
+
+def _output_told(request: ChatRequest, profile: Profile) -> str | None:
+    """The instruction that replaces JSON mode and a schema beside tools; None if the model takes both."""
+    output = request.output
+    if request.dialect == "gemini" or profile.json_beside_tools or output is None or output.kind == "text":
+        return None
+    return schema_told(output) if output.kind == "schema" else JSON_INSTRUCTION
 
 
 def _output(request: ChatRequest, profile: Profile) -> _Wire:

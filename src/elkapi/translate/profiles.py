@@ -34,6 +34,7 @@ class Profile(msgspec.Struct, frozen=True):
     `whole_results`: it matches tool results to calls by their ids, and takes their pictures and files only within them.
     `typed_links`: it refuses an image by URL without a media type, so an unknown type is taken for JPEG.
     `searches_billed_once`: all searches of a call are billed as one search.
+    `json_beside_tools` False: it refuses JSON mode and schemas beside tools.
     `typed_schema`: it refuses a schema without a type, or with one beside alternatives (Moonshot's).
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
@@ -66,6 +67,7 @@ class Profile(msgspec.Struct, frozen=True):
     whole_results: bool = False
     typed_links: bool = False
     searches_billed_once: bool = False
+    json_beside_tools: bool = True
     strict_chat: bool = False
     custom_tools: bool = False
     begun_answers: bool = True
@@ -175,8 +177,8 @@ ROWS: tuple[_Row, ...] = (
     (None, r"claude-((fable|mythos)-5-[1-9]|(opus|sonnet)-5-[5-9])($|\D)", {"forced_tools": False}),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
     (None, r"(^|/)gemini-2\.5-\S*image", {"reasoning": "none"}),
-    # Google bills a search of these models by the prompt, one of Gemini 3 by the query.
-    (None, r"(^|/)gemini-[12]", {"searches_billed_once": True}),
+    # Google bills a search of these models by the prompt, one of Gemini 3 by the query; and they refuse JSON beside tools.
+    (None, r"(^|/)gemini-[12]", {"searches_billed_once": True, "json_beside_tools": False}),
     # Its thinking cannot be disabled.
     (None, r"(^|/)gemini-2\.5-pro", {"budget_min": 128}),
     (None, r"(^|/)gemini-(1|2\.0)", {"max_output_tokens": 8192, "reasoning": "none", "schema_subset": True}),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from elkapi.errors import BadRequest
 from elkapi.translate import ir
+from elkapi.translate.claude import JSON_INSTRUCTION
 from elkapi.translate.dialects import UPSTREAM_DIALECTS
 from elkapi.translate.gemini import DIALECT
 from elkapi.translate.gemini_write import BUDGET_MAX, UNSIGNED, UNSIGNED_BYTES
@@ -677,12 +678,9 @@ def test_a_search_beside_functions_may_be_shown_which_google_wants_of_newer_mode
 @pytest.mark.parametrize("profile", [GEMINI_25, GEMINI_2])
 def test_a_schema_is_asked_for_in_the_form_the_model_knows(profile: Profile) -> None:
     schema = {"$schema": "x", "type": "object", "properties": {"a": {"const": "b"}}, "additionalProperties": False}
-    request = _chat(
-        output=ir.OutputFormat("schema", schema=schema),
-        tools=(ir.Tool("f", schema=schema), ir.Tool("g", schema={"type": "object", "properties": {}})),
-    )
-    written = _write(request, profile)
-    settings, declared = written["generationConfig"], written["tools"][0]["functionDeclarations"]
+    tools = (ir.Tool("f", schema=schema), ir.Tool("g", schema={"type": "object", "properties": {}}))
+    settings = _write(_chat(output=ir.OutputFormat("schema", schema=schema)), profile)["generationConfig"]
+    declared = _write(_chat(tools=tools), profile)["tools"][0]["functionDeclarations"]
     assert settings["responseMimeType"] == "application/json"
     if profile.schema_subset:
         subset = {"type": "object", "properties": {"a": {"type": "string", "enum": ["b"]}}}
@@ -734,6 +732,7 @@ REFUSED: dict[str, tuple[ir.ChatRequest, str]] = {
     "custom tools": (_chat(tools=(ir.Tool("f", custom=True),)), "tools"),
     "server tools": (_chat(server_tools=(_search(allowed_domains=["a"]),)), "tools"),
 }
+BESIDE_TOOLS = "JSON mode and schemas beside tools, before Gemini 3"
 DROPPED: dict[str, ir.ChatRequest] = {
     "parallel_tools": _chat(parallel_tools=False),
     "tool_choice of a server tool": _chat(tool_choice=ir.ToolChoice("named", ("web_search",)), server_tools=(SEARCH,)),
@@ -751,6 +750,7 @@ DROPPED: dict[str, ir.ChatRequest] = {
     "service_tier": _chat(service_tier="flex"),
     "verbosity": _chat(verbosity="low"),
     "temperature, top_p, top_k": _chat(temperature=1.0, top_p=0.5, top_k=3),
+    BESIDE_TOOLS: _chat(tools=(ir.Tool("f"),), output=ir.OutputFormat("json")),
 }
 PLAIN = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
 KEPT_OTHERWISE: dict[str, dict[str, Any]] = {
@@ -758,6 +758,11 @@ KEPT_OTHERWISE: dict[str, dict[str, Any]] = {
     "tool_choice of a server tool": {**PLAIN, "tools": [{"googleSearch": {}}]},
     "tool strict": {**PLAIN, "tools": [{"functionDeclarations": [{"name": "f"}]}]},
     "system later": {"contents": [{"role": "user", "parts": [{"text": "hi"}, {"text": "y"}]}]},
+    BESIDE_TOOLS: {
+        **PLAIN,
+        "systemInstruction": {"parts": [{"text": JSON_INSTRUCTION}]},
+        "tools": [{"functionDeclarations": [{"name": "f"}]}],
+    },
     "image detail": {
         "contents": [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "QQ=="}}]}]
     },
@@ -774,6 +779,22 @@ def test_the_table_of_losses_is_true(loss: ir.Loss) -> None:
     else:
         profile = msgspec.structs.replace(GEMINI_25, sampling=False)
         assert _write(DROPPED[loss.field], profile) == KEPT_OTHERWISE.get(loss.field, PLAIN)
+
+
+def test_a_schema_beside_tools_is_an_instruction_where_google_refuses_both_and_itself_elsewhere() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    asked = _chat(system=(ir.Text("x"),), tools=(ir.Tool("f"),), output=ir.OutputFormat("schema", schema=schema))
+    told = _write(asked, GEMINI_25)
+    assert "generationConfig" not in told
+    [given, instruction] = told["systemInstruction"]["parts"]
+    assert given == {"text": "x"}
+    assert json.dumps(schema, separators=(",", ":")) in instruction["text"]
+    alone = msgspec.structs.replace(asked, tools=())
+    own = msgspec.structs.replace(asked, dialect="gemini")
+    for request, profile in ((asked, GEMINI_3), (alone, GEMINI_25), (own, GEMINI_25)):
+        written = _write(request, profile)
+        assert written["generationConfig"]["responseJsonSchema"] == schema
+        assert written["systemInstruction"] == {"parts": [{"text": "x"}]}
 
 
 def test_a_search_without_filters_becomes_googles() -> None:
