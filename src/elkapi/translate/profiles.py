@@ -177,7 +177,7 @@ ROWS: tuple[_Row, ...] = (
     (None, r"claude-((fable|mythos)-5-[1-9]|(opus|sonnet)-5-[5-9])($|\D)", {"forced_tools": False}),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
     (None, r"(^|/)gemini-2\.5-\S*image", {"reasoning": "none"}),
-    # Google bills a search of these models by the prompt, one of Gemini 3 by the query; and they refuse JSON beside tools.
+    # They refuse JSON beside tools, and Google bills their searches by the prompt, those of Gemini 3 by the query.
     (None, r"(^|/)gemini-[12]", {"searches_billed_once": True, "json_beside_tools": False}),
     # Its thinking cannot be disabled.
     (None, r"(^|/)gemini-2\.5-pro", {"budget_min": 128}),
