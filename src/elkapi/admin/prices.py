@@ -25,7 +25,9 @@ RATE_NAMES = {
     if name != "call_nano"
 }
 # The features a variant may depend on; one with an unknown feature would never apply, and its calls be undercharged.
-_OF_TASKS = frozenset(name for op in CATALOG.operations if op.meter for name in (*op.meter.features, "resolution"))
+_OF_TASKS = frozenset(
+    name for op in CATALOG.operations if op.meter for name in (*op.meter.features, *op.meter.judged, "resolution")
+)
 FEATURES = _OF_TASKS | set(served.FEATURES)
 TIERS_MAX = 8
 VARIANTS_MAX = 64

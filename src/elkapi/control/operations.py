@@ -123,6 +123,7 @@ def _submit(operation: Operation) -> list[str]:
         length = ", ".join(f"`{path}`" for path in meter.seconds)
         rows.append(("length", f"{length}; {meter.seconds_default:g} s by default"))
     rows += [(f"feature `{name}`", _found_at(paths)) for name, paths in meter.features.items()]
+    rows += [(f"feature `{name}`", "`true` or `false`, by the whole request") for name in meter.judged]
     if task.callback:
         rows.append(("callback", f"`{task.callback}`, in the {task.notice} format"))
     if operation.neutral:

@@ -51,6 +51,8 @@ def bound(meter: Meter, body: Mapping[str, Any]) -> tuple[Usage, dict[str, str]]
     if meter.unit == "token":
         if meter.tokens_max is None:
             raise ValueError("a meter in tokens needs tokens_max")
+        if meter.input_s is not None:
+            each_ms += math.ceil(meter.input_s(body) * 1000)
         return Usage(output_tokens=meter.tokens_max(features, each_ms) * count, calls=count), features
     return _lasting(meter, each_ms * count, count), features
 
@@ -123,6 +125,18 @@ def at_least(features: Mapping[str, str], resolution: str | None) -> dict[str, s
     return {**features, RESOLUTION: resolution}
 
 
+def as_told(meter: Meter, features: Mapping[str, str], reply: Any) -> dict[str, str]:
+    """The features with the resolution that the provider says it made, where it is below the known one: the sides of a
+    square or upright picture can look like those of a higher resolution.
+    """
+    told = first(meter.resolution_told, reply) if meter.resolution_told else None
+    word = _resolution(told.lower()) if isinstance(told, str) else None
+    known = features.get(RESOLUTION)
+    if word is None or known not in _ORDER or _ORDER.index(word) >= _ORDER.index(known):
+        return dict(features)
+    return {**features, RESOLUTION: word}
+
+
 def _with_resolution(meter: Meter, features: Mapping[str, str], files: list[TaskAsset]) -> dict[str, str]:
     """The features with the files' resolution, if the meter uses one and the files' is below the known one."""
     known = features.get(RESOLUTION)
@@ -144,6 +158,7 @@ def _features(meter: Meter, body: Mapping[str, Any]) -> dict[str, str]:
             value = next((place[1:] for place in places if place.startswith("=")), None)
         if value is not None:
             found[name] = _word(value, paths[0] if paths else name)
+    found |= {name: "true" if judge(body) else "false" for name, judge in meter.judged.items()}
     return _with_asked_resolution(found)
 
 

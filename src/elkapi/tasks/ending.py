@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.operation import Family, Operation
-from elkapi.pricing.media import measured
+from elkapi.pricing.media import as_told, measured
 from elkapi.pricing.meter import is_possible
 from elkapi.pricing.price import amount_nano, priced_for
 from elkapi.tasks import machine, record
@@ -42,6 +42,7 @@ def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets
         usage = said
     elif operation.meter.unit == "token":
         flags = ("usage_missing",)
+    features = as_told(operation.meter, features, reply)
     price = priced_for(asked.price, features)
     cost = amount_nano(price, usage, asked.ratio_micro)
     charge = min(cost, asked.held_nano)

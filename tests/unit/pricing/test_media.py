@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elkapi.catalog.families import kling, runway
+from elkapi.catalog.families import ark, kling, runway
 from elkapi.catalog.task import Meter
 from elkapi.errors import BadRequest
 from elkapi.money import format_usd, parse_ratio
@@ -143,6 +143,46 @@ def test_tokens_are_bounded_by_the_meters_own_function() -> None:
     assert measured(meter, asked, features, (_file(duration_ms=60_000),)) == (asked, features)
     with pytest.raises(ValueError, match="tokens_max"):
         bound(Meter(unit="token"), {})
+
+
+_TEXT, _FILM = {"type": "text", "text": "a dog"}, {"type": "video_url", "video_url": {"url": "https://a.test/b.mp4"}}
+_SEEDANCE = {"model": "doubao-seedance-2-0-260128", "content": [_TEXT], "duration": 5, "resolution": "720p"}
+
+
+def _seedance(**asked: Any) -> tuple[int, dict[str, str]]:
+    (meter,) = [one.meter for one in ark.FAMILY.operations if one.id == "seedance.submit"]
+    assert meter is not None
+    usage, features = bound(meter, _SEEDANCE | asked)
+    return usage.output_tokens, features
+
+
+@pytest.mark.parametrize(
+    ("asked", "width", "height", "input_s", "seconds"),
+    [
+        ({}, 1280, 720, 0, 5),
+        ({"resolution": "4k"}, 3326, 2494, 0, 5),
+        # What a caller refers to counts as well: at most 15 seconds of videos, 30 from Seedance 2.5 on.
+        ({"content": [_TEXT, _FILM]}, 1470, 630, 15, 5),
+        ({"model": "doubao-seedance-2-5-260628", "content": [_FILM]}, 1470, 630, 30, 5),
+        # The length that the model chooses is at most as long.
+        ({"duration": -1}, 1280, 720, 0, 15),
+        ({"model": "doubao-seedance-2-5-260628", "duration": -1}, 1280, 720, 0, 30),
+        ({"model": "ep-20261201-abcde", "duration": None, "content": [_FILM]}, 1280, 720, 30, 30),
+    ],
+)
+def test_seedances_tokens_are_bounded_with_the_videos_that_a_task_refers_to(
+    asked: dict[str, Any], width: int, height: int, input_s: int, seconds: int
+) -> None:
+    tokens = width * height * ((input_s + seconds) * 24 + 1) // 1024
+    assert tokens <= _seedance(**asked)[0] < 2 * tokens
+
+
+def test_seedances_price_may_depend_on_whether_a_video_is_referred_to() -> None:
+    assert _seedance()[1]["video_input"] == "false"
+    for item in (_FILM, {"Type": "video_url", "Video_URL": {"url": "https://a.test/b.mp4"}}):
+        assert _seedance(content=[_TEXT, item])[1]["video_input"] == "true"
+    assert _seedance(content=None, Content=[_FILM])[1]["video_input"] == "true"
+    assert _seedance(content=[_TEXT, {"type": "video_url", "video_url": None}, 7])[1]["video_input"] == "false"
 
 
 def test_a_length_is_bounded_by_all_of_its_last_millisecond() -> None:

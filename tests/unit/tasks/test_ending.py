@@ -94,6 +94,41 @@ def test_a_file_of_a_lower_resolution_than_asked_is_paid_by_the_rates_of_what_it
     assert ending.cost_at_once(as_small).charge_nano == asked.upper.output_tokens
 
 
+@pytest.mark.parametrize(("told", "charged"), [("480p", 2), ("720P", 1), ("4k", 1), (None, 1), (7, 1), ("adaptive", 1)])
+def test_a_square_file_is_paid_by_the_resolution_that_its_provider_says_it_has(told: object, charged: int) -> None:
+    """960 x 960 is 720p with a ratio of 1:1, and by its sides 1080p."""
+    asked = task().asked
+    small = Variant(when={"resolution": ("480p",)}, output_nano_per_1m=2 * 10**6)
+    plain = Variant(when={"resolution": ("720p", "1080p")}, output_nano_per_1m=10**6)
+    asked = msgspec.structs.replace(
+        asked,
+        price=msgspec.structs.replace(asked.price, variants=(small, plain)),
+        features={**asked.features, "resolution": "720p"},
+    )
+    square = film(duration_ms=5000, width=960, height=960)
+    said = {"usage": {"completion_tokens": 40_000}, "resolution": told}
+    made = Task(cast(Any, None), asked, Told())
+    assert ending.cost_of(made, SUBMIT, CATALOG.families["seedance"], said, (square,)).charge_nano == charged * 40_000
+
+
+def test_tokens_of_a_video_that_a_task_refers_to_are_charged_at_their_own_price() -> None:
+    body: dict[str, Any] = {"model": "doubao-seedance-2-0-260128", "duration": 5, "resolution": "720p"}
+    body["content"] = [{"type": "video_url", "video_url": {"url": "https://a.test/b.mp4"}, "role": "reference_video"}]
+    assert SUBMIT.meter is not None
+    upper, features = bound(SUBMIT.meter, body)
+    rate = Variant(when={"video_input": ("true",)}, output_nano_per_1m=600)
+    price = msgspec.structs.replace(task().asked.price, variants=(rate,))
+    held = upper.output_tokens * 600 // 10**6
+    asked = msgspec.structs.replace(
+        task().asked, body=body, price=price, upper=upper, features=features, held_nano=held
+    )
+    # Twelve seconds of the caller's, five of the result: 1280 x 720 x 17 x 24 / 1024.
+    said = {"usage": {"completion_tokens": 367_200}, "resolution": "720p"}
+    made = ending.cost_of(Task(cast(Any, None), asked, Told()), SUBMIT, CATALOG.families["seedance"], said, (FILM,))
+    assert (made.usage.output_tokens, made.loss_nano, made.flags) == (367_200, 0, ())
+    assert made.charge_nano == 367_200 * 600 // 10**6
+
+
 def test_g30_only_what_has_a_price_comes_to_nothing_unexpectedly() -> None:
     none, some = cost({"usage": {"completion_tokens": 0}}, FILM), cost({"usage": {"completion_tokens": 9}}, FILM)
     free = msgspec.structs.replace(none, price=msgspec.structs.replace(none.price, output_nano_per_1m=0))
