@@ -394,7 +394,7 @@ class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file of a task in our store; `source` is the provider's address, which never leaves the gateway.
 
     `url` is ours, signed and expiring, filled in when an answer is rendered. The file is kept until `expires_ns`, 0 for
-    ever.
+    ever. `beside`: it came beside the result, such as a poster, and is not billed.
     """
 
     id: bytes
@@ -407,6 +407,7 @@ class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     height: int | None = None
     duration_ms: int | None = None
     expires_ns: int = 0
+    beside: bool = False
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):

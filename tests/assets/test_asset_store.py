@@ -112,6 +112,8 @@ async def test_what_is_too_long_or_no_file_leaves_nothing(store: AssetStore, tmp
         await store.put("a/b", chunked(b"<html>not found</html>"), MIB)
     with pytest.raises(WrongType):
         await store.put("a/b", chunked(b""), MIB)
+    with pytest.raises(WrongType, match="it is no image"):
+        await store.put("a/b", chunked(LARGE), len(LARGE), "image")
     assert await locations(store) == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -15,7 +15,7 @@ from elkapi.roles import WorkerOrder
 from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks.results import AssetCopier
 from tests.assets import media
-from tests.tasks.conftest import Tasks
+from tests.tasks.conftest import MODEL, Tasks
 from tests.tasks.provider import Provider
 from tests.tasks.test_rows import AT_ONCE, Caller, serving
 from tests.waiting import until
@@ -61,6 +61,55 @@ async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
     async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
         await tasks.until("succeeded")
     assert tasks.gate.books().loss_nano == 0
+
+
+async def test_a_poster_that_is_the_video_once_more_is_neither_kept_nor_charged(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from gateways that know no `variant` of a video's content."""
+    video = {"id": "v1", "object": "video", "seconds": "8", "size": "1280x720", "created_at": 1}
+
+    def answer(self: Provider, method: str, path: str, body: object) -> object:
+        if "/content" in path:
+            return 200, media.mp4(4000, 1280, 720)
+        return 200, {**video, "status": "queued" if method == "POST" else "completed"}
+
+    monkeypatch.setattr(Provider, "answer", answer)
+    await tasks.gate.channel(tasks.upstream.origin, ("sora-2",), family="new-api")
+    await tasks.gate.price("sora-2", per_second_usd="0.10")
+    asked = {"model": "sora-2", "prompt": "a dog", "seconds": "8", "size": "1280x720"}
+    task_id = (await tasks.call("POST", "/v1/videos", asked)).json()["id"]
+    order = WorkerOrder(settings=tasks.gate.plane.settings)
+    async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
+        await tasks.until("succeeded")
+    assert [one["type"] for one in (await tasks.call("GET", f"/v1/tasks/{task_id}")).json()["output"]] == ["video"]
+    books = tasks.gate.books()
+    assert (books.charged_nano, books.loss_nano) == (parse_usd("0.40"), 0)
+
+
+async def test_a_copy_with_a_watermark_is_at_our_address_too_and_costs_nothing(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, film = Provider.answer, media.mp4(5000, 1280, 720)
+    monkeypatch.setattr(
+        Provider, "answer", lambda self, *asked: (200, film) if "/files/" in asked[1] else answer(self, *asked)
+    )
+    await tasks.gate.price(MODEL, per_second_usd="0.01")
+    asked = {"model_name": MODEL, "prompt": "a dog", "duration": "10", "watermark_info": {"enabled": True}}
+    task_id = (await tasks.submit(asked)).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    (video,) = tasks.upstream.tasks[task_id]["task_result"]["videos"]
+    video["watermark_url"] = f"{tasks.upstream.origin}/files/marked.mp4"
+    order = WorkerOrder(settings=tasks.gate.plane.settings)
+    async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
+        await tasks.until("succeeded")
+    shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()["data"]
+    (video,) = shown["task_result"]["videos"]
+    assert video["url"] != video["watermark_url"]
+    assert (await tasks.gate.http.get(video["watermark_url"])).content == film
+    assert tasks.upstream.origin not in str(shown)
+    books = tasks.gate.books()
+    assert (books.charged_nano, books.loss_nano) == (parse_usd("0.05"), 0)
 
 
 async def test_a_store_that_fails_ends_no_task_and_is_told_to_the_operator(

@@ -22,6 +22,7 @@ import msgspec
 
 from elkapi.assets.kinds import HEAD_BYTES, FileKind, kind_of
 from elkapi.settings import Settings
+from elkapi.types import AssetKind
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore
@@ -78,8 +79,10 @@ class AssetStore:
         """Created on first use, so that a worker that serves no file does not load the library."""
         return self._make()
 
-    async def put(self, location: str, chunks: AsyncIterable[bytes], bytes_max: int) -> Stored:
-        """Store a file of at most `bytes_max`.
+    async def put(
+        self, location: str, chunks: AsyncIterable[bytes], bytes_max: int, only: AssetKind | None = None
+    ) -> Stored:
+        """Store a file of at most `bytes_max`, and of one kind if `only` names it.
 
         Raises TooLarge, WrongType, StoreFailed, and what `chunks` raises. After an exception or cancellation, nothing
         is at `location`.
@@ -88,6 +91,8 @@ class AssetStore:
         first = await anext(source, b"")
         if (kind := kind_of(first[:HEAD_BYTES])) is None:
             raise WrongType("it is no video, image, audio or 3D file that we know")
+        if only is not None and kind.kind != only:
+            raise WrongType(f"it is no {only}")
         digest, size = hashlib.sha256(), 0
         async with self._uploading(location) as upload:
             piece = first

@@ -80,6 +80,7 @@ def measured(
     which the provider should report, are bounded by what the files can have taken.
     """
     kind = "image" if meter.unit == "image" else "audio" if meter.sound else "video"
+    assets = tuple(asset for asset in assets if not asset.beside)
     files = [asset for asset in assets if asset.kind == kind]
     if not files and kind != "image":
         # Speech is metered by its seconds as well, and the speech of a film may come as a film.

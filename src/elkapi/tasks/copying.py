@@ -6,6 +6,8 @@ import asyncio
 from collections import defaultdict
 from urllib.parse import urlsplit
 
+import msgspec
+
 from elkapi.catalog.jsonpath import first
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.task import Made
@@ -64,7 +66,8 @@ class Copies:
         for number, (made, value) in enumerate(reading.made):
             try:
                 request, source = await self._download(operation, account, made, value)
-                copied.append(await self._parts.copier.copy(task, number, made, request, source))
+                asset = await self._parts.copier.copy(task, number, made, request, source)
+                copied.append(msgspec.structs.replace(asset, beside=True) if made.optional else asset)
             except CopyFailed:
                 if not made.optional:
                     raise

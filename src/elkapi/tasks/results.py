@@ -60,15 +60,20 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 async def fetched(
-    client: UpstreamClient, store: AssetStore, location: str, request: UpstreamRequest, bytes_max: int
+    client: UpstreamClient,
+    store: AssetStore,
+    location: str,
+    request: UpstreamRequest,
+    bytes_max: int,
+    only: AssetKind | None = None,
 ) -> Fetched:
-    """Copy the answer to a GET, following redirects, to `location`. Raises NotCopied; a cancelled copy leaves
-    nothing."""
+    """Copy the answer to a GET, following redirects, to `location`, if it is of the kind `only`, None for any. Raises
+    NotCopied; a cancelled copy leaves nothing."""
     try:
         reply = await client.send(request)
         try:
             reply = await follow(client, reply, request)
-            stored = await store.put(location, _body(reply, bytes_max), bytes_max)
+            stored = await store.put(location, _body(reply, bytes_max), bytes_max, only)
         finally:
             await reply.aclose()
         try:
@@ -136,7 +141,9 @@ class AssetCopier:
                 return before.shown(source)
             asset_id = asset_id_of(task.row.id, number)
             location = f"{asset_id[:1].hex()}/{asset_id.hex()}-{os.urandom(4).hex()}"
-            found = await fetched(self._client, self._store, location, request, self._bytes_max())
+            # Some gateways know no variants of a content: what they send as its poster is the video once more.
+            only = made.kind if made.optional else None
+            found = await fetched(self._client, self._store, location, request, self._bytes_max(), only)
             row = self._row(task, number, made, location, asset_id, found)
             kept = await asyncio.to_thread(self._add, row)
         except Unavailable as failure:

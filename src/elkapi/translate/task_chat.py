@@ -121,7 +121,8 @@ def _line(view: TaskView) -> str:
 
 def _links(view: TaskView) -> str:
     """One link per line, the video last, since clients use the last link."""
-    assets = sorted((asset for asset in view.assets if asset.url), key=lambda asset: asset.kind == "video")
+    linked = [asset for asset in view.assets if asset.url]
+    assets = sorted(linked, key=lambda asset: asset.kind == "video" and not asset.beside)
     return "".join(f"\n[{asset.kind}]({asset.url})" for asset in assets)
 
 

@@ -218,6 +218,13 @@ def test_files_are_counted_and_posters_are_not() -> None:
     assert measured(SECONDS, asked, features, made)[0] == Usage(video_ms=5000, calls=1)
     assert measured(SECONDS, asked, features, (_file("image"),))[0] == asked
     assert measured(SECONDS, asked, features, (_file("audio", duration_ms=7000),))[0] == Usage(video_ms=7000, calls=1)
+    # Neither is what came beside a result, such as the same video with a watermark.
+    beside = _file(duration_ms=5040, width=8, height=8, beside=True)
+    sized = msgspec.structs.replace(SECONDS, features={"resolution": ("resolution", "=720p")})
+    assert measured(sized, asked, {"resolution": "720p"}, (*made, beside)) == (
+        Usage(video_ms=5000, calls=1),
+        {"resolution": "720p"},
+    )
     asked, features = bound(PICTURES, {"n": 4})
     assert measured(PICTURES, asked, features, (_file("image"),) * 3)[0] == Usage(images=3, calls=3)
 

@@ -65,6 +65,13 @@ def test_a_whole_answer_ends_with_the_link_of_the_video() -> None:
     }
 
 
+def test_what_came_beside_the_video_is_never_the_last_link() -> None:
+    marked = msgspec.structs.replace(VIDEO, id=b"c" * 16, url="https://gateway.test/v1/assets/c/w.mp4", beside=True)
+    view = msgspec.structs.replace(DONE_VIEW, assets=(VIDEO, POSTER, marked))
+    said = whole(view, "chatcmpl-1", "a kite")["choices"][0]["message"]["content"]
+    assert re.findall(r"\((https?://[^)]+)\)", said) == [POSTER.url, marked.url, URL]
+
+
 def test_a_stream_says_each_step_once_and_closes() -> None:
     telling = Telling("chatcmpl-1", "a kite")
     raw = telling.told(BEGUN)

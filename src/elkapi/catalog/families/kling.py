@@ -22,7 +22,13 @@ VIDEO = TaskSpec(
         "succeed": State.SUCCEEDED,
         "failed": State.FAILED,
     },
-    made=(Made("data.task_result.videos[*].url"), Made("data.task_result.images[*].url", "image")),
+    made=(
+        Made("data.task_result.videos[*].url"),
+        Made("data.task_result.images[*].url", "image"),
+        # The same with a watermark, where `watermark_info` asks for it.
+        Made("data.task_result.videos[*].watermark_url", optional=True),
+        Made("data.task_result.images[*].watermark_url", "image", optional=True),
+    ),
     error=("data.task_status_msg",),
     fetch="GET {submit}/{id}",
     refs=("data.task_result.videos[*].id",),
