@@ -55,8 +55,9 @@ class Verdict(msgspec.Struct, frozen=True):
 ACCEPT = Verdict("accept", "ok", "complete")
 
 
-# A proxy of the provider timed out: what a submit requested may still be in progress.
-_UNSURE_STATUSES = frozenset({408, 502, 504})
+# A proxy of the provider timed out, or got no answer that it could read (520 and 524 are Cloudflare's): what a submit
+# requested may still be in progress.
+_UNSURE_STATUSES = frozenset({408, 502, 504, 520, 524})
 
 
 def on_failure(code: str, sent: bool, stale: bool = False, before: Collection[str] = ()) -> Verdict:

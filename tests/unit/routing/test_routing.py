@@ -286,13 +286,13 @@ def test_a_busy_channel_was_not_asked_and_a_reply_that_is_no_answer_may_be_bille
     assert (empty.action, empty.outcome, empty.fate, empty.cool) == ("next", "empty", "unknown", "channel")
 
 
-@pytest.mark.parametrize("status", [408, 502, 504])
+@pytest.mark.parametrize("status", [408, 502, 504, 520, 524])
 def test_nobody_else_is_asked_after_a_submit_of_unknown_fate(status: int) -> None:
     verdict = on_submit_status(status)
     assert (verdict.action, verdict.fate, verdict.cool) == ("fail", "unknown", "channel")
 
 
-@pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500, 503])
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500, 503, 521, 525])
 def test_a_submit_refused_for_sure_is_judged_like_any_other_call(status: int) -> None:
     assert on_submit_status(status, 7.0) == on_status(status, 7.0)
 
