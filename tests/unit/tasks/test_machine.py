@@ -140,6 +140,21 @@ def test_what_was_made_is_addresses_and_without_one_that_counts_it_is_a_failure(
         ("kling", {"code": 1301, "message": "unsafe"}, False, ("unsafe", "1301", False, False)),
         ("kling", {"code": 5000}, False, ("The provider refused the request.", "5000", True, False)),
         ("kling", {"code": 1302}, False, ("The provider refused the request.", "1302", True, True)),
+        # An account that is at fault is not the caller's.
+        *(
+            ("kling", {"code": code, "message": "no"}, False, ("no", str(code), True, False))
+            for code in (1000, 1004, 1100, 1103, 1304)
+        ),
+        *(
+            ("minimax", {"base_resp": {"status_code": code, "status_msg": "no"}}, False, ("no", str(code), True, busy))
+            for code, busy in ((1024, False), (1033, False), (2056, False), (1041, True), (2045, True))
+        ),
+        (
+            "minimax",
+            {"base_resp": {"status_code": 2013}},
+            False,
+            ("The provider refused the request.", "2013", False, False),
+        ),
         # Python takes false for 0 as well.
         ("kling", {"code": False}, False, ("The provider refused the request.", "False", False, False)),
         (

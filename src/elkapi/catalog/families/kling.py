@@ -101,7 +101,8 @@ FAMILY = Family(
         path="code",
         good=0,
         message="message",
-        elsewhere=frozenset({1101, 1102, 5000, 5001, 5002}),
+        # The operator's key, account or address (1000 to 1004, 1100 to 1103, 1304), and Kling's own faults.
+        elsewhere=frozenset({*range(1000, 1005), *range(1100, 1104), 1304, 5000, 5001, 5002}),
         busy=frozenset({1302, 1303}),
     ),
     hooks=Hooks(prepare=_prepare, show=_shown),

@@ -56,8 +56,10 @@ FAMILY = Family(
         path="base_resp.status_code",
         good=0,
         message="base_resp.status_msg",
-        elsewhere=frozenset({1000, 1001, 1004, 1008, 2049}),
-        busy=frozenset({1002}),
+        # 2056: the plan's usage of these hours is used up.
+        elsewhere=frozenset({1000, 1001, 1004, 1008, 1024, 1033, 2049, 2056}),
+        # Calls per minute, connections, and how fast the calls become more.
+        busy=frozenset({1002, 1041, 2045}),
         # A fetch of a failed task has the same code, although the fetch succeeded.
         fetched=False,
     ),
