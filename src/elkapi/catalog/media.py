@@ -82,7 +82,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
             "prompt": "prompt",
             "seconds": "seconds|str",
             "size": "size|x",
-            "image": "input_reference.image_url",
+            "image": "input_reference.image_url|data-url",
         },
     ),
     "veo": VideoMap(
@@ -153,8 +153,8 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         fields={
             "model": "model",
             "prompt": "prompt",
-            "image": "first_frame_image",
-            "last_image": "last_frame_image",
+            "image": "first_frame_image|data-url",
+            "last_image": "last_frame_image|data-url",
             "seconds": "duration|int",
             "resolution": "resolution|capital",
         },
@@ -236,7 +236,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
             "model": "model",
             "prompt": "promptText",
             "negative_prompt": "negativePrompt",
-            "image": "promptImage",
+            "image": "promptImage|data-url",
             "size": "ratio|size-colon",
             "seconds": "duration|int",
             "seed": "seed|int",

@@ -13,6 +13,7 @@ import msgspec
 from elkapi.catalog.jsonpath import first, put
 from elkapi.catalog.media import MEANING, VIDEO_MAPS, VideoMap
 from elkapi.errors import BadRequest
+from elkapi.translate.ir import image_type
 from elkapi.translate.media import AUTO, MediaAsk
 
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.+)", re.DOTALL)
@@ -141,11 +142,17 @@ def is_address(value: str) -> bool:
     return value.startswith(("https://", "http://"))
 
 
+def _data_url(value: str) -> str:
+    """An image in raw base64 as a data URL; anything else as it is."""
+    kind = image_type(value, None)
+    return value if kind is None else f"data:{kind};base64,{value}"
+
+
 def _google(value: str) -> dict[str, str]:
     if is_address(value):
         # A placeholder until it is fetched: see `VideoMap.inline`.
         return {"uri": value}
-    hit = _DATA.fullmatch(value)
+    hit = _DATA.fullmatch(_data_url(value))
     if hit is None:
         message = "Images for this model must be URLs (https://...) or data URLs (data:image/png;base64,...)."
         raise ValueError(message)
@@ -157,7 +164,7 @@ def _google(value: str) -> dict[str, str]:
 
 
 def _ark(kind: str, role: str) -> Callable[[str], dict[str, Any]]:
-    return lambda value: {"type": kind, kind: {"url": value}, "role": role}
+    return lambda value: {"type": kind, kind: {"url": _data_url(value)}, "role": role}
 
 
 # Each raises ValueError for a value that it cannot write.
@@ -173,12 +180,13 @@ SPELLINGS: dict[str, Callable[[Any], Any]] = {
     "capital": lambda value: str(value).upper(),
     "on-off": lambda value: "on" if value else "off",
     "raw-base64": lambda value: value.partition(",")[2] if value.startswith("data:") else value,
+    "data-url": _data_url,
     "google": _google,
     "google-asset": lambda value: {"image": _google(value), "referenceType": "asset"},
     "luma": lambda value: {"type": "image", "url": value},
     "pika": lambda value: value.removeprefix("pika-"),
     "ark-text": lambda value: {"type": "text", "text": value},
-    "ark-image": lambda value: {"type": "image_url", "image_url": {"url": value}},
+    "ark-image": lambda value: {"type": "image_url", "image_url": {"url": _data_url(value)}},
     "ark-first": _ark("image_url", "first_frame"),
     "ark-last": _ark("image_url", "last_frame"),
     "ark-video": _ark("video_url", "reference_video"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.catalog import CATALOG
+from elkapi.catalog.jsonpath import first
 from elkapi.catalog.media import MEANING, VIDEO_MAPS
 from elkapi.errors import BadRequest
 from elkapi.translate.media import MediaAsk, read, read_messages
@@ -35,6 +36,29 @@ def test_every_map_names_operations_and_spellings_that_exist() -> None:
     for plan in VIDEO_MAPS.values():
         assert {one for one in (plan.text, plan.image, plan.video) if one} <= known
         assert {place.partition("|")[2] for place in plan.fields.values()} <= SPELLINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("wire", "place", "raw"),
+    [
+        ("veo", "instances[0].image.bytesBase64Encoded", True),
+        ("ark-video", "content[0].image_url.url", False),
+        ("kling", "image", True),
+        ("minimax-video", "first_frame_image", False),
+        ("videos", "input_reference.image_url", False),
+        ("runway", "promptImage", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("given_as", "kind"), [("iVBORw0KGgoAAAANSUhEUg==", "png"), ("/9j/4AAQSkZJRgABAQAAAQ==", "jpeg")]
+)
+def test_raw_base64_reaches_every_provider_as_it_takes_it(
+    wire: str, place: str, raw: bool, given_as: str, kind: str
+) -> None:
+    _, body = crossed("unified", {"prompt": "p", "images": [given_as]}, wire)
+    assert first(place, body) == (given_as if raw else f"data:image/{kind};base64,{given_as}")
+    if wire == "veo":
+        assert body["instances"][0]["image"]["mimeType"] == f"image/{kind}"
 
 
 def test_seedance_metadata_is_merged_and_the_prompt_comes_last() -> None:
