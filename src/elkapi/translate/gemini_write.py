@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.catalog.jsonpath import first_of
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.claude import JSON_INSTRUCTION, schema_told
@@ -381,8 +382,9 @@ def _settings(request: ChatRequest, profile: Profile, output: _Wire) -> _Wire:
     modalities = request.extra.get("modalities") if request.dialect == "chat" else None
     if isinstance(modalities, list) and "image" in modalities:
         settings["responseModalities"] = [word.upper() for word in ("text", "image") if word in modalities]
-    # OpenRouter's field for the images of chat completions.
-    pictures = request.extra.get("image_config") if request.dialect == "chat" else None
+    # OpenRouter's field for the images of chat completions, or where clients of new-api put it.
+    places = ("image_config", "extra_body.google.image_config") if request.dialect == "chat" else ()
+    pictures = first_of(places, request.extra)
     if isinstance(pictures, dict) and (
         known := {theirs: pictures[ours] for ours, theirs in _PICTURES if ours in pictures}
     ):

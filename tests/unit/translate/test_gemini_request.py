@@ -609,8 +609,9 @@ def test_vertex_is_told_a_type_for_every_image_by_url() -> None:
     ],
 )
 def test_the_shape_of_an_image_that_a_chat_asks_for_is_told(config: Any, written: dict[str, Any] | None) -> None:
-    request = _chat(extra={"modalities": ["image", "text"], "image_config": config})
-    assert _write(request)["generationConfig"].get("imageConfig") == written
+    for extra in ({"image_config": config}, {"extra_body": {"google": {"image_config": config}}}):
+        request = _chat(extra={"modalities": ["image", "text"], **extra})
+        assert _write(request)["generationConfig"].get("imageConfig") == written
 
 
 @pytest.mark.parametrize(
