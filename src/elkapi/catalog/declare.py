@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
+from elkapi.catalog.jsonpath import compiled
 from elkapi.catalog.operation import Body, ModelSource, Operation, Role, Wire
 from elkapi.catalog.task import Meter, TaskSpec
 
+# No provider makes videos as long as this.
+SHOTS_S_MAX = 3600.0
 MODEL = ModelSource("body")
 ANY_MODEL = ModelSource("any")
 
@@ -16,6 +20,24 @@ ANY_MODEL = ModelSource("any")
 def at_once(id: str) -> TaskSpec:
     """The task of a submit whose answer is complete; `id` is the path of the result's id at the provider."""
     return TaskSpec(id=id, state="", states={}, made=(), fetch="", at_once=True)
+
+
+def lasting(path: str) -> Callable[[Mapping[str, Any]], float]:
+    """For `Meter.frames_s`: how long the shots together last whose durations are at `path`, as numbers or text."""
+
+    def lasts_s(body: Mapping[str, Any]) -> float:
+        return min(sum(map(_seconds, compiled(path)(body))), SHOTS_S_MAX)
+
+    return lasts_s
+
+
+def _seconds(value: Any) -> float:
+    """The seconds of one shot, 0 for what is no duration, which its provider refuses."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return seconds if 0 < seconds < SHOTS_S_MAX else 0.0
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True):

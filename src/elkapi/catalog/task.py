@@ -100,12 +100,13 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     `seconds` are the paths of the duration in the request (first found; numbers, "5", "5s"), `seconds_default` applies
     if there is none. `count` is the path of the number of results. `features` map each feature that price variants
     depend on to its paths; the last entry may be "=word", the provider's default. `judged` are further features, "true"
-    or "false" by a function of the request. `frames_s` returns the duration in seconds of a request that counts frames
-    or leaves the duration to the model, 0 if it has none; the longer of both durations is held. `input_s` returns the
-    most seconds of the caller's own videos that are billed besides the result, in tokens. `tokens_max` bounds the
-    tokens of token-metered tasks from the features and the duration in milliseconds. `extends`: the file is an earlier
-    video plus the addition, so its duration does not measure the result. `sound`: the seconds are of audio, which may
-    have its own price. `resolution_told` is the path of the resolution in the answer about a finished task.
+    or "false" by a function of the request. `frames_s` returns a duration in seconds that a request states otherwise
+    (by its frames or its shots) or leaves to the model, 0 if it has none; the longer of both durations is held.
+    `input_s` returns the most seconds of the caller's own videos that are billed besides the result, in tokens.
+    `tokens_max` bounds the tokens of token-metered tasks from the features and the duration in milliseconds. `extends`:
+    the file is an earlier video plus the addition, so its duration does not measure the result. `sound`: the seconds
+    are of audio, which may have its own price. `resolution_told` is the path of the resolution in the answer about a
+    finished task.
     """
 
     unit: Literal["second", "image", "call", "token"] = "call"

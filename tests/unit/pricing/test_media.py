@@ -194,6 +194,26 @@ def test_a_length_is_bounded_by_all_of_its_last_millisecond() -> None:
     assert [bound(framed, {"duration": 5, "frames": frames})[0].video_ms for frames in (24, 121)] == [5000, 5042]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "held_ms"),
+    [
+        (["3", "9"], 12_000),
+        ([3, 1.5], 5000),
+        ([1e308, 1e308], 5000),
+        ([None, [], "x", "nan", "1e5", True], 5000),
+    ],
+)
+def test_shots_that_last_longer_together_than_the_length_asked_for_are_held(lengths: list[Any], held_ms: int) -> None:
+    shots = [{"prompt": "a dog", "duration": length} for length in lengths]
+    for family, name, body in (
+        (kling, "kling.image-to-video", {"multi_prompt": shots}),
+        (runway, "runway.text-to-video", {"duration": 5, "providerSettings": {"multiPrompt": shots}}),
+    ):
+        (meter,) = [one.meter for one in family.FAMILY.operations if one.id == name]
+        assert meter is not None
+        assert bound(meter, body)[0].video_ms == held_ms
+
+
 @pytest.mark.parametrize("extends", [True, False])
 def test_an_extension_costs_what_it_adds_however_long_its_file_is(extends: bool) -> None:
     meter = Meter(unit="second", seconds=("duration",), extends=extends)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.declare import Tasks
+from elkapi.catalog.declare import Tasks, lasting
 from elkapi.catalog.jsonpath import first
 from elkapi.catalog.jsontexts import with_texts
 from elkapi.catalog.operation import Family, Hooks, ModelSource
@@ -43,7 +43,12 @@ _FEATURES: dict[str, tuple[str, ...]] = {
     "duration": ("duration", "input.duration", "=5"),
 }
 _SOUND: dict[str, tuple[str, ...]] = {"sound": ("sound", "=off")}
-_VIDEO = Meter(unit="call", seconds=("duration", "input.duration"), features=_FEATURES | _SOUND)
+_VIDEO = Meter(
+    unit="call",
+    seconds=("duration", "input.duration"),
+    features=_FEATURES | _SOUND,
+    frames_s=lasting("multi_prompt[*].duration"),
+)
 _EFFECTS = msgspec.structs.replace(_VIDEO, features=_FEATURES | {"effect": ("effect_scene",)})
 _IMAGE = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
 _LIST = Listing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.catalog.declare import ANY_MODEL, Tasks
+from elkapi.catalog.declare import ANY_MODEL, Tasks, lasting
 from elkapi.catalog.operation import Family
 from elkapi.catalog.task import Made, Meter, TaskSpec
 from elkapi.types import State
@@ -38,8 +38,9 @@ _FEATURES: dict[str, tuple[str, ...]] = {
     "resolution": ("resolution",),
     "audio": ("audio", "=false"),
 }
+_shots_s = lasting("providerSettings.multiPrompt[*].duration")
 # Without a duration (or with "auto"), hold the longest that a model may choose; the result is charged.
-_SECONDS = Meter(unit="second", seconds=("duration",), seconds_default=15.0, features=_FEATURES)
+_SECONDS = Meter(unit="second", seconds=("duration",), seconds_default=15.0, features=_FEATURES, frames_s=_shots_s)
 # As long as the source video or speech: the provider accepts up to 30 seconds of video.
 _AS_LONG = msgspec.structs.replace(_SECONDS, seconds_default=30.0)
 _VOICE = msgspec.structs.replace(_AS_LONG, sound=True)
