@@ -133,7 +133,7 @@ def asked_in_chat(plane: Places, request: Request, ask: MediaAsk) -> Asked:
 def _can_remix(earlier: Task, request: Request, ask: MediaAsk) -> bool:
     row = earlier.row
     its_own = (row.wire, row.model, row.state) == ("videos", request.model, State.SUCCEEDED.value)
-    return its_own and not ask.image and ask.seconds is None
+    return its_own and not ask.image and not ask.video and ask.seconds is None
 
 
 async def _told(plane: DataPlane, call: Call, task: Task, telling: Telling) -> None:

@@ -138,7 +138,7 @@ def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
 
 
 def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
-    """The request in the last user message of a chat: its text, with inline switches, and its images in order.
+    """The request in the last user message of a chat: its text, with inline switches, its images in order, its video.
 
     Raises BadRequest naming the field.
     """
@@ -153,10 +153,14 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
     if not isinstance(parts, list):
         raise BadRequest("`content` is missing from the last user message.", param="messages")
     texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    shown = [part["image_url"] for part in parts if isinstance(part, dict) and part.get("image_url")]
-    pictures = [_url(one, "messages") for one in shown]
-    if len(pictures) > 2:
-        raise BadRequest("A video supports at most two images: the first and the last frame.", param="messages")
+    pictures, films = [[_url(one, "messages") for one in _held(parts, kind)] for kind in ("image_url", "video_url")]
+    if len(pictures) > 2 or len(films) > 1:
+        message = "A video supports at most two images, the first and the last frame, and one video."
+        raise BadRequest(message, param="messages")
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" and not (isinstance(part, dict) and (part.get("image_url") or part.get("video_url"))):
+            raise BadRequest(f"A video cannot be made from a part of type {str(kind)[:64]!r}.", param="messages")
     text = "\n".join(text for text in texts if isinstance(text, str))
     said: dict[str, Any] = {name: value for hit in _SWITCH.finditer(text) for name, value in _switched(hit)}
     said["prompt"] = _SWITCH.sub(lambda hit: "" if list(_switched(hit)) else hit.group(0), text).strip()
@@ -164,7 +168,15 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
         said["image"] = pictures[0]
     if len(pictures) > 1:
         said["last_image"] = pictures[1]
+    if films:
+        said["video"] = films[0]
+    if body.get("n") is not None:
+        said["n"] = body["n"]
     return _ask(said, model)
+
+
+def _held(parts: list[Any], kind: str) -> list[Any]:
+    return [part[kind] for part in parts if isinstance(part, dict) and part.get(kind)]
 
 
 def _switched(hit: re.Match[str]) -> list[tuple[str, Any]]:

@@ -188,6 +188,39 @@ def test_a_chat_has_its_switches_anywhere_and_leaves_other_texts_alone() -> None
     assert ask.extra == {"watermark": False}
 
 
+def test_a_chat_may_refer_to_a_video_and_ask_for_several() -> None:
+    film = {"type": "video_url", "video_url": {"url": "https://a.test/1.mp4"}}
+    message = {"role": "user", "content": [{"type": "text", "text": "in snow"}, film]}
+    _, body = write(read_messages({"messages": [message], "n": 1}, "m"), "ark-video")
+    assert body["content"][0] == {**film, "role": "reference_video"}
+    with pytest.raises(BadRequest) as refused_:
+        write(read_messages({"messages": [message]}, "m"), "veo")
+    assert refused_.value.param == "video"
+    plain = {"role": "user", "content": "a dog"}
+    assert write(read_messages({"messages": [plain], "n": 2}, "m"), "veo")[1]["parameters"]["sampleCount"] == 2
+    with pytest.raises(BadRequest) as refused_:
+        write(read_messages({"messages": [plain], "n": 2}, "m"), "videos")
+    assert refused_.value.param == "n"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "image", "source": {"type": "url", "url": A}},
+        {"type": "image_url", "image_url": None},
+        {},
+        "a dog",
+    ],
+)
+def test_a_part_of_a_chat_that_no_video_can_be_made_from_is_refused(part: Any) -> None:
+    content = [{"type": "text", "text": "a dog"}, part]
+    with pytest.raises(BadRequest) as refused_:
+        read_messages({"messages": [{"role": "user", "content": content}]}, "m")
+    assert refused_.value.param == "messages"
+
+
 @pytest.mark.parametrize("part", [{"url": A}, {"url": ""}, 5])
 def test_a_picture_of_a_chat_that_cannot_be_used_is_refused_and_none_is_lost(part: Any) -> None:
     content = [{"type": "image_url", "image_url": one} for one in ({"url": A}, {"url": B}, part)]
