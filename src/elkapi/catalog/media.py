@@ -35,9 +35,10 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     `base` is the initial content of every body. `models` matches the model names by which an account with several wires
     selects this one. `extra`: unknown fields of the caller are passed on. `by_image` are fields omitted because an
     image determines them, `listed` the caller's own list of parts, which precede ours. `lines` are the supported
-    resolutions: one derived from a size, but not among them, is left to the provider. `auto_seconds`: -1 lets the model
-    choose the duration. `inline`: images are accepted as bytes only, so those given by URL are fetched. `demands` are
-    fields that certain models require, with the values used if a request omits them.
+    resolutions, by the first pattern that the model's name matches: one derived from a size, but not among them, is
+    left to the provider. `auto_seconds`: -1 lets the model choose the duration. `inline`: images are accepted as bytes
+    only, so those given by URL are fetched. `demands` are fields that certain models require, with the values used if a
+    request omits them.
     """
 
     text: str
@@ -49,7 +50,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     extra: bool = True
     by_image: tuple[str, ...] = ()
     listed: str = ""
-    lines: tuple[str, ...] = ()
+    lines: Mapping[str, tuple[str, ...]] = {}
     auto_seconds: bool = False
     inline: bool = False
     demands: Mapping[str, Mapping[str, Any]] = {}
@@ -92,6 +93,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         base={"instances": [{}], "parameters": {}},
         extra=False,
         inline=True,
+        lines={"": ("720p", "1080p", "4k")},
         fields={
             "prompt": "instances[0].prompt",
             "image": "instances[0].image|google",
@@ -111,6 +113,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         models=r"seedance|^ep-",
         listed="content",
         auto_seconds=True,
+        lines={"": ("480p", "720p", "1080p", "4k")},
         base={"content": []},
         fields={
             "model": "model",
@@ -149,7 +152,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="minimax.generate",
         image="minimax.generate",
         models=r"(?i)^(minimax-hailuo|[tis]2v-01|video-01)",
-        lines=("512p", "720p", "768p", "1080p"),
+        lines={r"(?i)^([tis]2v-01|video-01)": ("720p",), "": ("512p", "768p", "1080p")},
         fields={
             "model": "model",
             "prompt": "prompt",
@@ -163,7 +166,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="luma.generate",
         image="luma.generate",
         models=r"^(ray|luma)",
-        lines=("540p", "720p", "1080p", "4k"),
+        lines={"": ("540p", "720p", "1080p", "4k")},
         fields={
             "model": "model",
             "prompt": "prompt",

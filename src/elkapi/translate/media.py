@@ -25,6 +25,7 @@ AUTO = -1
 _WHOLE_MAX = (1 << 63) - 1
 # Two numbers below this are an aspect ratio such as 16:9, not pixels.
 _PIXELS_MIN = 64
+_4K_LINES = 2160
 # The names of each neutral field in the forms; the first one found counts.
 _NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "promptText", "text"),
@@ -202,7 +203,7 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
     if width and height:
         asked = {"ratio": said["ratio"], "resolution": resolution}
         derived = frozenset(field for field, value in asked.items() if not value)
-        resolution = resolution or f"{min(width, height)}p"
+        resolution = resolution or ("4k" if min(width, height) == _4K_LINES else f"{min(width, height)}p")
     return MediaAsk(
         model=model,
         prompt=_text(said["prompt"], words["prompt"]),

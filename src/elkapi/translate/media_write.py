@@ -88,7 +88,8 @@ def _said(ask: MediaAsk, plan: VideoMap) -> list[tuple[str, Any]]:
     }
     if said.get("count") == 1 and "count" not in plan.fields:
         del said["count"]
-    if plan.lines and "resolution" in ask.derived and ask.resolution not in plan.lines:
+    lines = next((lines for pattern, lines in plan.lines.items() if re.search(pattern, ask.model)), None)
+    if lines is not None and "resolution" in ask.derived and ask.resolution not in lines:
         del said["resolution"]
     if "image" in said and "last_image" in said and "first_image" in plan.fields:
         said["first_image"] = said.pop("image")

@@ -168,6 +168,27 @@ def test_what_a_provider_cannot_carry_is_refused_by_the_callers_word_for_it(
     assert refused(form, {"prompt": "p", **said}, wire) == param
 
 
+@pytest.mark.parametrize(
+    ("wire", "model", "size", "place", "resolution"),
+    [
+        ("minimax-video", "MiniMax-Hailuo-02", "1280x720", "resolution", None),
+        ("minimax-video", "MiniMax-Hailuo-2.3", "1920x1080", "resolution", "1080P"),
+        ("minimax-video", "T2V-01", "1280x720", "resolution", "720P"),
+        ("minimax-video", "T2V-01", "1920x1080", "resolution", None),
+        ("veo", "veo-3.1-generate-preview", "1024x1792", "parameters.resolution", None),
+        ("veo", "veo-3.1-generate-preview", "3840x2160", "parameters.resolution", "4k"),
+        ("ark-video", "doubao-seedance-2-0-260128", "1024x1024", "resolution", None),
+        ("ark-video", "doubao-seedance-2-0-260128", "864x480", "resolution", "480p"),
+        ("luma", "ray-2", "2160x3840", "resolution", "4k"),
+    ],
+)
+def test_a_resolution_that_a_size_implies_is_sent_where_the_model_has_it(
+    wire: str, model: str, size: str, place: str, resolution: str | None
+) -> None:
+    _, body = crossed("unified", {"prompt": "p", "size": size}, wire, model)
+    assert first(place, body) == resolution
+
+
 def test_lines_as_a_number_are_a_resolution() -> None:
     _, body = crossed("sora-wrapped", {"prompt": "p", "resolution": 480, "duration": 5}, "ark-video")
     assert body["resolution"] == "480p"
