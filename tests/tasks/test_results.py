@@ -41,10 +41,11 @@ async def test_a_finished_task_has_its_file_at_our_address(tasks: Tasks, monkeyp
     assert (await tasks.gate.http.get(url)).content == film
 
 
+@pytest.mark.parametrize("status", [403, 400])
 async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
-    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """What it made is there, and billed: stores answer 403 to an address that was signed too long ago."""
+    """What it made is there, and billed: stores answer 403 or (Google's) 400 to an address signed too long ago."""
     monkeypatch.setattr("elkapi.tasks.polls.COPY_AGAIN_FIRST_S", 0.01)
     answer, asked_for = Provider.answer, 0
 
@@ -53,7 +54,7 @@ async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
         if "/files/" not in path:
             return answer(self, method, path, body)
         asked_for += 1
-        return (403, b"Request has expired") if asked_for == 1 else (200, media.mp4(5000, 1280, 720))
+        return (status, b"Request has expired") if asked_for == 1 else (200, media.mp4(5000, 1280, 720))
 
     monkeypatch.setattr(Provider, "answer", expiring)
     tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])

@@ -40,8 +40,8 @@ from elkapi.upstream.reply import UpstreamReply
 
 Reason = Literal["too_large", "wrong_type", "address_refused", "upstream", "store"]
 # Statuses that may be temporary; a file that is not ready is usually there a moment later, and a signed address that
-# expired while its copy waited (403 of most stores) is renewed in the next answer.
-AGAIN_STATUSES = frozenset({403, 404, 408, 409, 423, 425, 429})
+# expired while its copy waited (403 of most stores, 400 of Google's) is renewed in the next answer.
+AGAIN_STATUSES = frozenset({400, 403, 404, 408, 409, 423, 425, 429})
 
 
 class NotCopied(CopyFailed):

@@ -87,6 +87,11 @@ def spec_of(operation: str) -> TaskSpec:
 SORA, KLING, VEO = map(spec_of, ("sora.create", "kling.text-to-video", "veo.predict"))
 
 
+def test_a_task_that_new_api_knows_nothing_of_yet_is_queued() -> None:
+    reading = machine.read(SORA, {"id": "task_1", "status": "unknown", "progress": 0})
+    assert (reading.state, reading.known) == (State.QUEUED, True)
+
+
 @pytest.mark.parametrize(
     ("value", "percent"),
     [

@@ -23,6 +23,8 @@ TASK = TaskSpec(
         "in_progress": State.RUNNING,
         "completed": State.SUCCEEDED,
         "failed": State.FAILED,
+        # New-api's, of a task that it has only just begun.
+        "unknown": State.QUEUED,
     },
     made=(
         Made("id", via=_CONTENT),
