@@ -120,6 +120,24 @@ def test_openais_own_words_pass_byte_for_byte(gateways: Served) -> None:
     assert asking.call("POST", "/v1/videos", json={"prompt": "a dog", "seconds": 8}).json()["seconds"] == "8"
 
 
+def test_metadata_of_a_form_in_json_reaches_the_provider(gateways: Served) -> None:
+    """As clients of new-api send it."""
+    asking, model = Asking(gateways, "sora.create"), "doubao-seedance-1-0-pro-250528"
+    metadata = {"ratio": "9:16", "resolution": "480p", "watermark": True}
+    form = {"prompt": "a dog", "model": model, "seconds": "5", "metadata": json.dumps(metadata)}
+    reply = asking.call("POST", "/v1/videos", files={name: (None, text) for name, text in form.items()})
+    assert reply.status_code == 200, reply.text
+    kind, came = last_submit(gateways)
+    content = [{"type": "text", "text": "a dog"}]
+    assert (kind, json.loads(came)) == (
+        "application/json",
+        {"model": model, "content": content, "duration": 5, **metadata},
+    )
+    for text in ("[]", "a dog", '{"a":' + "[" * 200 + "]" * 200 + "}"):
+        parts = {name: (None, value) for name, value in (form | {"metadata": text}).items()}
+        assert asking.call("POST", "/v1/videos", files=parts).status_code == 400
+
+
 @pytest.mark.parametrize("sends", ["json", "form"])
 @pytest.mark.parametrize(
     ("said", "came"),

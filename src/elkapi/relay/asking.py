@@ -92,6 +92,7 @@ def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[s
     content_type = JSON_TYPE
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         body, sent, content_type = forms.read(sent, kind)
+        _check_depth(body)
     else:
         check_media_type(kind)
         body = decode(_object, sent)

@@ -9,6 +9,7 @@ object.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import itertools
@@ -24,7 +25,7 @@ from multipart import (  # type: ignore[import-untyped]
 )
 
 from elkapi.assets.kinds import HEAD_BYTES, kind_of
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.types import Channel
 
 _LIMITS: dict[str, Any] = {
@@ -37,6 +38,7 @@ _LIMITS: dict[str, Any] = {
 _CHARSETS = frozenset({"utf8", "utf-8", "ascii", "us-ascii"})
 # Parts that may be repeated: a first and a last image, or any number.
 _LISTS = ("input_reference", "images")
+METADATA = "metadata"
 NESTED_MAX = 8
 ANY = "application/octet-stream"
 BOUNDARY_CHARS = 40
@@ -183,9 +185,18 @@ def _put(found: dict[str, Any], part: Part) -> None:
 
 def _value(part: Part) -> Any:
     if not part.is_file:
-        return part.plain
+        return _metadata(part) if part.name == METADATA else part.plain
     url = f"data:{part.content_type or ANY};base64,{base64.b64encode(part.content).decode()}"
     return {"image_url": url} if part.name == "input_reference" else url
+
+
+def _metadata(part: Part) -> Any:
+    """Its members where it is an object in JSON, as clients of new-api send it; else its text."""
+    with contextlib.suppress(*NOT_JSON):
+        decoded = msgspec.json.decode(part.content)
+        if isinstance(decoded, dict):
+            return decoded
+    return part.plain
 
 
 def _holder(found: dict[str, Any], name: str, steps: list[str]) -> Any:

@@ -57,6 +57,20 @@ def test_what_could_be_read_two_ways_is_refused(names: tuple[str, ...]) -> None:
         read(*((name, "x") for name in names))
 
 
+@pytest.mark.parametrize(
+    ("text", "member"),
+    [
+        ('{"ratio": "16:9", "content": []}', {"ratio": "16:9", "content": []}),
+        ("[1]", "[1]"),
+        ('{"ratio": ', '{"ratio": '),
+        ("a dog", "a dog"),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_metadata_may_be_an_object_in_json(text: str, member: object) -> None:
+    assert read(("metadata", text), ("prompt", text)) == {"metadata": member, "prompt": text}
+
+
 def test_a_file_is_a_data_url_named_by_its_first_bytes_where_it_says_nothing() -> None:
     body, kind = form(("prompt", "é"), ("video", ("a.mp4", FILM, "application/octet-stream")))
     members, sent, kind = forms.read(body, kind)
