@@ -88,6 +88,31 @@ async def test_a_poster_that_is_the_video_once_more_is_neither_kept_nor_charged(
     assert (books.charged_nano, books.loss_nano) == (parse_usd("0.40"), 0)
 
 
+async def test_a_thumbnail_of_luma_that_does_not_come_costs_its_caller_no_video(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(self: Provider, method: str, path: str, body: object) -> object:
+        if "/files/" in path:
+            return (404, {}) if "thumb" in path else (200, media.mp4(5000, 1280, 720))
+        generation = {"id": "l1", "state": "queued", "model": "ray-2", "created_at": "2026-11-22T09:00:00Z"}
+        if method == "POST":
+            return 201, generation
+        files = {name: f"{self.origin}/files/{file}" for name, file in (("video", "a.mp4"), ("image", "thumb.jpg"))}
+        return 200, {**generation, "state": "completed", "assets": files}
+
+    monkeypatch.setattr(Provider, "answer", answer)
+    await tasks.gate.channel(tasks.upstream.origin, ("ray-2",), family="luma")
+    await tasks.gate.price("ray-2", per_second_usd="0.10")
+    asked = {"model": "ray-2", "prompt": "a dog", "duration": "5s"}
+    assert (await tasks.call("POST", "/dream-machine/v1/generations", asked)).status_code == 201
+    order = WorkerOrder(settings=tasks.gate.plane.settings)
+    async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
+        await tasks.until("succeeded")
+    shown = (await tasks.call("GET", "/dream-machine/v1/generations/l1")).json()["assets"]
+    assert (shown["image"], shown["video"].startswith(tasks.gate.origin)) == (None, True)
+    assert tasks.gate.books().charged_nano == parse_usd("0.50")
+
+
 async def test_a_copy_with_a_watermark_is_at_our_address_too_and_costs_nothing(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

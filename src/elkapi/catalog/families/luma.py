@@ -23,7 +23,12 @@ TASK = TaskSpec(
         "completed": State.SUCCEEDED,
         "failed": State.FAILED,
     },
-    made=(Made("assets.video"), Made("assets.image", "image"), Made("assets.progress_video", optional=True)),
+    # A video has a thumbnail, and may have one of its progress.
+    made=(
+        Made("assets.video"),
+        Made("assets.image", "image", optional=True),
+        Made("assets.progress_video", optional=True),
+    ),
     error=("failure_reason",),
     model=("model", "request.model"),
     fetch="GET /dream-machine/v1/generations/{id}",
@@ -31,7 +36,8 @@ TASK = TaskSpec(
     callback="callback_url",
     notice="luma",
 )
-_PICTURE = msgspec.structs.replace(TASK, sync="sync")
+_PICTURE = msgspec.structs.replace(TASK, made=(Made("assets.image", "image"),))
+_AWAITED = msgspec.structs.replace(_PICTURE, sync="sync")
 _FEATURES: dict[str, tuple[str, ...]] = {"resolution": ("resolution", "=720p"), "duration": ("duration", "=5s")}
 _VIDEO = Meter(unit="call", seconds=("duration",), features=_FEATURES)
 # As long as the source, whose duration is unknown: hold the maximum, charge the result.
@@ -67,8 +73,10 @@ FAMILY = Family(
     hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
         _tasks.submit("generate", "", aliases=(f"{_ROOT}/video",), upstream=f"POST {_ROOT}/video"),
-        _tasks.submit("image", "/image", upstream=f"POST {_ROOT}/image", meter=_ONE, task=_PICTURE),
-        _tasks.submit("image-reframe", "/image/reframe", upstream=f"POST {_ROOT}/image/reframe", meter=_ONE),
+        _tasks.submit("image", "/image", upstream=f"POST {_ROOT}/image", meter=_ONE, task=_AWAITED),
+        _tasks.submit(
+            "image-reframe", "/image/reframe", upstream=f"POST {_ROOT}/image/reframe", meter=_ONE, task=_PICTURE
+        ),
         _tasks.submit("video-modify", "/video/modify", upstream=f"POST {_ROOT}/video/modify", meter=_MODIFIED),
         _tasks.submit("video-reframe", "/video/reframe", upstream=f"POST {_ROOT}/video/reframe", meter=_REFRAMED),
         _tasks.submit(
