@@ -9,6 +9,7 @@
 | Anthropic   | 400    | You have reached your specified (workspace) API usage limits ...   | 402   |
 | Anthropic   | 429    | a detail's error_code, enforced_spend_limit_reached                | 402   |
 | OpenAI      | 429    | the code of an empty balance or of a limit of spending             | 402   |
+| OpenAI      | 400    | the code billing_hard_limit_reached: its limit of spending         | 402   |
 | Alibaba     | 400    | the code Arrearage                                                 | 402   |
 | Groq        | 400    | the code blocked_api_access: its limit of spending                 | 402   |
 | Moonshot    | 429    | the type exceeded_current_quota_error                              | 402   |
@@ -17,6 +18,7 @@
 | OpenRouter  | 402    | the reason in_flight_budget_exhausted: other calls are running     | 429   |
 | OpenRouter  | 402    | the reason weight_exceeds_budget: this one call is too large       | 403   |
 | OpenRouter  | 402    | This request requires more credits, or fewer max_tokens ...        | 403   |
+| Runway      | 400    | You do not have enough credits to run this task.                   | 403   |
 | Google      | 400    | User location is not supported for the API use ...                 | 403   |
 | Google      | 400    | Gemini API free tier is not available in your country ...          | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
@@ -63,6 +65,7 @@ _BEGINNINGS = {
         ("Your credit balance is too low", 402),
         ("You have reached your specified API usage limits", 402),
         ("You have reached your specified workspace API usage limits", 402),
+        ("You do not have enough credits to run this task", 403),
         ("User location is not supported", 403),
         ("Gemini API free tier is not available in your country", 403),
     ),
@@ -71,12 +74,13 @@ _BEGINNINGS = {
 }
 # Codes, types and reasons; where one means 402, no time to wait brings the account's funds back.
 _WORDS = {
-    400: {"Arrearage": 402, "blocked_api_access": 402},
+    400: {"Arrearage": 402, "blocked_api_access": 402, "billing_hard_limit_reached": 402},
     402: {"in_flight_budget_exhausted": 429, "weight_exceeds_budget": 403},
     403: {"AccountOverdueError": 402},
     429: dict.fromkeys(
         (
             "credit_balance_exhausted",
+            "billing_not_active",
             "organization_spend_limit_exceeded",
             "project_spend_limit_exceeded",
             "organization_usage_limit_exceeded",
