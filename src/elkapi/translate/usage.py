@@ -17,10 +17,20 @@ class _WriteDetails(msgspec.Struct):
     ttl_12h_tokens: int | None = None
 
 
+class _Lifetimes(msgspec.Struct):
+    ephemeral_1h_input_tokens: int | None = None
+
+
 class _PromptDetails(msgspec.Struct):
+    """Cache writes are OpenAI's, OpenRouter's and Moonshot's `cache_write_tokens`, Alibaba's
+    `cache_creation_input_tokens` and LiteLLM's `cache_creation_tokens`."""
+
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     cache_write_tokens_details: _WriteDetails | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    cache_creation_token_details: _Lifetimes | None = None
     audio_tokens: int | None = None
     image_tokens: int | None = None
 
@@ -35,10 +45,24 @@ class _ServerTools(msgspec.Struct):
     web_search_requests: int | None = None
 
 
-class ChatUsage(msgspec.Struct):
-    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a top-level `cached_tokens` Moonshot's.
+class XaiTools(msgspec.Struct):
+    """Tool calls that xAI bills one by one."""
 
-    OpenRouter reports searches as Anthropic does, or in `server_tool_use_details`; Perplexity in `num_search_queries`.
+    web_search_calls: int | None = None
+    x_search_calls: int | None = None
+
+    @property
+    def searches(self) -> int:
+        """Searches of the web and of X, which have the same price."""
+        return (self.web_search_calls or 0) + (self.x_search_calls or 0)
+
+
+class ChatUsage(msgspec.Struct):
+    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a top-level `cached_tokens` Moonshot's,
+    `num_cached_tokens` and `prompt_token_details` Mistral's.
+
+    OpenRouter reports searches as Anthropic does, or in `server_tool_use_details`; Perplexity in `num_search_queries`,
+    xAI in `server_side_tool_usage_details`.
     Perplexity's deep research adds `citation_tokens` and `reasoning_tokens`, which are in none of the totals.
     `prompt_audio_seconds` is Mistral's; its total includes tokens of sound that neither side counts.
     """
@@ -50,24 +74,15 @@ class ChatUsage(msgspec.Struct):
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
     cached_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    prompt_token_details: _PromptDetails | None = None
     server_tool_use: _ServerTools | None = None
     server_tool_use_details: _ServerTools | None = None
+    server_side_tool_usage_details: XaiTools | None = None
     num_search_queries: int | None = None
     citation_tokens: int | None = None
     reasoning_tokens: int | None = None
     prompt_audio_seconds: object = None
-
-
-class XaiTools(msgspec.Struct):
-    """Tool calls that xAI bills one by one."""
-
-    web_search_calls: int | None = None
-    x_search_calls: int | None = None
-
-    @property
-    def searches(self) -> int:
-        """Searches of the web and of X, which have the same price."""
-        return (self.web_search_calls or 0) + (self.x_search_calls or 0)
 
 
 class ResponsesUsage(msgspec.Struct):
@@ -156,9 +171,9 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
     """
     if view.prompt_tokens is None:
         return None
-    details, out = view.prompt_tokens_details, view.completion_tokens_details
+    details, out = view.prompt_tokens_details or view.prompt_token_details, view.completion_tokens_details
     completion = view.completion_tokens or 0
-    cached = view.prompt_cache_hit_tokens or view.cached_tokens or 0
+    cached = view.prompt_cache_hit_tokens or view.cached_tokens or view.num_cached_tokens or 0
     if details is None and out is None and not cached:
         # Embeddings and many compatible servers report no details: there is nothing to split.
         total_in = view.prompt_tokens
@@ -176,11 +191,12 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
 def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
     """(usage, unsplit) of generated text; None without `completion_tokens`, which only embeddings may omit.
 
-    `unsplit`: there are cache writes, and their lifetimes, which only OpenAI reports, are missing.
+    `unsplit`: there are cache writes, and their lifetimes, which only OpenAI and LiteLLM report, are missing.
     """
     usage = None if view.completion_tokens is None else read_chat_usage(view)
-    tools = view.server_tool_use or view.server_tool_use_details
-    searches = (tools.web_search_requests if tools else view.num_search_queries) or 0
+    tools, theirs = view.server_tool_use or view.server_tool_use_details, view.server_side_tool_usage_details
+    told = tools.web_search_requests if tools else view.num_search_queries
+    searches = told or (theirs.searches if theirs else 0)
     if usage is None or searches < 0:
         return None
     if searches:
@@ -193,9 +209,16 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
             return None
         given, reasoning = usage.input_tokens + read, usage.reasoning_tokens or thought
         usage = msgspec.structs.replace(usage, input_tokens=given, reasoning_tokens=reasoning)
-    lives = view.prompt_tokens_details.cache_write_tokens_details if view.prompt_tokens_details else None
-    told = lives is not None and (lives.ttl_30m_tokens is not None or lives.ttl_12h_tokens is not None)
-    return usage, usage.cache_write_5m_tokens > 0 and not told
+    return usage, usage.cache_write_5m_tokens > 0 and not _tells_lifetimes(view.prompt_tokens_details)
+
+
+def _tells_lifetimes(details: _PromptDetails | None) -> bool:
+    if details is None:
+        return False
+    lives, theirs = details.cache_write_tokens_details, details.cache_creation_token_details
+    if lives is not None and (lives.ttl_30m_tokens is not None or lives.ttl_12h_tokens is not None):
+        return True
+    return theirs is not None and theirs.ephemeral_1h_input_tokens is not None
 
 
 def _with_unsaid(usage: Usage, view: ChatUsage) -> Usage:
@@ -243,9 +266,13 @@ def _split(
 
     Cache writes of 12 hours count in the class of Anthropic's one-hour writes, which has its own price.
     """
-    lives = details.cache_write_tokens_details
-    long = (lives.ttl_12h_tokens if lives else 0) or 0
-    write, audio, image = details.cache_write_tokens or 0, details.audio_tokens or 0, details.image_tokens or 0
+    lives, long = details.cache_write_tokens_details, 0
+    if lives is not None:
+        long = lives.ttl_12h_tokens or 0
+    elif details.cache_creation_token_details is not None:
+        long = details.cache_creation_token_details.ephemeral_1h_input_tokens or 0
+    write = details.cache_write_tokens or details.cache_creation_input_tokens or details.cache_creation_tokens or 0
+    audio, image = details.audio_tokens or 0, details.image_tokens or 0
     audio_out = (out.audio_tokens if out else 0) or 0
     image_out = (out.image_tokens if out else 0) or 0
     if min(total_in, cached, write, long, write - long, audio, image, total_out, reasoning, audio_out, image_out) < 0:

@@ -46,8 +46,23 @@ def test_g25_image_tokens_inside_a_cache_hit_are_counted_once() -> None:
         },
         *(
             {"prompt_tokens": 5, "completion_tokens": 5, "prompt_tokens_details": {name: -1}}
-            for name in ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens")
+            for name in (
+                "cached_tokens",
+                "cache_write_tokens",
+                "cache_creation_input_tokens",
+                "cache_creation_tokens",
+                "audio_tokens",
+                "image_tokens",
+            )
         ),
+        {
+            "prompt_tokens": 5,
+            "prompt_tokens_details": {
+                "cache_creation_tokens": 2,
+                "cache_creation_token_details": {"ephemeral_1h_input_tokens": 3},
+            },
+        },
+        {"prompt_tokens": 5, "num_cached_tokens": 6},
         *(
             {"prompt_tokens": 5, "completion_tokens": 5, "completion_tokens_details": {name: -1}}
             for name in ("reasoning_tokens", "audio_tokens", "image_tokens")
@@ -157,6 +172,64 @@ def test_thinking_that_only_the_total_contains_is_counted_unless_it_may_be_input
     assert found is not None
     assert (found[0].input_total, found[0].reasoning_tokens) == (9, reasoning)
     assert found[0].output_total == (3 if more.get("completion_tokens_details") else 3 + reasoning)
+
+
+@pytest.mark.parametrize(
+    ("members", "cached", "write_5m", "write_1h", "unsplit"),
+    [
+        # Alibaba's explicit cache, which lives for five minutes.
+        (
+            {
+                "prompt_tokens_details": {
+                    "cached_tokens": 30,
+                    "cache_creation_input_tokens": 50,
+                    "cache_creation": {"ephemeral_5m_input_tokens": 50},
+                    "cache_type": "ephemeral",
+                }
+            },
+            30,
+            50,
+            0,
+            True,
+        ),
+        # LiteLLM's, before it took over OpenAI's name too, and with it.
+        ({"prompt_tokens_details": {"cached_tokens": 30, "cache_creation_tokens": 50}}, 30, 50, 0, True),
+        (
+            {
+                "prompt_tokens_details": {
+                    "cache_write_tokens": 50,
+                    "cache_creation_tokens": 50,
+                    "cache_creation_token_details": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 40},
+                }
+            },
+            0,
+            10,
+            40,
+            False,
+        ),
+        # Mistral's three places for what its cache had.
+        ({"num_cached_tokens": 60}, 60, 0, 0, False),
+        ({"prompt_token_details": {"cached_tokens": 60}}, 60, 0, 0, False),
+        ({"num_cached_tokens": 60, "prompt_tokens_details": {"cached_tokens": 60}}, 60, 0, 0, False),
+    ],
+)
+def test_what_the_cache_had_and_took_is_read_by_each_providers_name(
+    members: dict[str, Any], cached: int, write_5m: int, write_1h: int, unsplit: bool
+) -> None:
+    given = {"prompt_tokens": 100, "completion_tokens": 3, "total_tokens": 103}
+    found = u.read_written_usage(msgspec.convert(given | members, u.ChatUsage))
+    plain = 100 - cached - write_5m - write_1h
+    assert found == (
+        Usage(
+            input_tokens=plain,
+            cached_tokens=cached,
+            cache_write_5m_tokens=write_5m,
+            cache_write_1h_tokens=write_1h,
+            output_tokens=3,
+            calls=1,
+        ),
+        unsplit,
+    )
 
 
 def test_an_embedding_has_no_completion_to_tell_and_a_written_answer_has() -> None:
@@ -449,6 +522,13 @@ def test_a_rerank_that_tells_its_total_alone_is_paid_by_it(total: int, input_tok
 @pytest.mark.parametrize(("web", "x", "searches"), [(2, 3, 5), (2, None, 2), (None, 3, 3), (None, None, 0)])
 def test_xais_searches_of_the_web_and_of_x_cost_alike(web: int | None, x: int | None, searches: int) -> None:
     assert u.XaiTools(web_search_calls=web, x_search_calls=x).searches == searches
+
+
+@pytest.mark.parametrize(("web", "x", "searches"), [(2, 3, 5), (None, None, 0), (-1, 0, None)])
+def test_xais_searches_are_counted_in_a_chat_too(web: int | None, x: int | None, searches: int | None) -> None:
+    used = {"server_side_tool_usage_details": {"web_search_calls": web, "x_search_calls": x}}
+    found = u.read_written_usage(msgspec.convert({"prompt_tokens": 9, "completion_tokens": 5} | used, u.ChatUsage))
+    assert (None if found is None else found[0].searches) == searches
 
 
 def test_what_perplexitys_research_read_and_thought_stands_beside_its_totals() -> None:
