@@ -318,9 +318,10 @@ def _see_groq(member: Any, events: list[Event]) -> None:
 
 
 def _read_parts(parts: list[ContentPart], events: list[Event]) -> None:
-    """Mistral's list content: text and thinking parts."""
+    """List content: text, and the thinking of Mistral's and Databricks' models."""
     for part in parts:
-        if part.thinking is not None and (thought := thinking_text(part.thinking)):
+        told = part.thinking if part.thinking is not None else part.summary
+        if told is not None and (thought := thinking_text(told)):
             events.append(ThinkingDelta(thought))
         if part.text:
             events.append(TextDelta(part.text))

@@ -59,9 +59,12 @@ class ToolPiece(msgspec.Struct, gc=False):
 
 
 class ContentPart(msgspec.Struct):
+    """`thinking` is Mistral's, `summary` that of a part of Databricks' with the model's reasoning."""
+
     type: str = ""
     text: str | None = None
     thinking: Any = None
+    summary: Any = None
 
 
 class Delta(msgspec.Struct, gc=False):

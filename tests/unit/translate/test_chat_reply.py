@@ -357,6 +357,27 @@ def _made(events: list[Event]) -> list[tuple[str, str, str]]:
     return list(made.values())
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm.", "signature": "c2ln"}]},
+    ],
+    ids=["mistral", "databricks"],
+)
+def test_thinking_in_the_parts_of_an_answer_is_read(part: dict[str, Any]) -> None:
+    message = {"role": "assistant", "content": [part, {"type": "text", "text": "42"}]}
+    answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    expected = [ThinkingDelta("Hm."), TextDelta("42"), Finish("stop"), End()]
+    assert DIALECT.read_reply(json.dumps(answer).encode())[1:] == expected
+    reader = DIALECT.reader()
+    events = []
+    for content in ([part], [{"type": "text", "text": "42"}]):
+        data = json.dumps({"choices": [{"index": 0, "delta": {"content": content}}]}).encode()
+        events += reader.feed(Frame(b"data: " + data + b"\n\n", b"", data))
+    assert events[1:] == expected[:2]
+
+
 @pytest.mark.parametrize("case", ODD_CALLS)
 def test_calls_stay_apart_and_whole_whatever_ids_and_indexes_an_upstream_gives(case: str) -> None:
     chunks, made = ODD_CALLS[case]
