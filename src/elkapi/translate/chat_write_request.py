@@ -32,7 +32,7 @@ from elkapi.translate.ir import (
     ToolCall,
     ToolResult,
 )
-from elkapi.translate.profiles import Profile, effort_for
+from elkapi.translate.profiles import Profile, effort_asked, effort_for
 from elkapi.translate.server_tools import chosen_server_tool, offered_server_tools, place_of
 from elkapi.translate.strict_schema import strict_of
 from elkapi.translate.typed_schema import typed
@@ -51,7 +51,7 @@ LOSSES = (
     Loss("redacted thinking", False, "it is opaque to every other dialect"),
     Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves"),
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
-    Loss("temperature, top_p", False, "for models that refuse sampling parameters"),
+    Loss("temperature, top_p, penalties", False, "for models that refuse sampling parameters"),
     Loss("user, seed, verbosity, log probabilities", False, "for models that refuse them (Mistral's)"),
     Loss("the role of later system messages", False, "for Mistral's models, which get them as the user's text"),
     Loss("more than 4 stop sequences", True, "chat accepts four"),
@@ -62,6 +62,8 @@ LOSSES = (
     Loss("blocks of server tools in earlier turns", False, "only the provider that ran the tool can read them"),
     Loss("tool_choice of a web search", False, "models that can search there always do"),
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
+    Loss("how much to think", False, "for models that only switch it on and off, or that are not known to think"),
+    Loss("thinking beside a forced tool", False, "refused by DeepSeek, Moonshot and Alibaba; the tool comes first"),
     Loss("strict, of Anthropic's schemas with optional properties", False, "followed as well as the model can"),
     Loss("JSON schema on DeepSeek's and Zhipu's own services", False, "becomes JSON mode and an instruction"),
     Loss("alternatives beside an object's properties, for Moonshot", False, "their properties become optional ones"),
@@ -93,8 +95,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "n": request.n if request.n != 1 else None,
         "stop": list(request.stop) or None,
         "seed": request.seed,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty if profile.sampling else None,
+        "frequency_penalty": request.frequency_penalty if profile.sampling else None,
         "logit_bias": request.logit_bias,
         "logprobs": request.logprobs or None,
         "top_logprobs": request.top_logprobs,
@@ -103,11 +105,14 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "metadata": request.metadata if own else None,
         "service_tier": request.service_tier if request.dialect in _OF_OPENAI else None,
         "prompt_cache_key": request.cache_key,
-        "reasoning_effort": _effort(request, profile),
     }
     if not own and profile.strict_chat:
         body |= dict.fromkeys(_OPENAIS)
     _write_tools(request, profile, body)
+    if own:
+        body["reasoning_effort"] = _own_effort(request)
+    else:
+        _write_thinking(request, profile, body)
     instruction = _write_output(request, profile, body)
     rows = _messages(request, profile, instruction)
     if not rows:
@@ -146,15 +151,35 @@ def _user(request: ChatRequest) -> str | None:
     return user
 
 
-def _effort(request: ChatRequest, profile: Profile) -> str | None:
+def _own_effort(request: ChatRequest) -> str | None:
+    """An effort from a provider's own field returns there from `extra`. An on/off field can only mean "none"."""
     if request.reasoning is None:
         return None
-    if request.dialect == "chat":
-        # An effort from a provider's own field returns there from `extra`. An on/off field can only mean "none".
-        effort, extra = request.reasoning.effort, request.extra
-        objects = ("reasoning", "thinking", *(("enable_thinking", "chat_template_kwargs") if effort == "none" else ()))
-        return effort if all(extra.get(name) is None for name in objects) else None
-    return effort_for(request.reasoning, profile) if profile.reasoning != "none" else None
+    effort, extra = request.reasoning.effort, request.extra
+    objects = ("reasoning", "thinking", *(("enable_thinking", "chat_template_kwargs") if effort == "none" else ()))
+    return effort if all(extra.get(name) is None for name in objects) else None
+
+
+def _write_thinking(request: ChatRequest, profile: Profile, body: dict[str, Any]) -> None:
+    """Set what tells the model to think, and how much; without a word of the caller, only where it must not."""
+    asked = request.reasoning
+    effort = effort_asked(asked) if asked is not None else None
+    wanted = None if asked is None or (effort is None and not asked.adaptive) else effort != "none"
+    forced = profile.calls_or_thinks and body.get("tool_choice") not in (None, "auto", "none")
+    if forced or (profile.whole_unthinking and not request.stream):
+        wanted = False
+    if profile.thinking_field is not None and wanted is not None:
+        body |= _switch(profile.thinking_field, wanted)
+    if asked is None or profile.reasoning == "none" or (effort == "none" and profile.off_unsaid):
+        return
+    if wanted or profile.thinking_field is None:
+        body["reasoning_effort"] = effort_for(asked, profile)
+
+
+def _switch(field: str, on: bool) -> dict[str, Any]:
+    if field in ("thinking", "adaptive"):
+        return {"thinking": {"type": ("enabled" if field == "thinking" else field) if on else "disabled"}}
+    return {"enable_thinking": on} if field == "enable_thinking" else {field: {"enable_thinking": on}}
 
 
 # --- tools and formats -----------------------------------------------------------------------------------------------

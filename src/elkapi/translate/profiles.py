@@ -36,6 +36,10 @@ class Profile(msgspec.Struct, frozen=True):
     `searches_billed_once`: all searches of a call are billed as one search.
     `json_beside_tools` False: it refuses JSON mode and schemas beside tools.
     `typed_schema`: it refuses a schema without a type, or with one beside alternatives (Moonshot's).
+    `thinking_field`: the field with which chat completions switch its thinking, beside an effort; "adaptive" is a
+    `thinking` whose word for on is that. `calls_or_thinks`: it refuses a forced tool while it thinks, which that field
+    then ends. `whole_unthinking`: it refuses to think in an answer that is not streamed. `off_unsaid`: it may refuse
+    the word for no thinking, and many like it do not think without a word.
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
     `custom_tools`: it accepts free-text tools. `begun_answers` False: a conversation must end with the user's turn.
@@ -62,6 +66,10 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     typed_schema: bool = False
+    thinking_field: Literal["thinking", "adaptive", "enable_thinking", "chat_template_kwargs"] | None = None
+    calls_or_thinks: bool = False
+    whole_unthinking: bool = False
+    off_unsaid: bool = False
     call_signatures: bool = False
     shows_tools: bool = False
     whole_results: bool = False
@@ -76,6 +84,10 @@ class Profile(msgspec.Struct, frozen=True):
 
 # The user's turn after a begun answer, for a model that does not accept one.
 GO_ON = "Continue."
+
+_ALL_EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+_LOW = _ALL_EFFORTS.index("low")
 
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
 
@@ -117,6 +129,45 @@ ROWS: tuple[_Row, ...] = (
     (frozenset({"moonshot"}), r"", {"typed_schema": True}),
     # Their chat completions have a JSON mode, and refuse or ignore a schema.
     (frozenset({"deepseek", "zhipu"}), r"", {"json_schema": False}),
+    # How each provider's chat completions are told to think, and how much. Words that a provider takes for another of
+    # its own are among the efforts. Models that always think have no field, only efforts.
+    (
+        frozenset({"deepseek"}),
+        r"^deepseek-(flash|pro|v[4-9])",
+        {"thinking_field": "thinking", "calls_or_thinks": True, "reasoning": "effort", "efforts": _ALL_EFFORTS[1:]},
+    ),
+    (frozenset({"zhipu"}), r"^glm-(4\.[5-9]|5(\.[12])?($|-))", {"thinking_field": "thinking"}),
+    (frozenset({"zhipu"}), r"^glm-(5\.[2-9]|[6-9])", {"reasoning": "effort", "efforts": _ALL_EFFORTS[1:]}),
+    (frozenset({"moonshot"}), r"^kimi-k(2\.[5-9]|[3-9])", {"sampling": False}),
+    (frozenset({"moonshot"}), r"^kimi-k2\.[56]", {"thinking_field": "thinking", "calls_or_thinks": True}),
+    (frozenset({"moonshot"}), r"^kimi-k[3-9]", {"reasoning": "effort", "efforts": ("low", "high", "max")}),
+    (frozenset({"minimax"}), r"^MiniMax-M[3-9]", {"thinking_field": "adaptive"}),
+    (frozenset({"ark"}), r"^doubao-seed-[12]", {"thinking_field": "thinking"}),
+    (
+        frozenset({"qwen"}),
+        r"^(qwen-(plus|flash|turbo)|qwen3-\d+b|qwen3\.\d-)(?!.*(instruct|thinking|coder|omni))",
+        {"thinking_field": "enable_thinking", "calls_or_thinks": True},
+    ),
+    (frozenset({"qwen"}), r"^qwen3-\d+b(?!.*(instruct|thinking|coder))", {"whole_unthinking": True}),
+    (
+        frozenset({"vllm"}),
+        r"(?i)(^|/)(qwen3[.-]|glm-(4\.[5-9]|[5-9]))(?!.*(instruct|coder))",
+        {"thinking_field": "chat_template_kwargs"},
+    ),
+    (frozenset({"xai"}), r"^grok-4\.3", {"reasoning": "effort", "efforts": ("none", "low", "medium", "high")}),
+    (frozenset({"xai"}), r"^grok-(4\.[5-9]|[5-9])", {"reasoning": "effort"}),
+    (frozenset({"groq", "cerebras", "together", "vllm", "ollama"}), r"(^|/)gpt-oss", {"reasoning": "effort"}),
+    (
+        frozenset({"groq", "cerebras"}),
+        r"(^|/)qwen-?3\.[8-9]",
+        {"reasoning": "effort", "efforts": ("none", "low", "medium", "high")},
+    ),
+    (
+        frozenset({"mistral"}),
+        r"^mistral-(small-(2603|latest)|medium-(2604|3[-.]5|latest))",
+        {"reasoning": "effort", "efforts": ("none", "high")},
+    ),
+    (frozenset({"mistral"}), r"^mistral-large-4", {"reasoning": "effort"}),
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
     # Converse supports structured output for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),
@@ -209,6 +260,14 @@ ROWS: tuple[_Row, ...] = (
         r"(^|/)gemini-(3(\.[1-6])?-flash|[3-9](\.\d+)?-flash-lite)",
         {"efforts": ("minimal", "low", "medium", "high")},
     ),
+    # It makes of an effort what the model's provider can do, but refuses "none" for models that always think.
+    (frozenset({"openrouter"}), r"", {"reasoning": "effort", "efforts": _ALL_EFFORTS, "off_unsaid": True}),
+    (
+        frozenset({"openrouter"}),
+        r"/(deepseek-v(3\.[12]|4)|glm-(4\.[5-9]|5(\.[12])?($|:))|kimi-k2\.[56]|qwen3\.[5-7]-|grok-4\.3"
+        r"|gpt-5\.[1-6]($|:|-(mini|nano|sol|terra|luna)($|:))|gemini-2\.5-flash)",
+        {"off_unsaid": False},
+    ),
 )
 
 
@@ -245,17 +304,24 @@ def profile_for(family: str, upstream_model: str) -> Profile:
     return msgspec.structs.replace(Profile(), **flags)
 
 
-_EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # The largest token budget of each effort; anything above is "high".
 _BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16_384, "medium"))
 
 
 def effort_for(reasoning: Reasoning, profile: Profile) -> Effort | None:
     """The model's effort nearest to the requested one; None if the model decides."""
-    effort, budget = reasoning.effort, reasoning.budget_tokens
-    if effort is None and budget is not None and not reasoning.adaptive:
-        effort = next((word for limit, word in _BUDGETS if budget <= limit), "high")
+    effort = effort_asked(reasoning)
     if effort is None:
         return None
-    rank = _EFFORTS.index(effort)
-    return min(profile.efforts, key=lambda known: abs(_EFFORTS.index(known) - rank))
+    rank = _ALL_EFFORTS.index(effort)
+    # Who asks for some thinking gets some.
+    known = [word for word in profile.efforts if word != "none" or rank < _LOW] or profile.efforts
+    return min(known, key=lambda word: abs(_ALL_EFFORTS.index(word) - rank))
+
+
+def effort_asked(reasoning: Reasoning) -> Effort | None:
+    """The requested effort, or the one that a budget amounts to; None if the model decides."""
+    effort, budget = reasoning.effort, reasoning.budget_tokens
+    if effort is None and budget is not None and not reasoning.adaptive:
+        return next((word for limit, word in _BUDGETS if budget <= limit), "high")
+    return effort

@@ -462,6 +462,128 @@ def test_thinking_of_other_dialects_becomes_an_effort_word_the_model_knows(
     assert _write(_other(reasoning=reasoning), profile_for("openai", model)).get("reasoning_effort") == word
 
 
+_ON, _OFF = {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}
+_QWEN_ON, _QWEN_OFF = {"enable_thinking": True}, {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "off", "high", "by_itself"),
+    [
+        ("deepseek", "deepseek-flash", _OFF, _ON | {"reasoning_effort": "high"}, _ON),
+        ("deepseek", "deepseek-v4-pro", _OFF, _ON | {"reasoning_effort": "high"}, _ON),
+        ("zhipu", "glm-4.7", _OFF, _ON, _ON),
+        ("zhipu", "glm-5.2", _OFF, _ON | {"reasoning_effort": "high"}, _ON),
+        ("zhipu", "glm-5.3", {"reasoning_effort": "minimal"}, {"reasoning_effort": "high"}, {}),
+        ("zhipu", "glm-4-32b-0414-128k", {}, {}, {}),
+        ("moonshot", "kimi-k2.6", _OFF, _ON, _ON),
+        ("moonshot", "kimi-k2.7-code", {}, {}, {}),
+        ("moonshot", "kimi-k3.1-pro", {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {}),
+        ("minimax", "MiniMax-M3", _OFF, {"thinking": {"type": "adaptive"}}, {"thinking": {"type": "adaptive"}}),
+        ("minimax", "MiniMax-M2.7", {}, {}, {}),
+        ("ark", "doubao-seed-1-6-251015", _OFF, _ON, _ON),
+        ("qwen", "qwen3.7-plus", _QWEN_OFF, _QWEN_ON, _QWEN_ON),
+        ("qwen", "qwen-plus", _QWEN_OFF, _QWEN_ON, _QWEN_ON),
+        ("qwen", "qwen3-coder-plus", {}, {}, {}),
+        ("qwen", "qwen3-30b-a3b-instruct-2507", {}, {}, {}),
+        *(
+            (
+                "vllm",
+                model,
+                {"chat_template_kwargs": _QWEN_OFF},
+                {"chat_template_kwargs": _QWEN_ON},
+                {"chat_template_kwargs": _QWEN_ON},
+            )
+            for model in ("Qwen/Qwen3-32B", "qwen3.6-27b", "zai-org/GLM-4.7")
+        ),
+        ("vllm", "Qwen/Qwen3-Coder-30B-A3B-Instruct", {}, {}, {}),
+        ("xai", "grok-4.3", {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {}),
+        ("xai", "grok-4.7", {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {}),
+        ("xai", "grok-4.20-0309-reasoning", {}, {}, {}),
+        ("groq", "openai/gpt-oss-120b", {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {}),
+        ("groq", "qwen/qwen3.8-27b", {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {}),
+        ("groq", "llama-3.3-70b-versatile", {}, {}, {}),
+        ("mistral", "mistral-medium-3-5", {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {}),
+        ("mistral", "mistral-large-4", {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {}),
+        ("mistral", "mistral-large-2512", {}, {}, {}),
+        ("openrouter", "openai/gpt-5.6-sol", {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {}),
+        ("openrouter", "deepseek/deepseek-v4-pro", {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {}),
+        # It refuses "none" for models that always think, and Claude thinks only where it is asked to.
+        ("openrouter", "google/gemini-3.8-flash", {}, {"reasoning_effort": "high"}, {}),
+        ("openrouter", "anthropic/claude-sonnet-4.5", {}, {"reasoning_effort": "high"}, {}),
+        ("compatible", "deepseek-v4-pro", {}, {}, {}),
+    ],
+)
+def test_thinking_of_other_dialects_is_asked_for_as_each_provider_takes_it(
+    family: str, model: str, off: dict[str, Any], high: dict[str, Any], by_itself: dict[str, Any]
+) -> None:
+    """DeepSeek, GLM and Kimi think unless they are told not to, Qwen's models by themselves only in part."""
+    profile = profile_for(family, model)
+    for reasoning, members in (
+        (Reasoning(effort="none"), off),
+        (Reasoning(budget_tokens=0), off),
+        (Reasoning(effort="high"), high),
+        (Reasoning(budget_tokens=30_000), high),
+        (Reasoning(adaptive=True), by_itself),
+        (None, {}),
+    ):
+        written = _write(_other(reasoning=reasoning), profile)
+        assert {name: value for name, value in written.items() if name not in ("model", "messages")} == members
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "budget", "word"),
+    [
+        ("mistral", "mistral-small-2603", 2000, "high"),
+        ("deepseek", "deepseek-v4-pro", 2000, "low"),
+        ("deepseek", "deepseek-v4-pro", 10_000, "medium"),
+        ("openrouter", "z-ai/glm-5.2", 10_000, "medium"),
+    ],
+)
+def test_who_asks_for_some_thinking_gets_some(family: str, model: str, budget: int, word: str) -> None:
+    written = _write(_other(reasoning=Reasoning(budget_tokens=budget)), profile_for(family, model))
+    assert written["reasoning_effort"] == word
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "ends", "beside"),
+    [
+        ("deepseek", "deepseek-v4-pro", _OFF, {}),
+        ("moonshot", "kimi-k2.6", _OFF, {}),
+        ("qwen", "qwen3.7-plus", _QWEN_OFF, {}),
+        ("moonshot", "kimi-k3", {}, {"reasoning_effort": "high"}),
+        ("zhipu", "glm-4.7", {}, _ON),
+    ],
+)
+def test_a_forced_tool_ends_thinking_where_both_together_are_refused(
+    family: str, model: str, ends: dict[str, Any], beside: dict[str, Any]
+) -> None:
+    """DeepSeek says so ("Thinking mode does not support this tool_choice") to who asked for no thinking too."""
+    profile, tools = profile_for(family, model), (Tool("f"), Tool("g"))
+    for choice in (ToolChoice("required"), ToolChoice("named", ("g",))):
+        for reasoning, members in ((None, ends), (Reasoning(effort="high"), ends | beside)):
+            written = _write(_other(tools=tools, tool_choice=choice, reasoning=reasoning), profile)
+            found = {name: written[name] for name in written if "think" in name or "reason" in name}
+            assert (found, "tool_choice" in written) == (members, True)
+    free = _write(_other(tools=tools, tool_choice=ToolChoice("auto")), profile)
+    assert free.keys() == {"model", "messages", "tools", "tool_choice"}
+
+
+def test_qwens_open_models_think_in_streams_only() -> None:
+    profile = profile_for("qwen", "qwen3-32b")
+    assert _write(_other(), profile)["enable_thinking"] is False
+    assert _write(_other(reasoning=Reasoning(effort="high")), profile)["enable_thinking"] is False
+    assert "enable_thinking" not in _write(_other(stream=True), profile)
+    assert _write(_other(stream=True, reasoning=Reasoning(effort="high")), profile)["enable_thinking"] is True
+
+
+def test_kimi_takes_no_sampling() -> None:
+    """It refuses every temperature but its own."""
+    sampling = {"temperature": 0.5, "top_p": 0.5, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+    for model in ("kimi-k2.6", "kimi-k2.7-code", "kimi-k3"):
+        assert _write(_other(**sampling), profile_for("moonshot", model)).keys() == {"model", "messages"}
+    assert sampling.items() <= _write(_other(**sampling), profile_for("moonshot", "moonshot-v1-8k")).items()
+
+
 @pytest.mark.parametrize(
     "model", ["o3", "gpt-5-mini", "gpt-5.6-sol", "gpt-6-luna", "gpt-6.2-astra", "gpt-7", "gpt-10-sol"]
 )
@@ -660,7 +782,7 @@ LOSSES: dict[str, ChatRequest] = {
     "redacted thinking": _assistant(Thinking(redacted="LOST", signed_by="anthropic")),
     "cache_control": _other(Message("user", (Text("a", "5m"),))),
     "top_k": _other(top_k=4),
-    "temperature, top_p": _other(temperature=0.5, top_p=0.5),
+    "temperature, top_p, penalties": _other(temperature=0.5, top_p=0.5, presence_penalty=1.0, frequency_penalty=1.0),
     "user, seed, verbosity, log probabilities": _other(user="u", seed=1, verbosity="low", logprobs=True),
     "the role of later system messages": _other(Message("user", (Text("hi"),)), Message("system", (Text("late"),))),
     "more than 4 stop sequences": _other(stop=("1", "2", "3", "4", "LOST")),
@@ -677,6 +799,10 @@ LOSSES: dict[str, ChatRequest] = {
         tool_choice=ToolChoice("named", ("LOST",)),
     ),
     "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
+    "how much to think": _other(reasoning=Reasoning(effort="low")),
+    "thinking beside a forced tool": _other(
+        tools=(Tool("f"),), tool_choice=ToolChoice("required"), reasoning=Reasoning(effort="low")
+    ),
     "strict, of Anthropic's schemas with optional properties": _other(
         output=OutputFormat("schema", schema={"type": "object", "properties": {"a": {}}}, strict=True)
     ),
@@ -706,7 +832,8 @@ def test_every_loss_is_as_listed(loss: Any) -> None:
     written = _write(request, profile_for("openai", "o3"))
     text = json.dumps(written)
     assert "LOST" not in text
-    for member in ("cache_control", "top_k", "temperature", "top_p", "metadata", "service_tier", "budget", "strict"):
+    left_out = ("cache_control", "top_k", "temperature", "top_p", "penalty", "metadata", "service_tier", "budget")
+    for member in (*left_out, "strict"):
         assert member not in text
 
 
