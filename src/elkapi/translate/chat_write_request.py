@@ -61,6 +61,8 @@ LOSSES = (
     Loss("images that the model made, in earlier turns", False, "chat's assistant messages hold text"),
     Loss("blocks of server tools in earlier turns", False, "only the provider that ran the tool can read them"),
     Loss("tool_choice of a web search", False, "models that can search there always do"),
+    Loss("a web search alone, on providers whose chat cannot search", True, "the answer would not know what it asked"),
+    Loss("a web search beside other tools, on such providers", False, "agents offer it on every call"),
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
     Loss("how much to think", False, "for models that only switch it on and off, or that are not known to think"),
     Loss("thinking beside a forced tool", False, "refused by DeepSeek, Moonshot and Alibaba; the tool comes first"),
@@ -198,8 +200,12 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
             rows.append(served.raw)
-        else:
-            body["web_search_options"] = _web_search(served)
+            continue
+        options = _web_search(served)
+        if own or profile.web_search:
+            body["web_search_options"] = options
+        elif not rows or chosen_server_tool(request) is not None:
+            raise BadRequest("This model cannot search the web.", param="tools")
     if rows:
         body["tools"] = rows
     # A model that searches on chat completions always does, so a choice of that tool is dropped.

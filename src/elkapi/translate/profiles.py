@@ -40,6 +40,7 @@ class Profile(msgspec.Struct, frozen=True):
     `thinking` whose word for on is that. `calls_or_thinks`: it refuses a forced tool while it thinks, which that field
     then ends. `whole_unthinking`: it refuses to think in an answer that is not streamed. `off_unsaid`: it may refuse
     the word for no thinking, and many like it do not think without a word.
+    `web_search` False: its chat completions cannot search the web, and ignore or refuse `web_search_options`.
     `strict_chat`: it refuses unknown fields (user, seed, verbosity, tiers, log probabilities), call ids other than nine
     letters and digits, and some orders of messages.
     `custom_tools`: it accepts free-text tools. `begun_answers` False: a conversation must end with the user's turn.
@@ -70,6 +71,7 @@ class Profile(msgspec.Struct, frozen=True):
     calls_or_thinks: bool = False
     whole_unthinking: bool = False
     off_unsaid: bool = False
+    web_search: bool = True
     call_signatures: bool = False
     shows_tools: bool = False
     whole_results: bool = False
@@ -129,6 +131,32 @@ ROWS: tuple[_Row, ...] = (
     (frozenset({"moonshot"}), r"", {"typed_schema": True}),
     # Their chat completions have a JSON mode, and refuse or ignore a schema.
     (frozenset({"deepseek", "zhipu"}), r"", {"json_schema": False}),
+    # Where they search the web at all, it is by fields of their own.
+    (
+        frozenset(
+            {
+                "ark",
+                "cerebras",
+                "deepseek",
+                "fireworks",
+                "groq",
+                "lmstudio",
+                "minimax",
+                "mistral",
+                "moonshot",
+                "nvidia",
+                "ollama",
+                "qwen",
+                "siliconflow",
+                "together",
+                "vllm",
+                "xai",
+                "zhipu",
+            }
+        ),
+        r"",
+        {"web_search": False},
+    ),
     # How each provider's chat completions are told to think, and how much. Words that a provider takes for another of
     # its own are among the efforts. Models that always think have no field, only efforts.
     (

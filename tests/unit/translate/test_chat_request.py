@@ -653,6 +653,40 @@ def test_a_web_search_of_another_dialect_becomes_web_search_options() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("family", "model", "searches"),
+    [
+        ("openai", "gpt-4o-search-preview", True),
+        ("openrouter", "openai/gpt-5.6-sol", True),
+        ("perplexity", "sonar", True),
+        ("compatible", "some", True),
+        ("mistral", "mistral-large-4", False),
+        ("deepseek", "deepseek-flash", False),
+        ("groq", "openai/gpt-oss-120b", False),
+        ("vllm", "Qwen/Qwen3-32B", False),
+        ("xai", "grok-4.7", False),
+    ],
+)
+def test_a_web_search_is_asked_of_those_who_can_search(family: str, model: str, searches: bool) -> None:
+    """Mistral refuses the field, others answer as if they had searched; Codex offers one beside its other tools."""
+    profile = profile_for(family, model)
+    search = ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "name": "web_search"})
+    with contextlib.nullcontext() if searches else pytest.raises(BadRequest, match="cannot search"):
+        assert "web_search_options" in _write(_other(server_tools=(search,)), profile)
+    beside = _write(_other(server_tools=(search,), tools=(Tool("f"),)), profile)
+    assert ("web_search_options" in beside, len(beside["tools"])) == (searches, 1)
+    named = ToolChoice("named", ("web_search",))
+    with contextlib.nullcontext() if searches else pytest.raises(BadRequest, match="cannot search"):
+        _write(_other(server_tools=(search,), tools=(Tool("f"),), tool_choice=named), profile)
+    unused = _write(_other(server_tools=(search,), tool_choice=ToolChoice("none")), profile)
+    assert "web_search_options" not in unused
+
+
+def test_a_chat_keeps_its_own_search_options() -> None:
+    body = {"model": "m", "messages": [USER], "web_search_options": {"search_context_size": "low"}}
+    assert _through(body, profile_for("vllm", "m")) == body
+
+
 def test_how_much_a_web_search_of_responses_reads_is_carried() -> None:
     raw = {"type": "web_search", "search_context_size": "high"}
     written = _write(_other(dialect="responses", server_tools=(ServerTool("web_search", "responses", raw),)))
@@ -798,6 +832,12 @@ LOSSES: dict[str, ChatRequest] = {
         server_tools=(ServerTool("web_search", "anthropic", {"name": "LOST"}),),
         tool_choice=ToolChoice("named", ("LOST",)),
     ),
+    "a web search alone, on providers whose chat cannot search": _other(
+        server_tools=(ServerTool("web_search", "anthropic", {"name": "web_search"}),)
+    ),
+    "a web search beside other tools, on such providers": _other(
+        tools=(Tool("f"),), server_tools=(ServerTool("web_search", "anthropic", {"name": "LOST"}),)
+    ),
     "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
     "how much to think": _other(reasoning=Reasoning(effort="low")),
     "thinking beside a forced tool": _other(
@@ -826,7 +866,7 @@ def test_every_loss_is_as_listed(loss: Any) -> None:
     request = LOSSES[loss.field]
     if loss.refused:
         with pytest.raises(BadRequest) as refused:
-            _write(request)
+            _write(request, profile_for("deepseek", "deepseek-flash"))
         assert refused.value.param
         return
     written = _write(request, profile_for("openai", "o3"))
