@@ -15,6 +15,11 @@
 | Moonshot    | 429    | the type exceeded_current_quota_error                              | 402   |
 | Zhipu       | 429    | the code 1113: in arrears                                          | 402   |
 | Volcengine  | 403    | the code AccountOverdueError                                       | 402   |
+| xAI         | 403,429| Your team ... has either used all available credits or reached ... | 402   |
+| xAI         | 403    | Your newly created team doesn't have any credits ...               | 402   |
+| xAI         | 403    | You have run out of credits ...                                    | 402   |
+| SiliconFlow | 403    | Sorry, your account balance is insufficient                        | 402   |
+| Fireworks   | 412    | Account ... is suspended, possibly due to reaching the monthly ... | 402   |
 | OpenRouter  | 402    | the reason in_flight_budget_exhausted: other calls are running     | 429   |
 | OpenRouter  | 402    | the reason weight_exceeds_budget: this one call is too large       | 403   |
 | OpenRouter  | 402    | This request requires more credits, or fewer max_tokens ...        | 403   |
@@ -70,7 +75,20 @@ _BEGINNINGS = {
         ("Gemini API free tier is not available in your country", 403),
     ),
     402: (("This request requires more credits, or fewer max_tokens", 403),),
-    403: (("CachedContent not found", 404), ("You do not have permission to access the File", 404)),
+    403: (
+        ("CachedContent not found", 404),
+        ("You do not have permission to access the File", 404),
+        ("Your newly created team doesn't have any credits", 402),
+        ("You have run out of credits", 402),
+        ("Sorry, your account balance is insufficient", 402),
+    ),
+}
+# The same where the account's own name comes first.
+_CREDITS_USED = (re.compile(r"Your team [0-9a-f-]{1,40} has either used all available credits"), 402)
+_NAMED = {
+    403: _CREDITS_USED,
+    412: (re.compile(r"Account [\w.-]{1,64} is suspended, possibly due to reaching the monthly spending limit"), 402),
+    429: _CREDITS_USED,
 }
 # Codes, types and reasons; where one means 402, no time to wait brings the account's funds back.
 _WORDS = {
@@ -107,7 +125,7 @@ def wait_told(retry_after: bytes | None, told: bytes) -> bytes | None:
 
 def meant(status: int, told: bytes) -> int:
     """The status that a refusal really means; `told` is its body."""
-    if status not in _WORDS and status != 424:
+    if status not in _WORDS and status not in (412, 424):
         return status
     try:
         body = _decoder.decode(told)
@@ -123,8 +141,10 @@ def meant(status: int, told: bytes) -> int:
         return 401
     words = (error.code, error.type, *reasons, *(detail.get("error_code") for detail in known))
     for word in words:
-        if isinstance(word, str) and word in _WORDS[status]:
+        if isinstance(word, str) and word in _WORDS.get(status, ()):
             return _WORDS[status][word]
-    message = error.message or ""
+    message = error.message or body.message or ""
+    if status in _NAMED and _NAMED[status][0].match(message) is not None:
+        return _NAMED[status][1]
     beginnings = _BEGINNINGS.get(status, ())
     return next((meaning for beginning, meaning in beginnings if message.startswith(beginning)), status)

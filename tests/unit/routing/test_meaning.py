@@ -30,6 +30,10 @@ def anthropic_429(details: Any) -> dict[str, Any]:
     return {"type": "error", "error": {"type": "rate_limit_error", "message": "No.", "details": details}}
 
 
+XAI_TEAM = "Your team 16f2151a-40f4-4a80-8ad0-cae00c27e8dd"
+FIREWORKS_SUSPENDED = (
+    "Account some-one is suspended, possibly due to reaching the monthly spending limit or failure ..."
+)
 KEY_INVALID = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "metadata": {}}]
 REFUSALS: list[tuple[int, Any, int]] = [
     (400, google(400, "INVALID_ARGUMENT", "API key not valid.", details=KEY_INVALID), 401),
@@ -60,6 +64,22 @@ REFUSALS: list[tuple[int, Any, int]] = [
     ),
     (400, {"error": "Validation of body failed: You do not have enough credits to run this task."}, 400),
     (403, openai("AccountOverdueError", "Forbidden"), 402),
+    *(
+        (
+            status,
+            {"code": "permission-denied", "error": f"{XAI_TEAM} has either used all available credits or ..."},
+            402,
+        )
+        for status in (403, 429)
+    ),
+    (429, {"code": "c", "error": f"Too many requests for team: {XAI_TEAM} has either used all available credits"}, 429),
+    (403, {"code": "c", "error": "Your newly created team doesn't have any credits or licenses yet."}, 402),
+    (403, {"code": "c", "error": "You have run out of credits or need a Grok subscription."}, 402),
+    (403, {"code": "c", "error": "Your team is not allowed to do this."}, 403),
+    (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, 402),
+    (412, openai("PRECONDITION_FAILED", "error", FIREWORKS_SUSPENDED), 402),
+    (412, openai("PRECONDITION_FAILED", "error", f"No. {FIREWORKS_SUSPENDED}"), 412),
+    (412, {"error": "x"}, 412),
     (429, openai("credit_balance_exhausted", "insufficient_quota"), 402),
     (429, openai("organization_spend_limit_exceeded", "insufficient_quota"), 402),
     (429, openai("project_spend_limit_exceeded", "insufficient_quota"), 402),
@@ -102,7 +122,7 @@ def test_a_refusal_means_what_its_provider_says(status: int, body: Any, meaning:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"<html>", b"\xff", b'{"error":null}', b'{"error":{"message":1}}']
 )
-@pytest.mark.parametrize("status", [400, 402, 403, 424, 429])
+@pytest.mark.parametrize("status", [400, 402, 403, 412, 424, 429])
 def test_a_body_that_says_nothing_changes_nothing(status: int, body: bytes) -> None:
     assert meant(status, body) == status
 
