@@ -14,10 +14,10 @@ WEIGHTS := src/elkapi/data/weights.txt
 
 # `make test` runs every suite, so a missing PostgreSQL or Redis is a failure there, not a skip.
 REQUIRE_SERVERS ?= 1
-# Files of tests run side by side; much of what they do is waiting, so two cores carry three. Each has servers of its
+# Files of tests run side by side; much of what they do is waiting, so two cores carry four. Each has servers of its
 # own. The folders come in their alphabetical order, so that the long ones (chaos, clients, process) begin first and
 # `unit` fills the end.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 CHAOS_ROUNDS ?= 50
 CHAOS_TASKS ?= 2000
 CHAOS_KILLS ?= 20

@@ -61,7 +61,12 @@ class Gateway:
         return self.installation.database
 
     async def settled(self) -> None:
-        """Wait until the worker has loaded the database's current version; the key cache is updated last."""
+        """Wait until the worker has loaded the database's current version; the key cache is updated last.
+
+        It does not wait for the next poll, so that polls can be rare: frequent ones take a good part of the tests' CPU
+        time.
+        """
+        await asyncio.to_thread(self.plane.snapshots._refresh)
         with self.database.read() as connection:
             wanted = int(str(connection.execute(text("select value from meta where name = 'config_version'")).scalar()))
         await until(lambda: self.plane.key_cache._version >= wanted)
@@ -241,7 +246,7 @@ async def gateway(
         database_url=database_url,
         log_file=str(folder / "gateway.log"),
         # Long waits, so that a slow disk on a busy machine neither misses the response cache nor refuses calls.
-        **{"snapshot_poll_s": 0.01, "cache_wait_s": 10.0, "hold_wait_s": 30.0, "settle_wait_s": 30.0, **settings},
+        **{"snapshot_poll_s": 0.05, "cache_wait_s": 10.0, "hold_wait_s": 30.0, "settle_wait_s": 30.0, **settings},
     )
     if not database_url and not (folder / "elkapi.sqlite3").exists():
         copy_migrated_sqlite(folder / "elkapi.sqlite3")
