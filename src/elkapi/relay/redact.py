@@ -26,6 +26,7 @@ _SECRETS = re.compile(
   | (?: \b[\w.+-]+@[\w-]+\.[\w.]+ )                       # mail addresses
   | (?: \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b )            # IPv4 addresses
   | (?: \b(?:req|request)[-_][\w\-]{8,} )                 # the upstream's own request ids
+  | (?: \b(?:team|api\ key\ id):?\s+[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b )  # xAI's of an account and its key
   | (?: \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|cn|dev|cloud|app|internal|local)\b(?::\d+)? )
     """
 )

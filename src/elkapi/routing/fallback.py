@@ -17,7 +17,7 @@ from elkapi.types import FallbackReason, Policy
 
 ANY_MODEL = "*"
 # Phrases by which providers refuse overlong input: OpenAI and compatible servers, Anthropic, Gemini, Bedrock, xAI; then
-# llama.cpp, Moonshot, Zhipu, Ark and Qwen.
+# llama.cpp, Moonshot, Zhipu, Ark and Qwen; then SGLang, Together, vLLM, LM Studio, Copilot, SiliconFlow and Ark again.
 _OVERFLOW = re.compile(
     rb"""(?ix)
     context_length_exceeded | model_context_window_exceeded | maximum\ context\ length | exceeds\ the\ context\ window
@@ -25,9 +25,20 @@ _OVERFLOW = re.compile(
   | input\ token\ count.{0,80}exceeds | input\ is\ too\ long | too\ many\ input\ tokens | maximum\ prompt\ length
   | available\ context\ size | exceeded\ model\ token\ limit | prompt\ exceeds\ max\ length
   | input\ length\ \d+\ exceeds | range\ of\ input\ length
+  | longer\ than\ the\ (model's\ context|maximum\ model)\ length | model's\ context\ length\ is\ only
+  | when\ context\ the\ overflows | model_max_prompt_tokens_exceeded
+  | prompt_tokens\ \(\d+\)\ must\ be\ less\ than\ max_seq_len | exceed\ max\ message\ tokens
     """
 )
-_FILTERED = re.compile(rb'(?i)"code"\s*:\s*"(content_filter|content_policy_violation)"|ResponsibleAIPolicyViolation')
+# The same for content: OpenAI and Azure, Moonshot and Alibaba by a code or type, DeepSeek and xAI by how their message
+# begins, OpenRouter's moderation by a member.
+_FILTERED = re.compile(
+    rb"""(?ix)
+    "(code|type)"\s*:\s*"(content_filter|content_policy_violation|data_?inspection_?failed)"
+  | ResponsibleAIPolicyViolation | "(message|error)"\s*:\s*"content\ (exists\ risk|violates\ usage\ guidelines)
+  | "flagged_input"\s*:
+    """
+)
 
 
 def others(policy: Policy, model: str) -> tuple[str, ...]:

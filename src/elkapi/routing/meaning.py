@@ -24,6 +24,8 @@
 | OpenRouter  | 402    | the reason weight_exceeds_budget: this one call is too large       | 403   |
 | OpenRouter  | 402    | This request requires more credits, or fewer max_tokens ...        | 403   |
 | Runway      | 400    | You do not have enough credits to run this task.                   | 403   |
+| OpenRouter  | 403    | a metadata's flagged_input: its moderation refused the content     | 400   |
+| xAI         | 403    | Content violates usage guidelines ...                              | 400   |
 | Google      | 400    | User location is not supported for the API use ...                 | 403   |
 | Google      | 400    | Gemini API free tier is not available in your country ...          | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
@@ -78,6 +80,7 @@ _BEGINNINGS = {
     403: (
         ("CachedContent not found", 404),
         ("You do not have permission to access the File", 404),
+        ("Content violates usage guidelines", 400),
         ("Your newly created team doesn't have any credits", 402),
         ("You have run out of credits", 402),
         ("Sorry, your account balance is insufficient", 402),
@@ -139,6 +142,8 @@ def meant(status: int, told: bytes) -> int:
     reasons = [detail.get("reason") for detail in known]
     if status == 400 and "API_KEY_INVALID" in reasons:
         return 401
+    if status == 403 and any("flagged_input" in detail for detail in known):
+        return 400
     words = (error.code, error.type, *reasons, *(detail.get("error_code") for detail in known))
     for word in words:
         if isinstance(word, str) and word in _WORDS.get(status, ()):

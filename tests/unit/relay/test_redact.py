@@ -33,6 +33,7 @@ def attempt(base_url: str = "https://gpu-box:8443/v1", upstream_model: str = "th
         "Version 1.2.3 of the schema is not supported.",
         "temperature must be between 0.0 and 2.0",
         "Bearer authentication is used by the tool 'projects/'.",
+        "There is no document 16f2151a-40f4-4a80-8ad0-cae00c27e8dd in your team's input.",
     ],
 )
 def test_a_refusal_about_parameters_survives_word_for_word(message: str) -> None:
@@ -57,6 +58,9 @@ def test_a_refusal_about_parameters_survives_word_for_word(message: str) -> None
         "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.their",
         "projects/acme-production/locations/us-central1/endpoints/77",
         "req_0123456789abcdef",
+        "Team: 16f2151a-40f4-4a80-8ad0-cae00c27e8dd",
+        "team 16f2151a-40f4-4a80-8ad0-cae00c27e8dd",
+        "API key ID: 16f2151a-40f4-4a80-8ad0-cae00c27e8dd",
         "https://api.provider.example/v1/embeddings?key=1",
         "http://10.1.2.3:8080/x",
         "10.1.2.3:8080",

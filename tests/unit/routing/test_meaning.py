@@ -76,6 +76,10 @@ REFUSALS: list[tuple[int, Any, int]] = [
     (403, {"code": "c", "error": "Your newly created team doesn't have any credits or licenses yet."}, 402),
     (403, {"code": "c", "error": "You have run out of credits or need a Grok subscription."}, 402),
     (403, {"code": "c", "error": "Your team is not allowed to do this."}, 403),
+    # The caller's content, for which no key may cool down.
+    (403, {"code": "c", "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"}, 400),
+    (403, openrouter("Your input was flagged", reasons=["violence"], flagged_input="x", model_slug="m"), 400),
+    (403, openrouter("No access", provider_name="x"), 403),
     (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, 402),
     (412, openai("PRECONDITION_FAILED", "error", FIREWORKS_SUSPENDED), 402),
     (412, openai("PRECONDITION_FAILED", "error", f"No. {FIREWORKS_SUSPENDED}"), 412),

@@ -421,6 +421,29 @@ def test_no_more_parts_are_remembered_than_the_bound() -> None:
         (400, "the request exceeds the available context size. try increasing the context size", "context"),
         (400, "Invalid request: Your request exceeded model token limit: 262144 (requested: 269030)", "context"),
         (400, '{"error":{"code":"1261","message":"Prompt exceeds max length"}}', "context"),
+        (400, "The input (250000 tokens) is longer than the model's context length (200000 tokens).", "context"),
+        (400, "The decoder prompt (length 9254) is longer than the maximum model length of 4096.", "context"),
+        (
+            400,
+            "You passed 65537 input tokens and requested 0 output tokens. However, the model's context length is only "
+            "65536 tokens, resulting in a maximum input length of 65536 tokens.",
+            "context",
+        ),
+        (
+            400,
+            '{"error":"Trying to keep the first 6269 tokens when context the overflows. However, the model is loaded '
+            'with context length of only 4096 tokens"}',
+            "context",
+        ),
+        (
+            400,
+            '{"error":{"message":"prompt token count of 391491 exceeds the limit of 128000",'
+            '"code":"model_max_prompt_tokens_exceeded"}}',
+            "context",
+        ),
+        (400, "length of prompt_tokens (200000) must be less than max_seq_len (163840).", "context"),
+        (400, "Total tokens of image and text exceed max message tokens. Request id: 0217", "context"),
+        (400, "`fade` must be less than max_seq_len", None),
         (400, "Input length 203743 exceeds the maximum length 202752", "context"),
         (400, "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]", "context"),
         (413, "prompt is too long", "context"),
@@ -429,6 +452,13 @@ def test_no_more_parts_are_remembered_than_the_bound() -> None:
         (400, '{"error":{"code": "content_filter"}}', "refusal"),
         (400, '{"error":{"code":"content_policy_violation"}}', "refusal"),
         (400, '{"innererror":{"code":"ResponsibleAIPolicyViolation"}}', "refusal"),
+        (400, '{"error":{"message":"The request was rejected ...","type":"content_filter"}}', "refusal"),
+        (400, '{"error":{"code":"data_inspection_failed","message":"Input data may contain ..."}}', "refusal"),
+        (400, '{"code":"DataInspectionFailed","message":"Input data may contain ..."}', "refusal"),
+        (400, '{"error":{"message":"Content Exists Risk","type":"invalid_request_error"}}', "refusal"),
+        (400, '{"code":"c","error":"Content violates usage guidelines. Failed check: ..."}', "refusal"),
+        (400, '{"error":{"code":403,"metadata":{"reasons":["a"],"flagged_input":"b"}}}', "refusal"),
+        (400, '{"error":{"message":"\\"flagged_input\\": \\"message\\":\\"Content Exists Risk"}}', None),
         (400, '{"error":{"code":"invalid_value","message":"content_filter"}}', None),
     ],
 )
