@@ -447,10 +447,12 @@ def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:
 
 
 def _switched(spoken: dict[str, Any], thinking: dict[str, Any], extra: dict[str, Any]) -> bool | None:
-    """Whether thinking is on, in the formats of OpenRouter, GLM and similar, and Qwen and its servers."""
-    by_template = _object(extra.get("chat_template_kwargs")).get("enable_thinking")
+    """Whether thinking is on, in the formats of OpenRouter, GLM and similar, and Qwen and its servers, whose templates
+    of DeepSeek and Kimi have another word."""
+    template = _object(extra.get("chat_template_kwargs"))
+    by_template = template.get("enable_thinking"), template.get("thinking")
     words = {"enabled": True, "disabled": False}
-    said = (spoken.get("enabled"), words.get(str(thinking.get("type"))), extra.get("enable_thinking"), by_template)
+    said = (spoken.get("enabled"), words.get(str(thinking.get("type"))), extra.get("enable_thinking"), *by_template)
     return next((switch for switch in said if isinstance(switch, bool)), None)
 
 

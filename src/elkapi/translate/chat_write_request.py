@@ -52,7 +52,7 @@ LOSSES = (
     Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves"),
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
     Loss("temperature, top_p, penalties", False, "for models that refuse sampling parameters"),
-    Loss("user, seed, verbosity, log probabilities", False, "for models that refuse them (Mistral's)"),
+    Loss("user, verbosity, log probabilities", False, "for models that refuse them (Mistral's)"),
     Loss("the role of later system messages", False, "for Mistral's models, which get them as the user's text"),
     Loss("more than 4 stop sequences", True, "chat accepts four"),
     Loss("metadata", False, "labels of stored answers; nothing is stored upstream for another dialect"),
@@ -109,7 +109,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "prompt_cache_key": request.cache_key,
     }
     if not own and profile.strict_chat:
-        body |= dict.fromkeys(_OPENAIS)
+        body |= dict.fromkeys(_OPENAIS) | {"random_seed": request.seed}
     _write_tools(request, profile, body)
     if own:
         body["reasoning_effort"] = _own_effort(request)

@@ -127,6 +127,8 @@ ROWS: tuple[_Row, ...] = (
         r"(^|/)(deepseek|qwen|glm|kimi|grok|mistral|magistral|minimax|gpt-oss)",
         {"max_output_tokens": 32_768},
     ),
+    # They refuse the field, also for models that want their thoughts back elsewhere.
+    (frozenset({"groq", "mistral"}), r"", {"reasoning_content": False}),
     (frozenset({"mistral"}), r"", {"strict_chat": True}),
     (frozenset({"moonshot"}), r"", {"typed_schema": True}),
     # Their chat completions have a JSON mode, and refuse or ignore a schema.

@@ -266,6 +266,7 @@ def of_google(**thinking: Any) -> dict[str, Any]:
         ({"enable_thinking": True, "thinking_budget": 2000}, Reasoning(budget_tokens=2000)),
         ({"chat_template_kwargs": {"enable_thinking": False}}, OFF),
         ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, Reasoning(effort="high")),
+        ({"chat_template_kwargs": {"thinking": False}}, Reasoning(effort="none")),
         ({"thinking": "on", "enable_thinking": "yes", "chat_template_kwargs": [True]}, None),
         (of_google(thinking_level="LOW", include_thoughts=True), Reasoning(effort="low", visible=True)),
         (of_google(thinking_budget=0), Reasoning(budget_tokens=0)),
@@ -798,6 +799,10 @@ def test_a_call_whose_thoughts_nobody_has_is_no_reason_to_refuse_a_conversation(
         called, _, said = _write(request, profile_for(upstream, model))["messages"]
         assert (called["reasoning_content"], "reasoning_content" in said) == (" ", False)
     assert "reasoning_content" not in _write(request)["messages"][0]
+    # Groq and Mistral refuse the field, whose models of the same makers do without.
+    for upstream, model in (("groq", "moonshotai/kimi-k2-instruct-0905"), ("mistral", "glm-5-2")):
+        rows = _write(request, profile_for(upstream, model))["messages"]
+        assert not any("reasoning_content" in row for row in rows)
 
 
 def _assistant(*parts: Any) -> ChatRequest:
@@ -817,7 +822,7 @@ LOSSES: dict[str, ChatRequest] = {
     "cache_control": _other(Message("user", (Text("a", "5m"),))),
     "top_k": _other(top_k=4),
     "temperature, top_p, penalties": _other(temperature=0.5, top_p=0.5, presence_penalty=1.0, frequency_penalty=1.0),
-    "user, seed, verbosity, log probabilities": _other(user="u", seed=1, verbosity="low", logprobs=True),
+    "user, verbosity, log probabilities": _other(user="u", verbosity="low", logprobs=True),
     "the role of later system messages": _other(Message("user", (Text("hi"),)), Message("system", (Text("late"),))),
     "more than 4 stop sequences": _other(stop=("1", "2", "3", "4", "LOST")),
     "metadata": _other(metadata={"a": "LOST"}),
@@ -881,8 +886,9 @@ def test_mistral_is_asked_only_for_what_it_knows() -> None:
     """It refuses all else, and Claude Code names its user on every call."""
     request = _other(user="u", seed=1, verbosity="low", logprobs=True, top_logprobs=2, service_tier="auto", top_p=0.5)
     written = _write(msgspec.structs.replace(request, dialect="responses"), profile_for("mistral", "mistral-large"))
-    assert written.keys() == {"model", "messages", "top_p"}
+    assert written.keys() == {"model", "messages", "top_p", "random_seed"}
     assert written["messages"] == [{"role": "user", "content": "hi"}]
+    assert written["random_seed"] == 1
 
 
 def test_a_tool_loop_that_began_elsewhere_goes_on_at_mistral() -> None:
