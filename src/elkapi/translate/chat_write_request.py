@@ -84,6 +84,7 @@ _NO_THOUGHTS = " "
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
     """The body for a chat upstream. Raises BadRequest for what `LOSSES` lists as refused."""
     own = request.dialect == "chat"
+    penalties = profile.sampling and profile.penalties
     if not own:
         _check_foreign(request)
     # Fields that are None are removed at the end.
@@ -97,8 +98,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "n": request.n if request.n != 1 else None,
         "stop": list(request.stop) or None,
         "seed": request.seed,
-        "presence_penalty": request.presence_penalty if profile.sampling else None,
-        "frequency_penalty": request.frequency_penalty if profile.sampling else None,
+        "presence_penalty": request.presence_penalty if penalties else None,
+        "frequency_penalty": request.frequency_penalty if penalties else None,
         "logit_bias": request.logit_bias,
         "logprobs": request.logprobs or None,
         "top_logprobs": request.top_logprobs,

@@ -21,7 +21,8 @@ class Profile(msgspec.Struct, frozen=True):
     `max_output_tokens`: the model's maximum, also sent if a dialect requires a limit.
     `image_tokens_max`: the most input tokens of one image.
     `reasoning`: how thinking is requested: not at all, as an effort, as a token budget, as a level (Gemini 3), or
-    adaptive (newer Claude models). `sampling` False: the model refuses temperature, top_p and top_k.
+    adaptive (newer Claude models). `sampling` False: the model refuses temperature, top_p, top_k and penalties,
+    `penalties` False: only these.
     `thinking_off`: the type of Claude's `thinking` that switches it off; None: the model always thinks.
     `forced_tools` False: the model refuses a tool choice that forces a call.
     `later_system`: it accepts instructions between the turns.
@@ -57,6 +58,7 @@ class Profile(msgspec.Struct, frozen=True):
     forced_tools: bool = True
     later_system: bool = False
     sampling: bool = True
+    penalties: bool = True
     temperature_and_top_p: bool = True
     system_role: Literal["system", "developer"] = "system"
     json_schema: bool = True
@@ -184,6 +186,7 @@ ROWS: tuple[_Row, ...] = (
         r"(?i)(^|/)(qwen3[.-]|glm-(4\.[5-9]|[5-9]))(?!.*(instruct|coder))",
         {"thinking_field": "chat_template_kwargs"},
     ),
+    (frozenset({"xai"}), r"^grok-(3-mini|[4-9]|build|code)(?!.*non-reasoning)", {"penalties": False}),
     (frozenset({"xai"}), r"^grok-4\.3", {"reasoning": "effort", "efforts": ("none", "low", "medium", "high")}),
     (frozenset({"xai"}), r"^grok-(4\.[5-9]|[5-9])", {"reasoning": "effort"}),
     (frozenset({"groq", "cerebras", "together", "vllm", "ollama"}), r"(^|/)gpt-oss", {"reasoning": "effort"}),

@@ -585,6 +585,13 @@ def test_kimi_takes_no_sampling() -> None:
     assert sampling.items() <= _write(_other(**sampling), profile_for("moonshot", "moonshot-v1-8k")).items()
 
 
+def test_grok_takes_no_penalties_where_it_reasons() -> None:
+    asked = _other(temperature=0.5, top_p=0.5, presence_penalty=1.0, frequency_penalty=1.0)
+    for model in ("grok-4.7", "grok-4.20-0309-reasoning"):
+        assert _write(asked, profile_for("xai", model)).keys() == {"model", "messages", "temperature", "top_p"}
+    assert "presence_penalty" in _write(asked, profile_for("xai", "grok-4.20-0309-non-reasoning"))
+
+
 @pytest.mark.parametrize(
     "model", ["o3", "gpt-5-mini", "gpt-5.6-sol", "gpt-6-luna", "gpt-6.2-astra", "gpt-7", "gpt-10-sol"]
 )
