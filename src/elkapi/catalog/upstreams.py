@@ -167,6 +167,7 @@ _COMPATIBLE_ROWS: tuple[tuple[str, str | None, tuple[Wire, ...]], ...] = (
 _NO_CHAT = frozenset({"jina"})
 # Endpoints specific to a family of those rows.
 _WIRES_OF: dict[str, dict[Wire, Endpoint]] = {
+    "deepseek": {"completions": Endpoint("/beta/completions")},
     "mistral": {"chat": msgspec.structs.replace(_CHAT["chat"], tells_usage=True)},
     "ark": {"ark-video": _AT_ROOT},
     "minimax": {"minimax-video": _AT_ROOT},
@@ -464,13 +465,17 @@ def _filled(path: str, channel: Channel, values: Mapping[str, str]) -> str:
 
 
 # The end of a base URL with a version: some providers serve the OpenAI-compatible API below their own API's version.
-VERSION = r"/v\d+(?:beta\d*)?(?:/openai)?"
+# DeepSeek's is "beta" alone, which its completions need.
+VERSION = r"(?:/v\d+(?:beta\d*)?(?:/openai)?|/beta)"
 _VERSIONED = re.compile(VERSION + "$")
+_BETA = "/beta/"
 
 
 def target_path(base_path: str, upstream: str) -> str:
     """Join a base URL's path and an operation's path, without repeating a version that the base already ends in."""
     base = base_path.rstrip("/")
+    if upstream.startswith(_BETA):
+        return _VERSIONED.sub("", base) + upstream
     if upstream.startswith("/v1/") and _VERSIONED.search(base):
         return base + upstream[3:]
     if upstream.startswith("/v1beta/") and _VERSIONED.search(base):

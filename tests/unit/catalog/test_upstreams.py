@@ -87,6 +87,14 @@ def test_other_calls_cross_only_where_an_answer_can_be_carried_back(family: str,
     assert (served and served[0]) == found
 
 
+def test_deepseeks_completions_are_asked_where_they_are() -> None:
+    """Elsewhere it answers "completions api is only available when using beta api"."""
+    for family, path in (("deepseek", "/beta/completions"), ("together", "/v1/completions")):
+        served = endpoint_for(family, "completions", False, "m")
+        assert served is not None
+        assert served[1].path == path
+
+
 def test_a_model_and_options_are_percent_encoded_into_the_path() -> None:
     endpoint = UPSTREAM_FAMILIES["azure"].wires["chat"]
     channel = _channel("azure")
@@ -112,6 +120,11 @@ def test_a_stream_may_have_a_path_of_its_own() -> None:
         ("/v1beta", "/v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
         # Google's and DeepInfra's addresses for OpenAI's packages.
         ("/v1beta/openai/", "/v1/chat/completions", "/v1beta/openai/chat/completions"),
+        # DeepSeek's completions are part of its beta, with either of the bases that it documents.
+        ("", "/beta/completions", "/beta/completions"),
+        ("/v1", "/beta/completions", "/beta/completions"),
+        ("/beta", "/beta/completions", "/beta/completions"),
+        ("/beta/", "/v1/chat/completions", "/beta/chat/completions"),
         ("/v1/openai", "/v1/models", "/v1/openai/models"),
         ("/openai", "/v1/chat/completions", "/openai/v1/chat/completions"),
         ("/compatible-mode/v1/", "/v1/embeddings", "/compatible-mode/v1/embeddings"),
