@@ -49,7 +49,7 @@ _OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logpro
 LOSSES = (
     Loss("signatures of thinking", False, "chat has no signatures; the text goes back as reasoning_content if wanted"),
     Loss("redacted thinking", False, "it is opaque to every other dialect"),
-    Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves"),
+    Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves; Claude at OpenRouter gets it"),
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
     Loss("temperature, top_p, penalties", False, "for models that refuse sampling parameters"),
     Loss("user, verbosity, log probabilities", False, "for models that refuse them (Mistral's)"),
@@ -194,10 +194,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     if allowed and not own:
         # Few chat upstreams know `allowed_tools`; omitting the other tools has the same effect everywhere.
         tools = tuple(tool for tool in tools if tool.name in allowed)
-    rows = [
-        _tool(tool, request, profile) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {})
-        for tool in tools
-    ]
+    rows = [_tool(tool, request, profile) | _mark(tool, own or profile.cache_marks) for tool in tools]
     for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
             rows.append(served.raw)
@@ -312,7 +309,7 @@ def _messages(request: ChatRequest, profile: Profile, instruction: str | None) -
             rows += _assistant(request, profile, message, index, beside)
         else:
             role = profile.system_role if message.role == "system" else "user"
-            rows += _user_rows(request, role, message, index, beside)
+            rows += _user_rows(request, role, message, index, beside, profile.cache_marks)
     return rows
 
 
@@ -354,11 +351,16 @@ def _system(request: ChatRequest, profile: Profile, beside: _Beside) -> list[dic
             content = _content([(text, beside.parts.get((-1, index)))])
             rows.append({"role": profile.system_role, "content": content} | beside.messages.get((-1, index), {}))
         return rows
+    if profile.cache_marks and any(text.cache_ttl for text in request.system):
+        parts = [(text, _mark(text)) for text in request.system if text.text]
+        return [{"role": profile.system_role, "content": _content(parts)}]
     joined = "\n\n".join(text.text for text in request.system if text.text)
     return [{"role": profile.system_role, "content": joined}] if joined else []
 
 
-def _user_rows(request: ChatRequest, role: str, message: Message, index: int, beside: _Beside) -> list[dict[str, Any]]:
+def _user_rows(
+    request: ChatRequest, role: str, message: Message, index: int, beside: _Beside, marks: bool
+) -> list[dict[str, Any]]:
     """Tool results first, each as a message; then their images and files, which tool messages cannot hold; then the
     other parts."""
     rows: list[dict[str, Any]] = []
@@ -366,7 +368,7 @@ def _user_rows(request: ChatRequest, role: str, message: Message, index: int, be
     own = request.dialect == "chat"
     for position, part in enumerate(message.parts):
         if isinstance(part, ToolResult):
-            rows.append(_result(part, own) | beside.messages.get((index, position), {}))
+            rows.append(_result(part, own, marks) | beside.messages.get((index, position), {}))
             media = [inner for inner in part.parts if not _is_text(inner)]
             if media:
                 after.append((Text(f"From the result of tool call {part.call_id}:"), None))
@@ -378,7 +380,7 @@ def _user_rows(request: ChatRequest, role: str, message: Message, index: int, be
         begins = beside.messages.get((index, position))
         if begins is not None or not groups:
             groups.append((begins or {}, []))
-        groups[-1][1].append((part, beside.parts.get((index, position))))
+        groups[-1][1].append((part, beside.parts.get((index, position)) if own else _mark(part, marks)))
     for members, parts in groups:
         # An empty text is still a message.
         if (content := _content(parts)) != []:
@@ -390,7 +392,7 @@ def _is_text(part: Part) -> bool:
     return isinstance(part, Text) or (isinstance(part, File) and part.text is not None)
 
 
-def _result(part: ToolResult, own: bool) -> dict[str, Any]:
+def _result(part: ToolResult, own: bool, carried: bool) -> dict[str, Any]:
     texts = [inner for inner in part.parts if _is_text(inner)]
     words = [row["text"] for inner in texts if (row := _part(inner)) is not None]
     content: Any = "\n".join(words)
@@ -402,7 +404,16 @@ def _result(part: ToolResult, own: bool) -> dict[str, Any]:
         ]
     if part.is_error:
         content = f"Error: {content}"
+    ttl = part.cache_ttl or next((mark for mark in marks if mark), None)
+    if carried and not own and ttl is not None:
+        content = [{"type": "text", "text": content} | _cache_control(ttl)]
     return {"role": "tool", "tool_call_id": part.call_id, "content": content}
+
+
+def _mark(marked: Part | Tool, carried: bool = True) -> dict[str, Any]:
+    """The cache mark of a tool or a text; no other part can hold one."""
+    ttl = marked.cache_ttl if carried and isinstance(marked, Text | Tool) else None
+    return _cache_control(ttl) if ttl else {}
 
 
 def _cache_control(ttl: str) -> dict[str, Any]:
@@ -480,7 +491,10 @@ def _assistant_row(
     refusal = "".join(part.text for part, _ in places if isinstance(part, Refusal))
     if spoken:
         # Chat joins the text blocks of an answer, unless the caller's own dialect is chat and kept them separate.
-        row["content"] = _content(spoken) if own else "".join(part.text for part, _ in spoken)
+        marked = not own and profile.cache_marks and any(part.cache_ttl for part, _ in spoken)
+        if marked:
+            spoken = [(part, _mark(part)) for part, _ in spoken]
+        row["content"] = _content(spoken) if own or marked else "".join(part.text for part, _ in spoken)
     elif calls or refusal:
         row["content"] = None
     if refusal:

@@ -585,6 +585,31 @@ def test_kimi_takes_no_sampling() -> None:
     assert sampling.items() <= _write(_other(**sampling), profile_for("moonshot", "moonshot-v1-8k")).items()
 
 
+def test_cache_marks_reach_claude_through_openrouter() -> None:
+    """It caches nothing that is not marked, so Claude Code paid for its whole conversation anew with every call."""
+    asked = _other(
+        Message("user", (Text("go"),)),
+        Message("assistant", (Text("a"), Text("b", "5m"), ToolCall("c", "f", "{}"))),
+        Message("user", (ToolResult("c", (Text("r"),), cache_ttl="5m"), Text("now", "5m"))),
+        system=(Text("You are"), Text("helpful.", "1h")),
+        tools=(Tool("f"), Tool("g", cache_ttl="1h")),
+    )
+    hour, minutes = {"type": "ephemeral", "ttl": "1h"}, {"type": "ephemeral"}
+    written = _write(asked, profile_for("openrouter", "anthropic/claude-sonnet-4.5"))
+    assert [tool.get("cache_control") for tool in written["tools"]] == [None, hour]
+    assert [row["content"] for row in written["messages"]] == [
+        [{"type": "text", "text": "You are"}, {"type": "text", "text": "helpful.", "cache_control": hour}],
+        "go",
+        [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "cache_control": minutes}],
+        [{"type": "text", "text": "r", "cache_control": minutes}],
+        [{"type": "text", "text": "now", "cache_control": minutes}],
+    ]
+    for family, model in (("openrouter", "openai/gpt-5.6-sol"), ("deepseek", "deepseek-flash")):
+        plain = _write(asked, profile_for(family, model))
+        assert "cache_control" not in json.dumps(plain)
+        assert [row["content"] for row in plain["messages"]] == ["You are\n\nhelpful.", "go", "ab", "r", "now"]
+
+
 def test_grok_takes_no_penalties_where_it_reasons() -> None:
     asked = _other(temperature=0.5, top_p=0.5, presence_penalty=1.0, frequency_penalty=1.0)
     for model in ("grok-4.7", "grok-4.20-0309-reasoning"):
