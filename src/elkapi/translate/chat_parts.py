@@ -34,6 +34,10 @@ T = TypeVar("T")
 # get it back, all others refuse it.
 FILE_ID = "file-id:"
 
+# How OpenRouter names the thinking of Claude models, and what it begins with.
+CLAUDES_FORMAT = "anthropic-claude"
+CLAUDES_FORMAT_NOW = "anthropic-claude-v1"
+
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,", re.IGNORECASE)
 _MEDIA_TYPES = {
     "pdf": "application/pdf",

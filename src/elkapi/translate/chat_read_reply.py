@@ -11,7 +11,14 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON
-from elkapi.translate.chat_parts import arguments_text, signer, split_data_url, thinking_text, thought_signature
+from elkapi.translate.chat_parts import (
+    CLAUDES_FORMAT,
+    arguments_text,
+    signer,
+    split_data_url,
+    thinking_text,
+    thought_signature,
+)
 from elkapi.translate.chat_views import (
     ADDRESSES,
     ANNOTATIONS,
@@ -21,6 +28,7 @@ from elkapi.translate.chat_views import (
     IMAGES,
     LOGPROBS,
     NULL,
+    REASONING_DETAILS,
     SEARCH_RESULTS,
     USAGE,
     Choice,
@@ -163,6 +171,8 @@ class ChatReader:
 
     def _delta(self, part: Delta, choice: Choice, events: list[Event]) -> None:
         thought = part.reasoning_content or part.reasoning
+        if part.reasoning_details is not NULL and self._details(part.reasoning_details, events):
+            thought = None
         if thought and (thought := _text(thought)):
             self._thought = True
             events.append(ThinkingDelta(thought))
@@ -209,6 +219,20 @@ class ChatReader:
             if block.signature:
                 events.append(ThinkingSignature(block.signature, signer(block.signed_by)))
                 self._thought = False
+
+    def _details(self, raw: msgspec.Raw, events: list[Event]) -> bool:
+        """The thinking of a Claude model behind OpenRouter, with its signatures; whether there was any."""
+        several = [row for row in look(REASONING_DETAILS, raw) or () if (row.format or "").startswith(CLAUDES_FORMAT)]
+        for row in several:
+            if row.data:
+                events.append(RedactedThinking(row.data))
+                continue
+            if row.text:
+                self._thought = True
+                events.append(ThinkingDelta(row.text))
+            if row.signature:
+                events.append(ThinkingSignature(row.signature, "anthropic"))
+        return bool(several)
 
     def _piece(self, piece: ToolPiece, choice: int, events: list[Event]) -> None:
         """One piece of a call. Some providers use one index for all calls, or none, and some give no ids."""

@@ -77,6 +77,7 @@ class Delta(msgspec.Struct, gc=False):
     function_call: FunctionPiece | None = None
     refusal: str | None = None
     thinking_blocks: msgspec.Raw = NULL
+    reasoning_details: msgspec.Raw = NULL
     annotations: msgspec.Raw = NULL
     images: msgspec.Raw = NULL
     audio: Any = None
@@ -138,6 +139,16 @@ class _Block(msgspec.Struct):
     signed_by: str | None = None
 
 
+class _ReasoningDetail(msgspec.Struct):
+    """OpenRouter's piece of thinking. `format` says whose it is."""
+
+    type: str = ""
+    format: str | None = None
+    text: str | None = None
+    signature: str | None = None
+    data: str | None = None
+
+
 class _UrlCitation(msgspec.Struct):
     url: str
     title: str | None = None
@@ -168,6 +179,7 @@ CHUNK = msgspec.json.Decoder(Chunk)
 USAGE = msgspec.json.Decoder(ChatUsage)
 LOGPROBS = msgspec.json.Decoder(_LogprobsView)
 BLOCKS = msgspec.json.Decoder(list[_Block])
+REASONING_DETAILS = msgspec.json.Decoder(list[_ReasoningDetail])
 ANNOTATIONS = msgspec.json.Decoder(list[_Annotation])
 ADDRESSES = msgspec.json.Decoder(list[str])
 SEARCH_RESULTS = msgspec.json.Decoder(list[_SearchResult])

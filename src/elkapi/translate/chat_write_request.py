@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_parts import FILE_ID, Places, is_stored_file
+from elkapi.translate.chat_parts import CLAUDES_FORMAT_NOW, FILE_ID, Places, is_stored_file
 from elkapi.translate.dialect import given, stop_member
 from elkapi.translate.ir import (
     Audio,
@@ -47,8 +47,8 @@ _OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logpro
 
 # What this dialect cannot carry of a request in another dialect.
 LOSSES = (
-    Loss("signatures of thinking", False, "chat has no signatures; the text goes back as reasoning_content if wanted"),
-    Loss("redacted thinking", False, "it is opaque to every other dialect"),
+    Loss("signatures of thinking", False, "chat has none, but for Claude at OpenRouter; the text goes back if wanted"),
+    Loss("redacted thinking", False, "it is opaque to every other dialect; Claude at OpenRouter gets it"),
     Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves; Claude at OpenRouter gets it"),
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
     Loss("temperature, top_p, penalties", False, "for models that refuse sampling parameters"),
@@ -505,6 +505,10 @@ def _assistant_row(
         text = text or _NO_THOUGHTS
     if text and (own or profile.reasoning_content):
         row["reasoning_content"] = text
+    if not own and profile.signed_details:
+        signed = [_detail(part) for part in thoughts if part.signed_by == "anthropic"]
+        if signed:
+            row["reasoning_details"] = [detail | {"index": place} for place, detail in enumerate(signed)]
     if own and any(part.signature or part.redacted for part in thoughts):
         row["thinking_blocks"] = [thinking_block(part) for part in thoughts]
     if own and (images := [image_row(part) for part, _ in places if isinstance(part, Image)]):
@@ -512,6 +516,18 @@ def _assistant_row(
     if calls:
         row["tool_calls"] = calls
     return row
+
+
+def _detail(part: Thinking) -> dict[str, Any]:
+    """A passage that Claude signed, as OpenRouter takes it back."""
+    if part.redacted is not None:
+        return {"type": "reasoning.encrypted", "data": part.redacted, "format": CLAUDES_FORMAT_NOW}
+    return {
+        "type": "reasoning.text",
+        "text": part.text,
+        "signature": part.signature,
+        "format": CLAUDES_FORMAT_NOW,
+    }
 
 
 def thinking_block(part: Thinking) -> dict[str, Any]:

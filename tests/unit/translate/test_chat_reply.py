@@ -357,6 +357,41 @@ def _made(events: list[Event]) -> list[tuple[str, str, str]]:
     return list(made.values())
 
 
+def _chunks(*deltas: dict[str, Any]) -> list[Event]:
+    reader, events = DIALECT.reader(), []
+    for delta in deltas:
+        data = json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode()
+        events += reader.feed(Frame(b"data: " + data + b"\n\n", b"", data))
+    return events[1:]
+
+
+def test_claudes_thinking_behind_openrouter_keeps_its_signatures() -> None:
+    """`reasoning` repeats the text of the details, which alone say where each signed passage ends."""
+    claude = {"format": "anthropic-claude-v1", "index": 0}
+    text = {"type": "reasoning.text", "text": "Hm.", **claude}
+    signed = {"type": "reasoning.text", "signature": "c2ln", **claude}
+    hidden = {"type": "reasoning.encrypted", "data": "b3Bh", **claude}
+    expected = [
+        ThinkingDelta("Hm."),
+        ThinkingSignature("c2ln", "anthropic"),
+        RedactedThinking("b3Bh"),
+        TextDelta("42"),
+    ]
+    streamed = _chunks(
+        {"reasoning": "Hm.", "reasoning_details": [text]},
+        {"reasoning": None, "reasoning_details": [signed]},
+        {"reasoning_details": [hidden]},
+        {"content": "42"},
+    )
+    assert streamed == expected
+    message = {"content": "42", "reasoning": "Hm.", "reasoning_details": [text | signed, hidden]}
+    whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    assert DIALECT.read_reply(json.dumps(whole).encode())[1:5] == expected
+    # Other models' details are no Claude's, and what cannot be read changes nothing.
+    for details in ([{"type": "reasoning.encrypted", "data": "x", "format": "google-gemini-v1"}], "x", [1], None):
+        assert _chunks({"reasoning": "Hm.", "reasoning_details": details}) == [ThinkingDelta("Hm.")]
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -370,12 +405,7 @@ def test_thinking_in_the_parts_of_an_answer_is_read(part: dict[str, Any]) -> Non
     answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
     expected = [ThinkingDelta("Hm."), TextDelta("42"), Finish("stop"), End()]
     assert DIALECT.read_reply(json.dumps(answer).encode())[1:] == expected
-    reader = DIALECT.reader()
-    events = []
-    for content in ([part], [{"type": "text", "text": "42"}]):
-        data = json.dumps({"choices": [{"index": 0, "delta": {"content": content}}]}).encode()
-        events += reader.feed(Frame(b"data: " + data + b"\n\n", b"", data))
-    assert events[1:] == expected[:2]
+    assert _chunks({"content": [part]}, {"content": [{"type": "text", "text": "42"}]}) == expected[:2]
 
 
 @pytest.mark.parametrize("case", ODD_CALLS)

@@ -610,6 +610,26 @@ def test_cache_marks_reach_claude_through_openrouter() -> None:
         assert [row["content"] for row in plain["messages"]] == ["You are\n\nhelpful.", "go", "ab", "r", "now"]
 
 
+def test_claudes_signed_thinking_goes_back_through_openrouter() -> None:
+    thoughts = (
+        Thinking("Hm.", "c2ln", "anthropic"),
+        Thinking(redacted="b3Bh", signed_by="anthropic"),
+        Thinking("Oh.", "x", "gemini"),
+        Thinking("So."),
+    )
+    call = ToolCall("c", "f", "{}")
+    asked = _other(Message("assistant", (*thoughts, call)), Message("user", (ToolResult("c", (Text("r"),)),)))
+    row = _write(asked, profile_for("openrouter", "anthropic/claude-sonnet-4.5"))["messages"][0]
+    assert row["reasoning_details"] == [
+        {"type": "reasoning.text", "text": "Hm.", "signature": "c2ln", "format": "anthropic-claude-v1", "index": 0},
+        {"type": "reasoning.encrypted", "data": "b3Bh", "format": "anthropic-claude-v1", "index": 1},
+    ]
+    assert "reasoning_details" not in _write(asked, profile_for("openrouter", "openai/gpt-5.6-sol"))["messages"][0]
+    unsigned = _other(Message("assistant", (Thinking("So."), call)), Message("user", (Text("r"),)))
+    rows = _write(unsigned, profile_for("openrouter", "anthropic/claude-sonnet-4.5"))["messages"]
+    assert "reasoning_details" not in rows[0]
+
+
 def test_grok_takes_no_penalties_where_it_reasons() -> None:
     asked = _other(temperature=0.5, top_p=0.5, presence_penalty=1.0, frequency_penalty=1.0)
     for model in ("grok-4.7", "grok-4.20-0309-reasoning"):
