@@ -270,10 +270,23 @@ def _checked_config(config: ChannelConfig) -> ChannelConfig:
 
 
 def _checked_secrets(secrets: Iterable[str]) -> list[str]:
-    keys = list(dict.fromkeys(overrides.check_secret(secret) for secret in secrets))
+    given = list(secrets)
+    keys = list(dict.fromkeys(_checked_secret(given, place) for place in range(len(given))))
     if len(keys) > KEYS_MAX:
         raise InvalidInput(f"a channel has at most {KEYS_MAX}", field="keys")
     return keys
+
+
+def _checked_secret(given: list[str], place: int) -> str:
+    """Among several, the error says which one it is about: a pasted file may have hundreds."""
+    try:
+        return overrides.check_secret(given[place])
+    except InvalidInput as error:
+        if len(given) == 1:
+            raise
+        raise InvalidInput(
+            f"number {place + 1} of {len(given)}: {error.message.removeprefix('keys: ')}", field="keys"
+        ) from None
 
 
 def _check_forms(name: str, secrets: Iterable[str]) -> None:

@@ -224,8 +224,12 @@ def _find(connection: Connection, which: str) -> KeyRow:
             hint = f"use {other.id}, or rename that key with `elkapi key edit {other.id} --name NAME`"
             raise Refused(f"{which} is both the id of a key and the name of key {other.id}; {hint}")
         return row
+    # A customer's new key often has the name of the revoked one that it replaces.
+    alive = [row for row in named if row.revoked_ns is None]
+    if len(alive) == 1:
+        return alive[0]
     if len(named) > 1:
-        ids = ", ".join(str(row.id) for row in named)
+        ids = ", ".join(str(row.id) for row in alive or named)
         raise Refused(f"several keys are named {which!r}; use one of the ids {ids}")
     if not named:
         raise Missing(f"the key {which!r} does not exist; see `elkapi key list`")

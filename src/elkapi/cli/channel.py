@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from elkapi.cli.numbers import Whole, read_number, read_whole
 from elkapi.cli.output import (
     F,
     json_option,
+    listed,
     opened,
     pairs,
     print_facts,
@@ -114,14 +116,16 @@ def channel() -> None:
 def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> None:
     """Add a channel."""
     from elkapi.admin import channels
+    from elkapi.admin.notes import without_price
 
     for name in ("family", "models"):
         if given[name] is None:
             raise click.UsageError(f"--{name.replace('_', '-')} is needed")
     with opened() as admin:
         view = channels.add_channel(admin, _fields(given, ()), _secrets(keys, key_file))
+        unpriced = without_price(admin, view)
     _print(view, as_json)
-    _warn(view)
+    _warn(view, unpriced)
 
 
 @channel.command()
@@ -132,14 +136,17 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
 def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Change the options you give; a repeatable option replaces all old values. For keys, see `elkapi channel key`."""
     from elkapi.admin import channels
+    from elkapi.admin.notes import without_price
 
     fields = _fields(given, clear)
-    if not any(getattr(fields, name) is not msgspec.UNSET for name in fields.__struct_fields__):
+    if not _given(fields):
         raise click.UsageError("nothing to change was given")
     with opened() as admin:
         view = channels.edit_channel(admin, channel, fields)
+        # Only if the models changed: a model may be without a price on purpose.
+        unpriced = without_price(admin, view) if {"models", "aliases"} & _given(fields) else []
     _print(view, as_json)
-    _warn(view)
+    _warn(view, unpriced)
 
 
 @channel.command("list")
@@ -321,6 +328,10 @@ def _fields(given: dict[str, Any], clear: tuple[str, ...]) -> ChannelFields:
     return read_input(ChannelFields, values)
 
 
+def _given(fields: ChannelFields) -> set[str]:
+    return {name for name in fields.__struct_fields__ if getattr(fields, name) is not msgspec.UNSET}
+
+
 def _limits(given: dict[str, str]) -> dict[str, float]:
     from elkapi.types import ChannelLimits
 
@@ -354,10 +365,17 @@ def _print(view: ChannelView, as_json: bool) -> None:
     _print_keys(list(view.keys), False, "no keys")
 
 
-def _warn(view: ChannelView) -> None:
-    """Warn if another family would guard against further models that the provider at this URL accepts."""
+def _warn(view: ChannelView, unpriced: list[str]) -> None:
+    """Warn of models without a price, and if another family would guard against further models that the provider at
+    this URL accepts."""
     from elkapi.catalog.upstreams import guarding_family
 
+    if unpriced:
+        click.echo(
+            f"note: no price is set for {listed(unpriced)}, so calls are refused: elkapi price set --model "
+            f"{shlex.quote(unpriced[0])} ...",
+            err=True,
+        )
     if (name := guarding_family(view.family, view.base_url)) is not None:
         click.echo(
             f"{view.base_url} is the address of the family {name}. As {view.family}, calls that name further models "

@@ -9,12 +9,14 @@ import click
 from elkapi.cli.numbers import Whole
 from elkapi.cli.output import (
     json_option,
+    listed,
     opened,
     parse_expiry,
     print_facts,
     print_json,
     print_more,
     print_rows,
+    readable,
     when,
     words,
 )
@@ -24,7 +26,9 @@ from elkapi.money import format_usd
 from elkapi.settings import NUMBER_MAX
 
 if TYPE_CHECKING:
+    from elkapi.admin.context import Admin
     from elkapi.admin.keys import KeyView
+    from elkapi.storage.repos.keys import KeyRow
 
 COLUMNS = ("id", "name", "hint", "group", "scope", "state", "balance_usd", "models", "expires_at")
 
@@ -47,6 +51,7 @@ def create(expires: str | None, is_test: bool, models: str | None, as_json: bool
     """Create a key and print it. It is never shown again: only its digest is stored."""
     from elkapi.admin import keys
     from elkapi.admin.context import read_input
+    from elkapi.admin.notes import namesakes
 
     policy = take_policy(given)
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -57,11 +62,17 @@ def create(expires: str | None, is_test: bool, models: str | None, as_json: bool
         values["expires_at_ns"] = parse_expiry(expires)
     with opened() as admin:
         view, plaintext = keys.create_key(admin, read_input(keys.KeyInput, values))
+        others = namesakes(admin, view.row)
+        unserved = _unserved(admin, view.row)
     if as_json:
         print_json({"key": plaintext} | _shown(view))
-        return
-    click.echo(plaintext)
-    click.echo(f"key {view.row.id} ({view.row.name}); save it now, it is not shown again", err=True)
+    else:
+        click.echo(plaintext)
+        click.echo(f"key {view.row.id} ({view.row.name}); save it now, it is not shown again", err=True)
+    if others:
+        ids = listed(others)
+        click.echo(f"note: key {ids} has the same name; commands about either need its id", err=True)
+    _tell_unserved(view.row, unserved)
 
 
 @key.command("list")
@@ -204,7 +215,22 @@ def edit(
     if not values:
         raise click.UsageError("nothing to change was given")
     with opened() as admin:
-        _print(keys.edit_key(admin, which, read_input(keys.KeyPatch, values)), as_json)
+        view = keys.edit_key(admin, which, read_input(keys.KeyPatch, values))
+        unserved = _unserved(admin, view.row) if values.keys() & {"models", "group"} else []
+    _print(view, as_json)
+    _tell_unserved(view.row, unserved)
+
+
+def _unserved(admin: Admin, row: KeyRow) -> list[str]:
+    """The models that this key may use and its group has no channel for; a test key has the sandbox."""
+    from elkapi.admin.notes import without_channel
+
+    return without_channel(admin, row.models, row.group) if row.models and row.scope == "live" else []
+
+
+def _tell_unserved(row: KeyRow, names: list[str]) -> None:
+    if names:
+        click.echo(f"note: no channel serves {listed(names)} in group {readable(row.group)} yet", err=True)
 
 
 def _print(view: KeyView, as_json: bool) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 CELL_WIDTH_MAX = 60
+LISTED_MAX = 10
 ATTEMPT_COLUMNS = (
     "channel_name",
     "channel_key_id",
@@ -114,6 +115,12 @@ def print_more(command: str, options: Mapping[str, object]) -> None:
     """Print the command that continues a listing; options that are None are omitted."""
     given = "".join(f" {name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
     click.echo(f"there are more: {command}{given}", err=True)
+
+
+def listed(names: Sequence[object]) -> str:
+    """`a, b, c and 4 more`, for a note."""
+    shown = ", ".join(readable(str(name)) for name in names[:LISTED_MAX])
+    return shown if len(names) <= LISTED_MAX else f"{shown} and {len(names) - LISTED_MAX} more"
 
 
 def print_facts(facts: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.numbers import read_whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, readable, when
 from elkapi.money import format_usd
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def set_(
     """
     from elkapi.admin import prices
     from elkapi.admin.context import read_input
+    from elkapi.admin.notes import without_channel
 
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values |= {"rates": _classes(rate, "--rate"), "tiers": [_tier(text) for text in tier]}
@@ -84,10 +85,14 @@ def set_(
     with opened() as admin:
         row = prices.set_price(admin, read_input(prices.PriceInput, values | {"source": admin.actor}))
         before = prices.history(admin, row.price.model)[1:2]
+        # The first price of a name, which may be misspelt.
+        unserved = [] if before else without_channel(admin, [row.price.model], None)
     if as_json:
         print_json(_shown(row))
     else:
         click.echo(f"{row.price.model}: version {row.price.version} is in force")
+    if unserved:
+        click.echo(f"note: no channel serves {readable(row.price.model)} yet", err=True)
     # A new version replaces the whole price; warn about rates that it drops.
     if before and (gone := [name for name in _named(before[0]) if name not in _named(row)]):
         which, hint = before[0].price.version, f"see elkapi price history {shlex.quote(row.price.model)}"

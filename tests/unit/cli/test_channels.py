@@ -76,6 +76,30 @@ def test_bulk_paste_is_deduplicated(elkapi: Elkapi) -> None:
     assert len(elkapi("channel", "key", "list", "c", "--json").json) == 3
 
 
+@pytest.mark.parametrize("command", [("add", "--family", "openai", "--models", "m"), ("key", "add", "c")])
+def test_a_bad_line_among_pasted_keys_is_counted_and_never_shown(elkapi: Elkapi, command: tuple[str, ...]) -> None:
+    add_channel(elkapi, "--name", "c")
+    outcome = elkapi("channel", *command, "--key-file", "-", stdin=f"one-key\n\n{PLANTED} # the old one\ntwo-key\n")
+    assert outcome.status == 2
+    assert outcome.err.startswith("elkapi: keys: number 2 of 3: a key must be one line")
+    assert PLANTED not in outcome.err
+
+
+def test_a_model_without_a_price_is_told_to_whoever_adds_it_to_a_channel(elkapi: Elkapi) -> None:
+    needed = ("--family", "openai", "--key", PLANTED, "--name", "c")
+    bundled = "all-MiniLM-L6-v2"
+    added = elkapi("channel", "add", *needed, "--models", f"gpt-4o,mine,{bundled}", "--alias", "yours=gpt-4o")
+    told = "note: no price is set for {}, so calls are refused: elkapi price set --model {} ...\n"
+    assert (added.status, added.err) == (0, told.format("mine, yours", "mine"))
+    elkapi("price", "set", "--model", "mine", "--per-call", "0.01")
+    assert elkapi("channel", "edit", "c", "--weight", "2").err == ""
+    assert elkapi("channel", "edit", "c", "--models", "gpt-4o,mine").err == told.format("yours", "yours")
+    many = [f"m{number}" for number in range(15)]
+    assert (
+        "m8, m9 and 5 more, so" in elkapi("channel", "edit", "c", "--clear", "aliases", "--models", ",".join(many)).err
+    )
+
+
 @pytest.mark.parametrize(
     ("family", "form", "good"),
     [
@@ -232,6 +256,7 @@ def test_a_channel_that_does_not_answer_is_told(elkapi: Elkapi) -> None:
 
 def test_an_address_whose_own_family_guards_more_is_said_so(elkapi: Elkapi) -> None:
     address = ("--base-url", "https://openrouter.ai/api/v1", "--models", "m", "--key", "k")
+    elkapi("price", "set", "--model", "m", "--per-call", "0.01")
     outcome = elkapi("channel", "add", "--family", "openai", "--name", "o", *address)
     assert outcome.status == 0
     assert "is the address of the family openrouter" in outcome.err

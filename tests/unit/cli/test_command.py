@@ -488,6 +488,42 @@ def test_a_price_is_withdrawn_and_set_again(elkapi: Elkapi) -> None:
     assert (restored.json["version"], restored.err) == (3, "")
 
 
+def test_a_first_price_of_a_name_that_no_channel_serves_is_told(elkapi: Elkapi) -> None:
+    """It may be misspelt. A price in the book and a further version say nothing."""
+    add_channel(elkapi)
+    for model, told in (("a", ""), ("aa", "note: no channel serves aa yet\n"), ("aa", ""), ("gpt-4o", None)):
+        outcome = elkapi("price", "set", "--model", model, "--per-call", "0.01")
+        assert outcome.status == 0
+        assert "no channel" not in outcome.err if told is None else outcome.err == told
+
+
+def test_a_keys_models_that_its_group_has_no_channel_for_are_told(elkapi: Elkapi) -> None:
+    add_channel(elkapi)
+    elkapi("group", "set", "team", "--ratio", "1")
+    told = "note: no channel serves {} in group {} yet\n"
+    created = elkapi("key", "create", "--name", "k", "--models", "a,aa,all-MiniLM-L6-v2", "--json")
+    assert (created.json["name"], created.err) == ("k", told.format("aa", "default"))
+    assert elkapi("key", "edit", "k", "--models", "a").err == ""
+    assert elkapi("key", "edit", "k", "--group", "team").err == told.format("a", "team")
+    assert elkapi("key", "edit", "k", "--expires", "30d").err == ""
+    assert "note" not in elkapi("key", "create", "--name", "t", "--test", "--models", "sandbox-model").err
+
+
+def test_a_second_key_of_one_name_is_told_and_a_revoked_one_does_not_count(elkapi: Elkapi) -> None:
+    elkapi("key", "create", "--name", "alice")
+    again = elkapi("key", "create", "--name", "alice")
+    assert again.err.endswith("note: key 1 has the same name; commands about either need its id\n")
+    assert "several keys are named 'alice'; use one of the ids 1, 2" in elkapi("key", "deposit", "alice", "1").err
+    elkapi("key", "revoke", "1")
+    assert elkapi("key", "deposit", "alice", "1", "--json").json["id"] == 2
+    elkapi("key", "revoke", "alice")
+    # Both are gone: which one is meant cannot be told.
+    assert "use one of the ids 1, 2" in elkapi("key", "show", "alice").err
+    third = elkapi("key", "create", "--name", "alice")
+    assert "same name" not in third.err
+    assert elkapi("key", "show", "alice", "--json").json["id"] == 3
+
+
 def test_what_has_members_is_shown_as_json_to_people_too(elkapi: Elkapi) -> None:
     rates = ("--input-per-1m", "3", "--output-per-1m", "15", "--tier", "200000:input=6")
     elkapi("price", "set", "--model", "long", *rates)
