@@ -17,7 +17,7 @@ def show_request(admin: Admin, request_id: str) -> RequestAccount:
     with admin.database.read() as connection:
         account = read_account(connection, parsed_id(request_id), None)
     if account is None:
-        raise Missing(f"no record of {request_id} exists")
+        raise Missing(f"no record of {request_id} exists; a call refused before its hold has only a line in the log")
     return account
 
 

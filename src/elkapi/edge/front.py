@@ -18,7 +18,7 @@ from elkapi.edge.cors import Cors
 from elkapi.edge.exchange import header_lines
 from elkapi.edge.proxies import TrustedProxies
 from elkapi.edge.render import render_error
-from elkapi.errors import GatewayError, MethodNotAllowed, Unauthenticated
+from elkapi.errors import GatewayError, MethodNotAllowed, ModelForbidden, NoChannel, NoPrice, Unauthenticated
 from elkapi.ids import request_id_text
 from elkapi.observe.metrics import MetricsPages
 from elkapi.relay.call import Call, ClientGone
@@ -48,6 +48,9 @@ _TASK_PATHS: tuple[tuple[str, Dialect], ...] = (
     ("/v1/task", "task"),
 )
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+# What the operator can mend. Their messages name the model and nothing else of the caller's body.
+_EXPLAINED = (ModelForbidden, NoChannel, NoPrice)
+REASON_CHARACTERS_MAX = 300
 
 
 def _is_anthropic(call: Call) -> bool:
@@ -94,7 +97,7 @@ class Front:
         try:
             await self._handled(call)
         except GatewayError as error:
-            self._log(call, error.status, error.code)
+            self._log(call, error.status, error.code, error.message if isinstance(error, _EXPLAINED) else None)
             self._answer(call, error)
         except Failed as failed:
             # Its record is already stored and logged, with the attempts.
@@ -146,8 +149,14 @@ class Front:
         status, headers, body = render_error(error, call.id, dialect_of(call))
         call.reply.send(status, headers, body)
 
-    def _log(self, call: Call, status: int, code: str) -> None:
+    def _log(self, call: Call, status: int, code: str, reason: str | None = None) -> None:
+        """The line of a call that has no record: who made it, if the key is known, and the `reason` if it is ours."""
         plane = self._plane
+        known: dict[str, object] = {}
+        if (digest := call.memo.key_digest) is not None and (grant := plane.key_cache.get(digest)) is not None:
+            known["key_id"] = grant.key_id
+        if reason is not None:
+            known["reason"] = reason[:REASON_CHARACTERS_MAX]
         plane.metrics.requests[("rejected", status)] += 1
         plane.log.write(
             "error" if status >= 500 else "refused",
@@ -158,6 +167,7 @@ class Front:
             status=status,
             code=code,
             client_ip=self._proxies.client_ip(call),
+            **known,
             ms=milliseconds(plane.clock.monotonic_s() - call.started_s),
         )
 

@@ -128,6 +128,8 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     able = [m for m in near if can_serve(snapshot, grant, request.operation, m)]
     listed = able or near
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
+    if not listed and grant.models:
+        return text + " Nothing that this API key may use is served there; ask the operator."
     if not listed:
         return text + " This group has no models; ask the operator to add a channel with `elkapi channel add`."
     if not able and request.model in named:

@@ -11,13 +11,15 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
+from elkapi.access.cache import KeyCache
 from elkapi.clock import ManualClock
 from elkapi.edge import front
-from elkapi.edge.front import Front, dialect_of
-from elkapi.errors import BadRequest, GatewayError, Unavailable
+from elkapi.edge.front import REASON_CHARACTERS_MAX, Front, dialect_of
+from elkapi.errors import BadRequest, GatewayError, ModelForbidden, NoChannel, NoPrice, Unavailable
 from elkapi.relay.call import Call, ClientGone
 from elkapi.relay.relay import Failed, Left
 from elkapi.settings import Settings
+from elkapi.types import Grant
 
 KEY = "sk-" + "A" * 48
 ID = bytes(range(16))
@@ -38,7 +40,10 @@ class Answered:
             clock=self.clock,
             log=SimpleNamespace(write=self._write),
             metrics=SimpleNamespace(requests=self.counted),
+            key_cache=KeyCache(10),
         )
+        self.plane = plane
+        self.key_digest: bytes | None = None
         self.ready: str | None = None
         self.front = Front(plane, lambda: self.ready)
         self.reply = Mock(started=False, common=b"")
@@ -49,6 +54,7 @@ class Answered:
     async def asks(self, path: str = "/v1/embeddings", method: str = "POST", **headers: str) -> None:
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         call = Call(ID, method, path, "", named, "10.0.0.1", b"", self.reply, self.clock.monotonic_s())
+        call.memo.key_digest = self.key_digest
         self.clock.advance(0.25)
         await self.front(call)
 
@@ -90,6 +96,27 @@ async def test_an_error_is_answered_counted_and_logged_without_a_callers_key(
             ("unexpected", "error", "req_" + ID.hex())
         ]
         assert "RuntimeError: a bug" in before[0]["trace"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (NoChannel("No channel serves the model 'gpt-9'."), "No channel serves the model 'gpt-9'."),
+        (NoPrice("The model 'gpt-9' has no price."), "The model 'gpt-9' has no price."),
+        (ModelForbidden("This API key may not use the model 'gpt-9'."), "This API key may not use the model 'gpt-9'."),
+        (NoChannel("x" * 1000), "x" * REASON_CHARACTERS_MAX),
+        # Its message may quote the body.
+        (BadRequest("The field 'secret' is wrong."), None),
+    ],
+)
+async def test_the_log_says_whose_call_was_refused_and_which_model_it_lacked(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception, reason: str | None
+) -> None:
+    one, digest = Answered(monkeypatch, fault), b"d" * 32
+    one.plane.key_cache.put(digest, Grant(7, "tina", 1, "default", "live", (), None, None, True), 0, 0.0)
+    for one.key_digest in (digest, b"e" * 32):
+        await one.asks()
+    assert [(line.get("key_id"), line.get("reason")) for line in one.lines] == [(7, reason), (None, reason)]
 
 
 @pytest.mark.parametrize("fault", [BadRequest("It is wrong."), RuntimeError("a bug"), Failed(Unavailable("Away."), ())])

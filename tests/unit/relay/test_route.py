@@ -34,8 +34,8 @@ def snapshot_of(*models: str, family: str = "deepseek") -> Snapshot:
     )
 
 
-def told(snapshot: Snapshot, model: str, operation: Any = CHAT) -> str:
-    return str(route.no_channel(snapshot, GRANT, Request(operation, model, b"", Facts(model, Usage()))))
+def told(snapshot: Snapshot, model: str, operation: Any = CHAT, grant: Grant = GRANT) -> str:
+    return str(route.no_channel(snapshot, grant, Request(operation, model, b"", Facts(model, Usage()))))
 
 
 def test_a_model_that_nobody_has_is_compared_with_a_few_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +88,11 @@ def test_a_model_whose_keys_are_all_out_of_service_is_said_to_be_that_within_its
 
 def test_a_group_without_any_model_is_told_so() -> None:
     assert "This group has no models" in told(snapshot_of(), "m")
+
+
+def test_a_key_whose_models_nobody_serves_is_not_told_that_its_group_has_none() -> None:
+    limited = msgspec.structs.replace(GRANT, models=frozenset({"m"}))
+    assert told(snapshot_of("o"), "m", grant=limited).endswith("is served there; ask the operator.")
 
 
 @pytest.mark.parametrize(("others", "more"), [(1, ", and no other model supports it."), (500, ".")])
