@@ -221,7 +221,7 @@ class ChatReader:
                 self._thought = False
 
     def _details(self, raw: msgspec.Raw, events: list[Event]) -> bool:
-        """The thinking of a Claude model behind OpenRouter, with its signatures; whether there was any."""
+        """The thinking of a Claude model behind OpenRouter, with its signatures; whether its text was there."""
         several = [row for row in look(REASONING_DETAILS, raw) or () if (row.format or "").startswith(CLAUDES_FORMAT)]
         for row in several:
             if row.data:
@@ -232,7 +232,7 @@ class ChatReader:
                 events.append(ThinkingDelta(row.text))
             if row.signature:
                 events.append(ThinkingSignature(row.signature, "anthropic"))
-        return bool(several)
+        return any(row.text for row in several)
 
     def _piece(self, piece: ToolPiece, choice: int, events: list[Event]) -> None:
         """One piece of a call. Some providers use one index for all calls, or none, and some give no ids."""

@@ -387,8 +387,10 @@ def test_claudes_thinking_behind_openrouter_keeps_its_signatures() -> None:
     message = {"content": "42", "reasoning": "Hm.", "reasoning_details": [text | signed, hidden]}
     whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
     assert DIALECT.read_reply(json.dumps(whole).encode())[1:5] == expected
-    # Other models' details are no Claude's, and what cannot be read changes nothing.
-    for details in ([{"type": "reasoning.encrypted", "data": "x", "format": "google-gemini-v1"}], "x", [1], None):
+    # Other models' details are no Claude's, and what cannot be read, or has no text, changes nothing.
+    summary = {"type": "reasoning.summary", "summary": "Hm.", **claude}
+    google = {"type": "reasoning.encrypted", "data": "x", "format": "google-gemini-v1"}
+    for details in ([google], [summary], "x", [1], None):
         assert _chunks({"reasoning": "Hm.", "reasoning_details": details}) == [ThinkingDelta("Hm.")]
 
 
