@@ -170,7 +170,11 @@ _WIRES_OF: dict[str, dict[Wire, Endpoint]] = {
     "deepseek": {"completions": Endpoint("/beta/completions")},
     "mistral": {"chat": msgspec.structs.replace(_CHAT["chat"], tells_usage=True)},
     "ark": {"ark-video": _AT_ROOT},
-    "minimax": {"minimax-video": _AT_ROOT},
+    # In its chat completions the thinking is part of the text.
+    "minimax": {
+        "minimax-video": _AT_ROOT,
+        "anthropic": Endpoint("/anthropic/v1/messages", auth="x-api-key"),
+    },
 }
 _WIDE: dict[Wire, Endpoint] = {**_OPENAI, **_ANTHROPIC, **_GEMINI}
 
@@ -468,13 +472,14 @@ def _filled(path: str, channel: Channel, values: Mapping[str, str]) -> str:
 # DeepSeek's is "beta" alone, which its completions need.
 VERSION = r"(?:/v\d+(?:beta\d*)?(?:/openai)?|/beta)"
 _VERSIONED = re.compile(VERSION + "$")
-_BETA = "/beta/"
+# DeepSeek's and MiniMax's endpoints beside the version.
+_BESIDE = ("/beta/", "/anthropic/")
 
 
 def target_path(base_path: str, upstream: str) -> str:
     """Join a base URL's path and an operation's path, without repeating a version that the base already ends in."""
     base = base_path.rstrip("/")
-    if upstream.startswith(_BETA):
+    if upstream.startswith(_BESIDE):
         return _VERSIONED.sub("", base) + upstream
     if upstream.startswith("/v1/") and _VERSIONED.search(base):
         return base + upstream[3:]

@@ -55,6 +55,8 @@ def _channel(family: str, **fields: Any) -> Channel:
         ("azure", "gemini", "computer-use-preview", "responses"),
         ("openrouter", "chat", "openai/gpt-5.3-codex", "chat"),
         ("deepseek", "responses", "deepseek-chat", "chat"),
+        ("minimax", "anthropic", "MiniMax-M3", "anthropic"),
+        ("minimax", "gemini", "MiniMax-M3", "chat"),
         ("anthropic", "chat", "claude-x", "anthropic"),
         ("gemini", "anthropic", "gemini-2.5-pro", "gemini"),
         ("vertex", "chat", "gemini-2.5-pro", "gemini"),
@@ -85,6 +87,13 @@ def test_a_text_call_finds_a_wire_of_every_family(family: str, wire: str, model:
 def test_other_calls_cross_only_where_an_answer_can_be_carried_back(family: str, wire: str, found: str | None) -> None:
     served = endpoint_for(family, wire, False, "m")
     assert (served and served[0]) == found
+
+
+def test_minimax_takes_its_key_for_anthropics_messages_as_anthropic_does() -> None:
+    served = endpoint_for("minimax", "anthropic", True, "MiniMax-M3")
+    assert served is not None
+    headers = auth_headers(_channel("minimax"), ChannelKey(1, "k"), served[1].auth)
+    assert headers == [(b"x-api-key", b"k")]
 
 
 def test_deepseeks_completions_are_asked_where_they_are() -> None:
@@ -125,6 +134,8 @@ def test_a_stream_may_have_a_path_of_its_own() -> None:
         ("/v1", "/beta/completions", "/beta/completions"),
         ("/beta", "/beta/completions", "/beta/completions"),
         ("/beta/", "/v1/chat/completions", "/beta/chat/completions"),
+        ("/v1", "/anthropic/v1/messages", "/anthropic/v1/messages"),
+        ("", "/anthropic/v1/messages", "/anthropic/v1/messages"),
         ("/v1/openai", "/v1/models", "/v1/openai/models"),
         ("/openai", "/v1/chat/completions", "/openai/v1/chat/completions"),
         ("/compatible-mode/v1/", "/v1/embeddings", "/compatible-mode/v1/embeddings"),
