@@ -176,7 +176,7 @@ def _write_thinking(request: ChatRequest, profile: Profile, body: dict[str, Any]
     if asked is None or profile.reasoning == "none" or (effort == "none" and profile.off_unsaid):
         return
     if wanted or profile.thinking_field is None:
-        body["reasoning_effort"] = effort_for(asked, profile)
+        body["reasoning_effort"] = effort_for(asked, profile) or (profile.adaptive_effort if wanted else None)
 
 
 def _switch(field: str, on: bool) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Profile(msgspec.Struct, frozen=True):
     `thinking` whose word for on is that. `calls_or_thinks`: it refuses a forced tool while it thinks, which that field
     then ends. `whole_unthinking`: it refuses to think in an answer that is not streamed. `off_unsaid`: it may refuse
     the word for no thinking, and many like it do not think without a word.
+    `adaptive_effort`: the effort that makes it think as it likes, where it does not think without a word.
     `cache_marks`: it caches only what is marked, with Anthropic's marks. `signed_details`: it takes Claude's signed
     thinking back as `reasoning_details` (OpenRouter).
     `web_search` False: its chat completions cannot search the web, and ignore or refuse `web_search_options`.
@@ -75,6 +76,7 @@ class Profile(msgspec.Struct, frozen=True):
     calls_or_thinks: bool = False
     whole_unthinking: bool = False
     off_unsaid: bool = False
+    adaptive_effort: Effort | None = None
     cache_marks: bool = False
     signed_details: bool = False
     web_search: bool = True
@@ -297,7 +299,11 @@ ROWS: tuple[_Row, ...] = (
         r"(^|/)gemini-(3(\.[1-6])?-flash|[3-9](\.\d+)?-flash-lite)",
         {"efforts": ("minimal", "low", "medium", "high")},
     ),
-    (frozenset({"openrouter"}), r"^~?anthropic/", {"cache_marks": True, "signed_details": True}),
+    (
+        frozenset({"openrouter"}),
+        r"^~?anthropic/",
+        {"cache_marks": True, "signed_details": True, "adaptive_effort": "high"},
+    ),
     # It makes of an effort what the model's provider can do, but refuses "none" for models that always think.
     (frozenset({"openrouter"}), r"", {"reasoning": "effort", "efforts": _ALL_EFFORTS, "off_unsaid": True}),
     (

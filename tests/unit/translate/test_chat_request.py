@@ -510,7 +510,13 @@ _QWEN_ON, _QWEN_OFF = {"enable_thinking": True}, {"enable_thinking": False}
         ("openrouter", "deepseek/deepseek-v4-pro", {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {}),
         # It refuses "none" for models that always think, and Claude thinks only where it is asked to.
         ("openrouter", "google/gemini-3.8-flash", {}, {"reasoning_effort": "high"}, {}),
-        ("openrouter", "anthropic/claude-sonnet-4.5", {}, {"reasoning_effort": "high"}, {}),
+        (
+            "openrouter",
+            "anthropic/claude-sonnet-4.5",
+            {},
+            {"reasoning_effort": "high"},
+            {"reasoning_effort": "high"},
+        ),
         ("compatible", "deepseek-v4-pro", {}, {}, {}),
     ],
 )
