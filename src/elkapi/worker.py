@@ -108,6 +108,8 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         cut = await drained(plane, server, runner, order.settings.drain_s)
         plane.log.write("worker_drained", cut_connections=cut)
         folding.cancel()
+    # What ended since the last fold, until the plane had closed: a replaced worker would lose up to a second of calls.
+    plane.metrics.fold({})
 
 
 async def drained(plane: DataPlane, server: Server, runner: BatchRunner, drain_s: float) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 
 from elkapi.observe.process import DESCRIPTORS_KEPT
@@ -29,6 +30,7 @@ from tests.cluster import (
     START_S,
     Answer,
     Client,
+    Cluster,
     accepts,
     client,
     cluster,
@@ -64,6 +66,12 @@ async def answered(caller: Client, key: str, model: str = PER_TOKEN) -> int:
     return (await caller.embed(key, model, words(3, "x"))).status
 
 
+def calls_counted(gate: Cluster) -> int:
+    """The successes in the metrics of all processes, dead ones too."""
+    page = httpx.get(f"{gate.origin}/metrics", timeout=20).text
+    return sum(int(float(n)) for n in re.findall(r'(?m)^elkapi_requests_total{.*status="200"} (.+)$', page))
+
+
 @pytest.mark.parametrize("role", ["worker", "ledger", "models", "control", "sandbox"])
 async def test_a_killed_role_comes_back(stage_of_all: Stage, role: str, capsys: pytest.CaptureFixture[str]) -> None:
     gate = stage_of_all.gate
@@ -84,8 +92,9 @@ async def test_a_killed_role_comes_back(stage_of_all: Stage, role: str, capsys: 
     assert gate.process.poll() is None
 
 
-async def test_a_rolling_restart_under_load_fails_no_call(stage_of_restarts: Stage) -> None:
+async def test_a_rolling_restart_under_load_fails_no_call_and_counts_each(stage_of_restarts: Stage) -> None:
     gate = stage_of_restarts.gate
+    counted = calls_counted(gate)
     keys = [gate.key(f"rolling-{n}", 10**12) for n in range(4)]
     before = set(gate.children("worker"))
     async with client(gate.origin, 16) as kept, client(gate.origin, 16, reuse=False) as fresh:
@@ -103,6 +112,9 @@ async def test_a_rolling_restart_under_load_fails_no_call(stage_of_restarts: Sta
             await load.stop()
             assert not load.broken, load.summary()
             assert set(load.statuses) == {200}, load.summary()
+    made = sum(load.successes - load.replayed for load in loads)  # A repeated answer is no call of its own.
+    await until(lambda: calls_counted(gate) - counted >= made, 10, f"the metrics have {made} more calls")
+    assert calls_counted(gate) - counted == made
     assert_bill_is_explained(gate, stage_of_restarts.sandbox)
 
 
