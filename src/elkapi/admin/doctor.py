@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ from elkapi.storage.secrets import (
 MASK = "***"
 SOMAXCONN_MIN = 1_024
 SPARE_FILES = 256
+# About 200,000 calls; a full disk refuses every paid call.
+DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 _SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 
@@ -60,6 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
     looks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
         ("variable", _variables),
         ("data directory", _data_dir),
+        ("disk space", _disk_space),
         ("log file", _log_file),
         ("secret key", _secret_key_file),
         ("database", _database),
@@ -88,9 +92,14 @@ def _variables(_: Settings) -> Iterator[Finding]:
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.data_path
     if not is_there(path):
-        yield Finding("data directory", True, f"{path} does not exist yet; the first start creates it")
+        above = _nearest(path)
+        usable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        hint = "the first start creates it" if usable else f"this user cannot create it in {above}"
+        yield Finding("data directory", usable, f"{path} does not exist yet; {hint}")
     elif not path.is_dir():
         yield Finding("data directory", False, f"{path} is not a directory; choose another ELKAPI_DATA_DIR")
+    elif not os.access(path, os.W_OK | os.X_OK):
+        yield Finding("data directory", False, f"this user cannot write in {path}")
     else:
         mode = stat.S_IMODE(path.stat().st_mode)
         closed = not mode & 0o077
@@ -101,6 +110,19 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
     fits = socket_bytes <= SOCKET_PATH_BYTES_MAX
     hint = "" if fits else f"; at most {SOCKET_PATH_BYTES_MAX} are possible: choose a shorter ELKAPI_DATA_DIR"
     yield Finding("socket paths", fits, f"{socket_bytes} bytes{hint}")
+
+
+def _disk_space(settings: Settings) -> Iterator[Finding]:
+    path = _nearest(settings.data_path)
+    free = shutil.disk_usage(path).free
+    enough = free >= DISK_FREE_BYTES_MIN
+    hint = "" if enough else "; make room: on a full disk, every call that costs something is refused"
+    yield Finding("disk space", enough, f"{free >> 20} MiB are free in {path}{hint}")
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.parents) if is_there(place))
 
 
 def _log_file(settings: Settings) -> Iterator[Finding]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from elkapi.admin.doctor import DISK_FREE_BYTES_MIN
 from tests.unit.cli.conftest import Elkapi, add_channel
 
 
@@ -65,6 +69,9 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
     (data / "secret.key").chmod(0o644)
     assert wrong() - fine == {"data directory", "secret key"}
     data.chmod(0o700)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=DISK_FREE_BYTES_MIN - 1, path=path))
+        assert wrong() - fine == {"disk space", "secret key"}
     monkeypatch.setenv("ELKAPI_SECRET_KEY", "ab" * 32)
     assert wrong() - fine == {"sealed secrets"}
     monkeypatch.setenv("ELKAPI_SECRET_KEY", "short")
@@ -125,3 +132,22 @@ def test_doctor_names_the_library_that_the_chat_model_lacks_and_no_other_cure(
     (said,) = [one["detail"] for one in findings if one["name"] == "model smollm2-135m-instruct" and not one["ok"]]
     assert "apt-get install libgomp1" in said
     assert "models install" not in said
+
+
+def test_doctor_finds_a_folder_in_which_the_gateway_could_not_write(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Root may write anywhere, so the answer of the system is replaced."""
+
+    def told() -> str:
+        findings = json.loads(elkapi("doctor", "--json").out)["findings"]
+        (found,) = [finding for finding in findings if finding["name"] == "data directory" and not finding["ok"]]
+        return str(found["detail"])
+
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode & os.W_OK))
+    assert told().endswith(f"does not exist yet; this user cannot create it in {tmp_path}")
+    monkeypatch.setenv("ELKAPI_DATA_DIR", str(tmp_path))
+    assert told() == f"this user cannot write in {tmp_path}"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ELKAPI_DATA_DIR", str(tmp_path / "file" / "data"))
+    assert told().endswith(f"this user cannot create it in {tmp_path / 'file'}")
