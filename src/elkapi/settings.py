@@ -257,13 +257,32 @@ def misspelt_variables(environ: Mapping[str, str] | None = None) -> dict[str, st
     return found
 
 
+# How a setting is written in a TOML file.
+_TOML_FORMS: dict[Any, str] = {
+    str: "text in quotes",
+    bool: "true or false",
+    int: "a whole number, without quotes",
+    float: "a number, without quotes",
+}
+_TOML_LIST = 'a list of texts, such as ["a", "b"]'
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from None
     if unknown := sorted(table.keys() - set(Settings.__struct_fields__)):
-        raise SettingsError(f"{path} has unknown settings: {', '.join(unknown)}")
+        close = difflib.get_close_matches(unknown[0].lower().removeprefix("elkapi_"), Settings.__struct_fields__, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise SettingsError(f"{path} has unknown settings: {', '.join(unknown)}{hint}")
+    hints = get_type_hints(Settings)
+    for name, value in table.items():
+        try:
+            if name != "batch_ratio":
+                msgspec.convert(value, hints[name])
+        except msgspec.ValidationError:
+            raise SettingsError(f"{path}: {name} must be {_TOML_FORMS.get(hints[name], _TOML_LIST)}") from None
     ratio = table.get("batch_ratio")  # Kept as a string, which is exact, and written like every other number.
     return table if ratio is None or isinstance(ratio, bool) else table | {"batch_ratio": str(ratio)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import os
@@ -62,6 +63,14 @@ class _Verbs(click.Group):
         module, attribute, _ = VERBS[name]
         command: click.Command = getattr(importlib.import_module(f"elkapi.cli.{module}"), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest verbs for a misspelt one, which click does only for commands that are loaded."""
+        if args[0] not in VERBS and (close := difflib.get_close_matches(args[0], VERBS)):
+            ctx.fail(f"No such command {args[0]!r}; did you mean {' or '.join(close)}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

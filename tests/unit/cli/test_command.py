@@ -231,6 +231,19 @@ def test_failure_is_one_clear_line_and_status_1(elkapi: Elkapi, arguments: tuple
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("keys", "elkapi: No such command 'keys'; did you mean key? (see `elkapi --help`)\n"),
+        ("chanel", "elkapi: No such command 'chanel'; did you mean channel? (see `elkapi --help`)\n"),
+        ("xyzzy", "elkapi: No such command 'xyzzy'. (see `elkapi --help`)\n"),
+    ],
+)
+def test_a_misspelt_verb_is_told_with_the_one_that_was_meant(elkapi: Elkapi, typed: str, said: str) -> None:
+    outcome = elkapi(typed, "list")
+    assert (outcome.status, outcome.err) == (2, said)
+
+
 def test_a_bug_is_told_by_kind_and_place_never_by_its_text(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError(PLANTED)

@@ -132,7 +132,14 @@ def test_zero_is_refused_where_nobody_would_be_answered_or_nothing_done(name: st
     [
         ("port = ", "cannot read the settings file"),
         ("prot = 1\nzebra = 2\n", "has unknown settings: prot, zebra"),
-        ("port = 'x'\n", "Expected `int`, got `str`"),
+        ("prot = 1\n", "has unknown settings: prot (did you mean port?)"),
+        ("ELKAPI_PORT = 1\n", "has unknown settings: ELKAPI_PORT (did you mean port?)"),
+        ("[server]\nport = 1\n", "has unknown settings: server\n"),
+        ("port = 'x'\n", "settings.toml: port must be a whole number, without quotes\n"),
+        ("drain_s = '3'\n", "settings.toml: drain_s must be a number, without quotes\n"),
+        ("log_level = 3\n", "settings.toml: log_level must be text in quotes\n"),
+        ("otlp_content = 'yes'\n", "settings.toml: otlp_content must be true or false\n"),
+        ("trusted_proxies = '10.0.0.0/8'\n", 'trusted_proxies must be a list of texts, such as ["a", "b"]\n'),
     ],
 )
 def test_a_settings_file_that_says_nothing_clear_is_one_line(
