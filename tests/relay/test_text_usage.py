@@ -663,6 +663,19 @@ async def test_g48_a_search_of_many_documents_is_held_and_charged_in_whole_told_
     assert answer.json()["id"] == "x"
 
 
+async def test_g21_a_rerank_at_siliconflow_is_charged_by_the_tokens_of_its_meta(tmp_path: Path) -> None:
+    billed = {"input_tokens": 40, "output_tokens": 0, "search_units": 0, "classifications": 0}
+    meta = {"billed_units": billed, "tokens": {"input_tokens": 40, "output_tokens": 0}}
+    reply = {"id": "x", "results": [{"index": 0, "relevance_score": 0.5}], "meta": meta}
+    async with canned(200, reply) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "ranker", "siliconflow", upstream.url, Amounts(input_nano_per_1m=10**9))
+        key = await gate.key("1")
+        answer = await gate.ask(key, {"model": "ranker", "query": "which", "documents": ["a"] * 9}, path="/v1/rerank")
+        account = await gate.account(answer.headers["x-request-id"], key)
+    assert answer.json() == reply
+    assert (account["usage"]["input_tokens"], account["cost_usd"], account["flags"]) == (40, "0.00004", [])
+
+
 @pytest.mark.parametrize("wire", ["anthropic", "responses"])
 async def test_g21_a_number_of_searches_that_no_call_can_have_made_is_no_usage(tmp_path: Path, wire: str) -> None:
     """The loss above the hold would be too large for the books: the call a 503, and its hold never given back."""

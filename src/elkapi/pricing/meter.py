@@ -16,6 +16,7 @@ from elkapi.catalog.jsonedit import string_member
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate import usage as counts
 from elkapi.translate.crossing import with_model_named
+from elkapi.translate.rerank import Meta, read_meta
 from elkapi.types import Usage
 
 TAIL_BYTES = 2048
@@ -78,6 +79,7 @@ def _embedded(view: counts.GeminiUsage) -> Found:
 
 _OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_input_usage))
 _WRITTEN = _Meter("usage", counts.ChatUsage, lambda view: counts.read_written_usage(view) or NOTHING)
+_META = _Meter("meta", Meta, _plain(read_meta))
 _METERS = {
     "chat": _WRITTEN,
     "completions": _WRITTEN,
@@ -96,9 +98,25 @@ def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False, limi
     `unsplit`: cache writes came without their lifetimes.
     """
     usage, unsplit = _METERS.get(wire, _OPENAI).find(body)
+    if wire == "rerank" and _META.quoted in body:
+        usage = _with_meta(usage, body)
     if usage is None or not is_possible(usage, upper, open_ended, limited):
         return NOTHING
     return usage, unsplit
+
+
+def _with_meta(usage: Usage | None, body: bytes) -> Usage | None:
+    """Add what only a rerank's `meta` tells: SiliconFlow's tokens, and Cohere's units behind another gateway."""
+    try:
+        # The documents of a whole answer may have such a member too.
+        meta = getattr(_META.reply.decode(body), _META.member)
+    except NOT_JSON:
+        told = _META.find(body)[0]
+    else:
+        told = None if meta is None else read_meta(meta)
+    if told is None or usage is None or not usage.input_total:
+        return told or usage
+    return msgspec.structs.replace(usage, searches=told.searches)
 
 
 def is_possible(usage: Usage, upper: Usage, open_ended: bool = False, limited: bool = True) -> bool:

@@ -81,7 +81,9 @@ class _Billed(msgspec.Struct):
     input_tokens: float | None = None
 
 
-class _Meta(msgspec.Struct):
+class Meta(msgspec.Struct):
+    """What Cohere bills, and in the same place what SiliconFlow counts."""
+
     billed_units: _Billed | None = None
     tokens: _Billed | None = None
 
@@ -90,7 +92,7 @@ class _Reply(msgspec.Struct):
     results: list[_Result]
     id: str = ""
     usage: _Tokens | None = None
-    meta: _Meta | None = None
+    meta: Meta | None = None
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -130,10 +132,21 @@ def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
     if len(indexes) < len(view.results) or not indexes <= set(range(len(request.documents))):
         raise Unreadable("an index twice or outside the documents")
     ranked = sorted((Ranked(row.index, row.relevance_score) for row in view.results), key=_best_first)
-    billed = view.meta.billed_units if view.meta else None
+    return RerankReply(view.id, tuple(ranked[: request.top_n]), _usage(view), _units(view.meta))
+
+
+def read_meta(meta: Meta) -> Usage | None:
+    """The tokens and search units that a `meta` tells; None if it tells neither, or nothing possible."""
+    usage, units = _counted(_tokens(meta)), _units(meta)
+    if usage is None and units is None:
+        return None
+    return msgspec.structs.replace(usage or Usage(calls=1), searches=units or 0)
+
+
+def _units(meta: Meta | None) -> int | None:
+    billed = meta.billed_units if meta else None
     units = billed.search_units if billed else None
-    whole = int(units) if units is not None and 0 <= units <= SEARCH_UNITS_MAX and units == units // 1 else None
-    return RerankReply(view.id, tuple(ranked[: request.top_n]), _usage(view), whole)
+    return int(units) if units is not None and 0 <= units <= SEARCH_UNITS_MAX and units == units // 1 else None
 
 
 def _best_first(row: Ranked) -> tuple[float, int]:
@@ -146,8 +159,16 @@ def _usage(view: _Reply) -> Usage | None:
     if view.usage is not None:
         count = view.usage.prompt_tokens if view.usage.prompt_tokens is not None else view.usage.total_tokens
     elif view.meta is not None:
-        found = (part.input_tokens for part in (view.meta.billed_units, view.meta.tokens) if part is not None)
-        count = next((tokens for tokens in found if tokens is not None), None)
+        count = _tokens(view.meta)
+    return _counted(count)
+
+
+def _tokens(meta: Meta) -> float | None:
+    found = (part.input_tokens for part in (meta.billed_units, meta.tokens) if part is not None)
+    return next((tokens for tokens in found if tokens is not None), None)
+
+
+def _counted(count: float | None) -> Usage | None:
     if count is None or count < 0 or count != count // 1:
         return None
     return Usage(input_tokens=int(count), calls=1)

@@ -130,6 +130,35 @@ def test_what_has_no_output_may_tell_its_total_alone(usage: str, tokens: int | N
     assert metered(reply('{"completion_tokens":4,"total_tokens":9}'), "chat", WRITES)[0] is None
 
 
+@pytest.mark.parametrize(
+    ("members", "tokens", "searches"),
+    [
+        ({"meta": {"billed_units": {"input_tokens": 7, "search_units": 0}, "tokens": {"input_tokens": 7}}}, 7, 0),
+        ({"meta": {"tokens": {"input_tokens": 7, "output_tokens": 0}}}, 7, 0),
+        ({"usage": {"prompt_tokens": 0, "total_tokens": 0}, "meta": {"billed_units": {"search_units": 2}}}, 0, 2),
+        ({"usage": {"prompt_tokens": 9, "total_tokens": 9}, "meta": {"billed_units": {"search_units": 2}}}, 9, 2),
+        ({"usage": {"prompt_tokens": 9, "total_tokens": 9}, "meta": {"api_version": {"version": "1"}}}, 9, 0),
+        ({"usage": {"prompt_tokens": 9, "total_tokens": 9}, "meta": None}, 9, 0),
+        ({"meta": {"tokens": {"input_tokens": -7}}}, None, 0),
+        ({"meta": {"tokens": {"input_tokens": 101}}}, None, 0),
+        ({}, None, 0),
+    ],
+)
+@pytest.mark.parametrize("meta_first", [True, False])
+def test_g21_a_rerank_is_metered_by_what_its_meta_tells(
+    members: dict[str, object], tokens: int | None, searches: int, meta_first: bool
+) -> None:
+    """SiliconFlow tells its tokens there, and Cohere's units come in it through another gateway."""
+    document = {"text": "a", "meta": {"tokens": {"input_tokens": 1}}}
+    results = {"results": [{"index": 0, "relevance_score": 0.5, "document": document}]}
+    body = msgspec.json.encode(members | results if meta_first else results | members)
+    told = None if tokens is None else Usage(input_tokens=tokens, searches=searches, calls=1)
+    assert metered(body, "rerank", UPPER)[0] == told
+    # The end of a long answer.
+    if members.get("meta") and not meta_first:
+        assert metered(body[1:], "rerank", UPPER)[0] == told
+
+
 def test_a_reply_without_usage_has_none() -> None:
     assert metered(b'{"data":[]}', "", UPPER)[0] is None
     # One that tells one side alone has none either.
