@@ -135,6 +135,9 @@ ROWS: tuple[_Row, ...] = (
         r"(^|/)(deepseek|qwen|glm|kimi|grok|mistral|magistral|minimax|gpt-oss)",
         {"max_output_tokens": 32_768},
     ),
+    (None, r"(^|/)qwen3(-max|-coder|\.[5-9])", {"max_output_tokens": 65_536}),
+    (None, r"(^|/)(qwen3\.[89]|glm-(4\.[6-9]|[5-9]))", {"max_output_tokens": 131_072}),
+    (None, r"(^|/)deepseek-(flash|pro|v[4-9])", {"max_output_tokens": 393_216}),
     # They refuse the field, also for models that want their thoughts back elsewhere.
     (frozenset({"groq", "mistral"}), r"", {"reasoning_content": False}),
     (frozenset({"mistral"}), r"", {"strict_chat": True}),

@@ -214,8 +214,16 @@ def test_what_only_the_model_bounds_is_its_output_and_its_context_for_what_is_ke
     assert bounded_by_model(several, "gpt-4o").upper.output_tokens == 3 * 32_768
     for model in ("gpt-6-sol", "openai/gpt-5.6-sol", "openai/o3"):
         assert bounded_by_model(plain, model).upper.output_tokens == 128_000
-    for model in ("moonshotai/kimi-k3", "z-ai/glm-5", "x-ai/grok-5", "minimax/minimax-m3", "openai/gpt-oss-120b"):
+    for model in ("moonshotai/kimi-k3", "z-ai/glm-4", "x-ai/grok-5", "minimax/minimax-m3", "openai/gpt-oss-120b"):
         assert bounded_by_model(plain, model).upper.output_tokens == 32_768
+    current = {
+        "qwen3-coder-plus": 65_536,
+        "glm-4.5": 32_768,
+        "glm-5.3": 131_072,
+        "deepseek-v3.2": 32_768,
+        "deepseek/deepseek-v4-pro": 393_216,
+    }
+    assert {model: bounded_by_model(plain, model).upper.output_tokens for model in current} == current
     limited = read(text.read_chat, CHAT | {"max_tokens": 7})
     assert bounded_by_model(limited, "gpt-4o") is limited
     later = read(text.read_responses, RESPONSE | {"max_output_tokens": 9, "previous_response_id": "resp_1"})
