@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
 import os
+import pwd
 import sys
 import traceback
 from pathlib import Path
@@ -143,12 +145,33 @@ def _known_or_internal(error: Exception) -> int:
     if kind in {"AdminError", "Missing", "Refused", "MigrationError", "SecretKeyError", "StartError", "ModelUnusable"}:
         return _complain(str(error), FAILURE)
     if isinstance(error, OSError) and error.strerror:
-        return _complain(f"{error.strerror}: {error.filename}" if error.filename else error.strerror, FAILURE)
+        said = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        hint = _owner_hint(str(error.filename)) if isinstance(error, PermissionError) and error.filename else ""
+        return _complain(said + hint, FAILURE)
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
         # Python decodes invalid bytes of arguments to surrogates, which UTF-8 cannot encode.
         return _complain("a word that was given is no text in the encoding of this terminal", MISUSE)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return _complain(f"internal error: {kind} in {Path(place.filename).name} line {place.lineno}", FAILURE)
+
+
+def _owner_hint(path: str) -> str:
+    """Whose the file or the closed folder above it is, if another user's: a service's data is often touched as root, or
+    a command run as somebody else."""
+    for place in (Path(path).absolute(), *Path(path).absolute().parents):
+        with contextlib.suppress(OSError):
+            owner = place.stat().st_uid
+            if owner == os.geteuid():
+                return ""
+            return f"; {place} belongs to the user {_user(owner)}, and this command runs as {_user(os.geteuid())}"
+    return ""
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _complain(message: str, status: int) -> int:

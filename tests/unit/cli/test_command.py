@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import io
 import os
+import pwd
 import re
 import signal
 import sqlite3
@@ -242,6 +244,26 @@ def test_failure_is_one_clear_line_and_status_1(elkapi: Elkapi, arguments: tuple
 def test_a_misspelt_verb_is_told_with_the_one_that_was_meant(elkapi: Elkapi, typed: str, said: str) -> None:
     outcome = elkapi(typed, "list")
     assert (outcome.status, outcome.err) == (2, said)
+
+
+def test_a_file_of_another_user_is_told_with_both_users(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A gateway that root once ran by hand leaves files that the service's user may not open."""
+    mine, closed = tmp_path / "serve.lock", tmp_path / "closed" / "elkapi.sqlite3"
+    mine.touch()
+    denied = iter((mine, mine, closed))
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(next(denied)))
+
+    monkeypatch.setattr("elkapi.admin.groups.list_groups", refused)
+    assert elkapi("group", "list").err == f"elkapi: Permission denied: {mine}\n"
+    owner, stranger = pwd.getpwuid(mine.stat().st_uid).pw_name, 2**31 - 5
+    monkeypatch.setattr(os, "geteuid", lambda: stranger)
+    told = "elkapi: Permission denied: {}; {} belongs to the user {}, and this command runs as {}\n"
+    assert elkapi("group", "list").err == told.format(mine, mine, owner, stranger)
+    assert elkapi("group", "list").err == told.format(closed, tmp_path, owner, stranger)
 
 
 def test_a_bug_is_told_by_kind_and_place_never_by_its_text(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
