@@ -110,6 +110,29 @@ async def test_the_engine_path_puts_its_model_into_the_body(gate: Gateway, sandb
     assert sent(sandbox)[0].target == "/v1/embeddings"
 
 
+@pytest.mark.parametrize("form", ["openai", "gemini"])
+async def test_mistral_gets_the_length_of_a_vector_by_its_own_name_and_no_user_which_it_refuses(
+    gate: Gateway, form: str
+) -> None:
+    answer = {"data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    asked: dict[str, tuple[str, dict[str, object]]] = {
+        "openai": ("/v1/embeddings", {"model": "mine", "input": ["a"], "dimensions": 256, "user": "u"}),
+        "gemini": (
+            "/v1beta/models/mine:embedContent",
+            {"content": {"parts": [{"text": "a"}]}, "outputDimensionality": 256},
+        ),
+    }
+    path, body = asked[form]
+    async with canned(200, answer) as upstream:
+        await gate.channel(upstream.url, ("mine",), family="mistral", model_map={"mine": "codestral-embed"})
+        await gate.price("mine", per_1m_usd="1")
+        reply = await gate.ask(await gate.key("1"), body, path=path)
+    assert reply.status_code == 200, reply.text
+    told = msgspec.json.decode(upstream.bodies[0])
+    told.pop("encoding_format", None)
+    assert told == {"model": "codestral-embed", "input": ["a"], "output_dimension": 256}
+
+
 async def test_a_mapped_model_is_spliced_both_ways_and_priced_by_the_clients_name(
     gate: Gateway, sandbox: Running
 ) -> None:

@@ -159,6 +159,20 @@ def without(body: bytes, names: tuple[str, ...]) -> bytes:
     return _encode({name: raw for name, raw in members.items() if name not in names})
 
 
+def with_names(body: bytes, names: tuple[tuple[str, str | None], ...]) -> bytes:
+    """The body with top-level members under other names, None for those to omit; all values keep their exact bytes.
+
+    A member that is there under its new name already is kept, and the one under the old name is omitted.
+    """
+    members = _members.decode(body)
+    found = [pair for pair in names if pair[0] in members]
+    for old, new in found:
+        raw = members.pop(old)
+        if new is not None:
+            members.setdefault(new, raw)
+    return _encode(members) if found else body
+
+
 def with_overrides(
     body: bytes,
     replace: dict[str, msgspec.Raw],

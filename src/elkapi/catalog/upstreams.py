@@ -34,10 +34,11 @@ class Endpoint(msgspec.Struct, frozen=True):
     """An upstream's endpoint for one wire, below its base URL. `{model}` and the channel's options are filled in.
 
     `stream_path` is set if streams use another path. `framing` is the framing of its streams. `models` is a regular
-    expression that limits the endpoint to matching upstream models, `crossed` one that limits it further for calls that
-    are translated. `body` are fields added to the caller's, `left_out` those that are in the path instead, such as the
-    model's name. `tells_usage`: its streams always report usage, and requesting it is an error. `betas_in_body`: it
-    reads Anthropic's betas from the body, not from the header.
+    expression that limits the endpoint to matching upstream models, `crossed` one that limits it further for calls
+    that are translated. `body` are fields added to the caller's, `left_out` those that are in the path instead,
+    such as the model's name, `names` those that it knows by another name, or refuses (None). `tells_usage`: its
+    streams always report usage, and requesting it is an error. `betas_in_body`: it reads Anthropic's betas from the
+    body, not from the header.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     auth: Auth | None = None
     body: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
+    names: tuple[tuple[str, str | None], ...] = ()
     tells_usage: bool = False
     betas_in_body: bool = False
 
@@ -168,7 +170,11 @@ _NO_CHAT = frozenset({"jina"})
 # Endpoints specific to a family of those rows.
 _WIRES_OF: dict[str, dict[Wire, Endpoint]] = {
     "deepseek": {"completions": Endpoint("/beta/completions")},
-    "mistral": {"chat": msgspec.structs.replace(_CHAT["chat"], tells_usage=True)},
+    "mistral": {
+        "chat": msgspec.structs.replace(_CHAT["chat"], tells_usage=True),
+        # A field that it does not know is an error there.
+        "embeddings": Endpoint("/v1/embeddings", names=(("dimensions", "output_dimension"), ("user", None))),
+    },
     "ark": {"ark-video": _AT_ROOT},
     # In its chat completions the thinking is part of the text.
     "minimax": {

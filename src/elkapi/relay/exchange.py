@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from elkapi.catalog.jsonedit import with_raw, with_string, without
+from elkapi.catalog.jsonedit import with_names, with_raw, with_string, without
 from elkapi.catalog.operation import Wire
 from elkapi.catalog.upstreams import Endpoint, endpoint_for, known_model, refuses_other_models
 from elkapi.clock import Clock
@@ -177,6 +177,8 @@ class Same:
             body = with_model(body, self.attempt.upstream_model)
         for name, text in self.endpoint.body:
             body = with_string(body, name, text)
+        if self.endpoint.names:
+            body = with_names(body, self.endpoint.names)
         if self.wire == "responses":
             body = without_envelopes(body)
         elif self.wire in _CLAUDES and has_foreign_turns(body):
@@ -404,7 +406,8 @@ class Carried:
         self.carrier = carrier
 
     def body(self) -> bytes:
-        return self.carrier.request(self.request.body, self.attempt.upstream_model)
+        body = self.carrier.request(self.request.body, self.attempt.upstream_model)
+        return with_names(body, self.endpoint.names) if self.endpoint.names else body
 
     def whole(self, body: bytes) -> Whole:
         answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model)

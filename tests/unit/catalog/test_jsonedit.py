@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.catalog import jsonedit
-from elkapi.catalog.jsonedit import check_once, string_member, with_overrides, with_string
+from elkapi.catalog.jsonedit import check_once, string_member, with_names, with_overrides, with_string
 from elkapi.errors import BadRequest
 
 
@@ -178,3 +178,15 @@ def test_overrides_set_default_and_remove_and_leave_values_raw() -> None:
     changed = with_overrides(body, {"b": raw(b'"new"')}, {"a": raw(b"9"), "d": raw(b"true")}, ("c",))
     assert changed == b'{"a":1.50,"b":"new","d":true}'
     assert with_overrides(body, {}, {}, ()) is body
+
+
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        (b'{ "x":{"old":1.50} }', b'{ "x":{"old":1.50} }'),
+        (b'{"old":1.50,"x":{"gone":[1, 2]}}', b'{"x":{"gone":[1, 2]},"new":1.50}'),
+        (b'{"old":1,"new":2,"gone":"y"}', b'{"new":2}'),
+    ],
+)
+def test_members_get_another_name_or_none_and_keep_their_values(body: bytes, written: bytes) -> None:
+    assert with_names(body, (("old", "new"), ("gone", None))) == written
