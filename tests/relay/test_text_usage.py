@@ -230,6 +230,27 @@ async def test_an_embedding_of_a_text_is_never_of_no_tokens(tmp_path: Path) -> N
     assert (account["usage"]["input_tokens"], account["flags"]) == (2, ["usage_missing", "estimated_locally"])
 
 
+@pytest.mark.parametrize("batch", [False, True])
+async def test_an_embedding_of_a_film_costs_what_google_counts_by_its_kind(tmp_path: Path, batch: bool) -> None:
+    counted = [{"modality": "IMAGE", "tokenCount": 5000}, {"modality": "AUDIO", "tokenCount": 1500}]
+    usage = {"promptTokenCount": 6503, "promptTokenDetails": [*counted, {"modality": "TEXT", "tokenCount": 3}]}
+    film = {"fileData": {"fileUri": "https://example.com/f", "mimeType": "video/mp4"}}
+    asked: dict[str, Any] = {"content": {"parts": [{"text": "a film"}, film]}}
+    answer: dict[str, Any] = {"embedding": {"values": [0.5]}, "usageMetadata": usage}
+    if batch:
+        asked = {"requests": [asked | {"model": "models/vague"}]}
+        answer = {"embeddings": [{"values": [0.5]}], "usageMetadata": usage}
+    async with canned(200, answer) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "vague", "gemini", upstream.url)
+        key = await gate.key("1000")
+        verb = "batchEmbedContents" if batch else "embedContent"
+        reply = await gate.ask(key, asked, path=f"/v1beta/models/vague:{verb}")
+        account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["flags"] == []
+    told = account["usage"]
+    assert (told["input_tokens"], told["image_input_tokens"], told["audio_input_tokens"]) == (3, 5000, 1500)
+
+
 def early_and_late(wire: str, early: dict[str, Any], late: dict[str, Any] | None) -> bytes:
     """A stream of 2,000 characters whose first frame tells `early` of its usage, and whose last tells `late`."""
     answer = "well " * 400

@@ -22,6 +22,9 @@ from elkapi.types import Usage
 
 RERANK_DOCUMENTS_MAX = 1000
 EMBED_REQUESTS_MAX = 2048
+# The input limit of gemini-embedding-2, for one content: its pictures, sound, films and files may cost more than their
+# bytes, or be behind an address.
+EMBED_MEDIA_TOKENS_MAX = 8192
 OUTPUT_TOKENS_MAX = 2_000_000
 # What Vertex AI reads or writes with the permissions of the call's signer: Cloud Storage objects and document stores.
 _OWN_TO_SIGNER = re.compile(
@@ -360,14 +363,22 @@ def _either(name: str, camel: _T | None, snake: _T | None, within: str = "genera
 def read_gemini_embed(body: bytes) -> Facts:
     """Facts of one Gemini embedding. Raises BadRequest naming the field."""
     view: EmbedView = decode_strict(_embed, body)
-    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1), texts=_embed_texts([view]))
+    return _embedded(body, [view])
 
 
 def read_gemini_batch_embed(body: bytes) -> Facts:
     """Facts of many Gemini embeddings. Raises BadRequest naming the field."""
     view: BatchEmbedView = decode_strict(_batch_embed, body)
-    texts = _embed_texts(view.requests)
-    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1), items=len(view.requests), texts=texts)
+    return _embedded(body, view.requests)
+
+
+def _embedded(body: bytes, views: list[EmbedView]) -> Facts:
+    """The facts of these contents. If one is more than text, each may cost tokens beyond its bytes."""
+    texts, upper = _embed_texts(views), len(body)
+    if texts is None:
+        upper += EMBED_MEDIA_TOKENS_MAX * len(views)
+    most = Usage(input_tokens=upper, calls=1)
+    return Facts(model=None, upper=most, items=len(views), texts=texts, wide=texts is None)
 
 
 def _embed_texts(views: list[EmbedView]) -> list[str] | None:

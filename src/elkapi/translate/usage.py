@@ -144,7 +144,10 @@ class _Modality(msgspec.Struct):
 
 
 class GeminiUsage(msgspec.Struct):
-    """Gemini's usageMetadata; candidatesTokenCount excludes thoughts, promptTokenCount includes cached content."""
+    """Gemini's usageMetadata; candidatesTokenCount excludes thoughts, promptTokenCount includes cached content.
+
+    `promptTokenDetails` is the name of the input's modalities in the answers of its embeddings.
+    """
 
     promptTokenCount: int | None = None
     candidatesTokenCount: int | None = None
@@ -153,6 +156,7 @@ class GeminiUsage(msgspec.Struct):
     thoughtsTokenCount: int | None = None
     toolUsePromptTokenCount: int | None = None
     promptTokensDetails: list[_Modality] | None = None
+    promptTokenDetails: list[_Modality] | None = None
     cacheTokensDetails: list[_Modality] | None = None
     candidatesTokensDetails: list[_Modality] | None = None
 
@@ -361,7 +365,8 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
     if view.promptTokenCount is None:
         return None
     thoughts, cached = view.thoughtsTokenCount or 0, view.cachedContentTokenCount or 0
-    inputs = {row.modality: row.tokenCount for row in view.promptTokensDetails or ()}
+    details_in = view.promptTokensDetails or view.promptTokenDetails or ()
+    inputs = {row.modality: row.tokenCount for row in details_in}
     outputs = {row.modality: row.tokenCount for row in view.candidatesTokensDetails or ()}
     for row in view.cacheTokensDetails or ():
         inputs[row.modality] = max(inputs.get(row.modality, 0) - max(row.tokenCount, 0), 0)
