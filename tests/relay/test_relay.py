@@ -133,6 +133,39 @@ async def test_mistral_gets_the_length_of_a_vector_by_its_own_name_and_no_user_w
     assert told == {"model": "codestral-embed", "input": ["a"], "output_dimension": 256}
 
 
+@pytest.mark.parametrize("label", [b'"object":"embedding",', b""])
+async def test_fewer_vectors_than_texts_are_no_answer_and_the_next_channel_is_asked(
+    gate: Gateway, sandbox: Running, label: bytes
+) -> None:
+    """Nobody could tell which of the texts they belong to."""
+    answer = b'{"data":[{%b"index":0,"embedding" : [0.5]}],"usage":{"prompt_tokens":2,"total_tokens":2}}' % label
+    async with canned(200) as upstream:
+        upstream.body = answer
+        await gate.channel(upstream.url, name="short", priority=1)
+        key = await gate.key("1")
+        refused = await gate.ask(key, {"model": SMALL, "input": ["a", "b"]})
+        assert refused.status_code == 502, refused.text
+        one = await gate.ask(key, {"model": SMALL, "input": ["a"]})
+        assert one.status_code == 200, one.text
+        await gate.channel(sandbox.base_url)
+        reply = await gate.ask(key, {"model": SMALL, "input": ["a", "b"]})
+    assert (reply.status_code, len(reply.json()["data"])) == (200, 2)
+    gate.closed_books()
+
+
+@pytest.mark.parametrize(("texts", "tokens"), [(1, 6), (2, 12)])
+async def test_words_that_a_provider_puts_before_a_short_text_are_charged(
+    gate: Gateway, texts: int, tokens: int
+) -> None:
+    rows = [{"index": index, "embedding": [0.5]} for index in range(texts)]
+    answer = {"data": rows, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    async with canned(200, answer) as upstream:
+        await gate.channel(upstream.url, ("mine",))
+        await gate.price("mine", per_1m_usd="1")
+        reply = await gate.ask(await gate.key("1"), {"model": "mine", "input": ["hi"] * texts})
+    assert float(reply.headers["x-elkapi-cost-usd"]) == tokens / 1_000_000
+
+
 async def test_a_mapped_model_is_spliced_both_ways_and_priced_by_the_clients_name(
     gate: Gateway, sandbox: Running
 ) -> None:

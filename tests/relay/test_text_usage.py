@@ -697,6 +697,16 @@ async def test_g21_a_rerank_at_siliconflow_is_charged_by_the_tokens_of_its_meta(
     assert (account["usage"]["input_tokens"], account["cost_usd"], account["flags"]) == (40, "0.00004", [])
 
 
+async def test_a_rerank_in_voyages_form_is_an_answer_and_charged(tmp_path: Path) -> None:
+    reply = {"object": "list", "data": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 40}}
+    async with canned(200, reply) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "ranker", "jina", upstream.url, Amounts(input_nano_per_1m=10**9))
+        key = await gate.key("1")
+        answer = await gate.ask(key, {"model": "ranker", "query": "which", "documents": ["a"] * 9}, path="/v1/rerank")
+    assert answer.json() == reply
+    assert answer.headers["x-elkapi-cost-usd"] == "0.00004"
+
+
 @pytest.mark.parametrize("wire", ["anthropic", "responses"])
 async def test_g21_a_number_of_searches_that_no_call_can_have_made_is_no_usage(tmp_path: Path, wire: str) -> None:
     """The loss above the hold would be too large for the books: the call a 503, and its hold never given back."""

@@ -63,7 +63,14 @@ _OF_CHOICES = ("chat", "completions")
 _CHOICES, _FIRST_CHOICE = b'"choices"', b'"choices":[{'
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 # An answer of these wires without its list is none, but an error in a format of the upstream's own.
-_LISTED: dict[Wire, bytes] = {"embeddings": b'"embedding"', "rerank": b'"results"', "moderations": b'"results"'}
+# Voyage's reranks have the list under another name.
+_LISTED: dict[Wire, bytes] = {
+    "embeddings": b'"embedding"',
+    "rerank": b'"relevance_score"',
+    "moderations": b'"results"',
+}
+# The vectors of an answer, of which Jina may give several for a text. A search for plain bytes is by far the faster.
+_VECTOR, _VECTORS = b'"embedding":', re.compile(rb'"embeddings?"\s*:')
 # Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose failed answers may have a usage.
@@ -211,6 +218,8 @@ class Same:
             if (failure := self._failure(body)) is not None:
                 return Whole(b"", None, failure=failure)
             raise Unreadable("no answer")
+        if self.wire == "embeddings" and given.items > 1 and _lacks_vectors(body, given.items):
+            raise Unreadable("fewer vectors than texts")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended, given.output_limit is not None)
         if usage is not None and self.wire == "anthropic" and is_unbilled(body):
             usage, unsplit = Usage(), False
@@ -453,6 +462,11 @@ def facts_for(request: Request, created_s: int, clock: Clock | None = None) -> R
 def writer_for(request: Request, facts: ReplyFacts) -> Writer:
     """The writer of a stream in the caller's dialect and form."""
     return ArrayWriter(facts) if request.array else DIALECTS[request.operation.wire or ""].writer(facts)
+
+
+def _lacks_vectors(body: bytes, items: int) -> bool:
+    """Whether an answer has fewer vectors than the call has texts: which texts the others belong to is unknown then."""
+    return body.count(_VECTOR) < items and len(_VECTORS.findall(body)) < items
 
 
 def _lacks_choices(body: bytes) -> bool:

@@ -14,8 +14,9 @@ from elkapi.errors import BadRequest
 from elkapi.types import Usage
 
 EMBEDDING_ITEMS_MAX = 2048
-# Tokenizers add at most a start and an end token to a text; its bytes bound the rest.
-FRAME_TOKENS_PER_ITEM = 2
+# The bytes of a text bound its tokens, but for a start and an end token, and the words that some providers put before
+# it, such as "passage: " or an instruction.
+FRAME_TOKENS_PER_ITEM = 32
 # The longest token of cl100k is 128 spaces: a model that reads token ids as text counts at most one token per byte.
 BYTES_PER_TOKEN_ID_MAX = 128
 
