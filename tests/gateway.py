@@ -66,7 +66,7 @@ class Gateway:
         It does not wait for the next poll, so that polls can be rare: frequent ones take a good part of the tests' CPU
         time.
         """
-        await asyncio.to_thread(self.plane.snapshots._refresh)
+        await self.plane.snapshots.refresh()
         with self.database.read() as connection:
             wanted = int(str(connection.execute(text("select value from meta where name = 'config_version'")).scalar()))
         await until(lambda: self.plane.key_cache._version >= wanted)

@@ -148,6 +148,7 @@ async def opened_poller(
                 settings=settings,
                 operations=CATALOG.by_id,
                 snapshot=lambda: holder.current,
+                refresh=holder.refresh,
                 storage=storage,
                 ledger=ledger,
                 way=Way(

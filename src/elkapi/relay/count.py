@@ -181,7 +181,7 @@ def estimated(request: Request, tally: Tally | None = None) -> tuple[Usage, str]
     upper = request.facts.upper
     texts, complete = _input_texts(request)
     if request.operation.dialect is None:
-        tokens = sum(quarters(texts)) if complete else quarter(upper.input_tokens)
+        tokens = sum(quarters(texts)) if complete else quarter(min(upper.input_tokens, len(request.body)))
     else:
         tokens = estimated_tokens(texts)
     usage = Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls)

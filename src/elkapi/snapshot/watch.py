@@ -79,6 +79,10 @@ class SnapshotHolder:
         self._thread = threading.Thread(target=self._poll, name="elkapi-snapshot", daemon=True)
         self._thread.start()
 
+    async def refresh(self) -> None:
+        """Look for changes now, without waiting for the next poll. Raises Unavailable."""
+        await asyncio.to_thread(self._refresh)
+
     async def leave_out(self, bundled: Iterable[str]) -> None:
         """Stop serving these bundled models; if the database is unavailable, from the next successful poll on."""
         await asyncio.to_thread(self._leave_out, frozenset(bundled))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -46,11 +46,13 @@ class Storage(Protocol):
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """The dependencies of a poller. `ended` is called for each end that it made."""
+    """The dependencies of a poller. `ended` is called for each end that it made; `refresh` brings the snapshot up to
+    date, and raises Unavailable."""
 
     settings: Settings
     operations: Mapping[str, Operation]
     snapshot: Callable[[], Snapshot]
+    refresh: Callable[[], Awaitable[None]]
     storage: Storage
     ledger: Ledger
     way: Way

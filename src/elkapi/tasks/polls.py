@@ -108,6 +108,10 @@ class Polls:
             return await self._recall(watched, operation)
         account = account_of(self._parts.snapshot(), owned.channel_id, owned.channel_key_id)
         if account is None:
+            # A worker may know a new channel, and use it, before this process does.
+            await self._parts.refresh()
+            account = account_of(self._parts.snapshot(), owned.channel_id, owned.channel_key_id)
+        if account is None:
             await self._alert(CHANNEL_GONE, watched, {"channel": owned.channel_id})
             return OVERDUE_EVERY_S
         spec = operation.task

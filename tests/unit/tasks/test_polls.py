@@ -83,6 +83,7 @@ class World:
         self.left: list[Watched] = []
         self.copy_fails: CopyFailed | None = None
         self.channels = {channel.id: channel for channel in (EAST, WEST)}
+        self.added: dict[int, Channel] = {}
         self.settings = Settings()
         self.polls: Polls
         self.watched: Watched
@@ -92,6 +93,7 @@ class World:
             settings=self.settings,
             operations={self.operation.id: self.operation},
             snapshot=lambda: SimpleNamespace(channel=self.channels.get),
+            refresh=self.refresh,
             storage=self,
             ledger=self,
             way=SimpleNamespace(families=CATALOG.family_of),
@@ -103,6 +105,9 @@ class World:
         self.polls = Polls(parts, self.left.append)
         row = {name: getattr(self.row, name) for name in Owned.__struct_fields__}
         self.watched = Watched(Owned(**row), self.clock.monotonic_s())
+
+    async def refresh(self) -> None:
+        self.channels |= self.added
 
     async def poll(self, *answers: tuple[Any, bytes] | float | None) -> float | None:
         """What the next poll says, to which the provider answers so."""
@@ -223,6 +228,12 @@ async def test_a_task_whose_account_is_gone_from_here_is_left_as_it_is(world: Wo
     assert await world.poll() == polls.OVERDUE_EVERY_S
     assert (world.requests, world.steps) == ([], [])
     assert world.alerts == [("task_channel_gone", "task:task_" + ID.hex())]
+
+
+async def test_a_task_of_an_account_that_is_newer_than_the_snapshot_is_polled_at_once(world: World) -> None:
+    world.added[1] = world.channels.pop(1)
+    assert await world.poll(said("submitted")) == 5.0
+    assert (len(world.requests), world.alerts) == (1, [])
 
 
 @pytest.mark.parametrize("asked_to_cancel", [False, True])
