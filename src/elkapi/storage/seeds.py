@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table
 
 from elkapi.money import RATIO_ONE_MICRO, parse_usd
 from elkapi.storage.media_prices import media_prices
-from elkapi.storage.text_prices import text_prices
+from elkapi.storage.text_prices import text_prices, text_rates
 from elkapi.types import Amounts, Tier, Variant
 
 DEFAULT_GROUP = "default"
@@ -136,21 +136,13 @@ PUBLIC_CLAUDE_CACHED_USD_PER_1M = {
 PUBLIC_CLAUDE_LONG_USD_PER_1M = {"claude-haiku-5-5": (100_000, "0.50", "2.50")}
 
 
-def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
-    return {
-        "input_nano_per_1m": parse_usd(given),
-        "cached_nano_per_1m": parse_usd(cached),
-        "output_nano_per_1m": parse_usd(out),
-    }
-
-
 def _tier(*words: str) -> dict[str, tuple[str, ...]]:
     return {"service_tier": words}
 
 
 def _searching(given: str, cached: str, out: str) -> dict[str, Any]:
     """The rates of a model of Google's before Gemini 3, with that of a call that searched."""
-    return _text_rates(given, cached, out) | {"search_nano": parse_usd("0.035")}
+    return text_rates(given, cached, out) | {"search_nano": parse_usd("0.035")}
 
 
 def _hearing(given: str, cached: str, out: str, heard: str, heard_again: str) -> dict[str, Any]:
@@ -231,7 +223,7 @@ def public_prices() -> dict[str, Amounts]:
         long = PUBLIC_LONG_PRICES_USD_PER_1M.get(model)
         tiers = () if long is None else (_long_tier(*long[0], search_nano),)
         variants = _variants(model, search_nano)
-        found[model] = Amounts(**_text_rates(*prices), search_nano=search_nano, tiers=tiers, variants=variants)
+        found[model] = Amounts(**text_rates(*prices), search_nano=search_nano, tiers=tiers, variants=variants)
     for model, prices in PUBLIC_GPT_PRICES_USD_PER_1M.items():
         found[model] = _gpt(*prices)
     for model, (given, out) in PUBLIC_CLAUDE_PRICES_USD_PER_1M.items():
@@ -268,7 +260,7 @@ def _gpt(given: str, cached: str, out: str) -> Amounts:
 
 
 def _long_tier(given: str, cached: str, out: str, search_nano: int) -> Tier:
-    return Tier(above_tokens=LONG_GPT_TOKENS, **_text_rates(given, cached, out), search_nano=search_nano)
+    return Tier(above_tokens=LONG_GPT_TOKENS, **text_rates(given, cached, out), search_nano=search_nano)
 
 
 def _claude_rates(given: str, out: str, cached: str | None = None) -> dict[str, Any]:
@@ -287,12 +279,12 @@ def _variants(model: str, search_nano: int) -> tuple[Variant, ...]:
     """The rates of an OpenAI model at its other tiers; a search costs the same at each."""
     found = []
     if (long := PUBLIC_LONG_PRICES_USD_PER_1M.get(model)) is not None:
-        rates = _text_rates(*long[1]) | {"search_nano": search_nano}
+        rates = text_rates(*long[1]) | {"search_nano": search_nano}
         found.append(Variant(when=_tier("flex"), above_tokens=LONG_GPT_TOKENS, **rates))
     for prices, words in (
         (PUBLIC_PRIORITY_PRICES_USD_PER_1M, ("priority", "fast")),
         (PUBLIC_FLEX_PRICES_USD_PER_1M, ("flex",)),
     ):
         if model in prices:
-            found.append(Variant(when=_tier(*words), **_text_rates(*prices[model]), search_nano=search_nano))
+            found.append(Variant(when=_tier(*words), **text_rates(*prices[model]), search_nano=search_nano))
     return tuple(found)

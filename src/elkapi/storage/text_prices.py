@@ -122,13 +122,14 @@ def text_prices() -> dict[str, Amounts]:
     return found | {model: _gemini(model) for model in _GEMINI}
 
 
-def _rates(prices: _Rates, times: int = 1) -> dict[str, Any]:
+def text_rates(given: str, cached: str, out: str, times: int = 1) -> dict[str, Any]:
+    """The rates of input, cached input and output, from US dollars per million tokens."""
     names = ("input_nano_per_1m", "cached_nano_per_1m", "output_nano_per_1m")
-    return {name: parse_usd(usd) * times for name, usd in zip(names, prices, strict=True)}
+    return {name: parse_usd(usd) * times for name, usd in zip(names, (given, cached, out), strict=True)}
 
 
 def _plain(model: str) -> Amounts:
-    rates = _rates(_PLAIN[model])
+    rates = text_rates(*_PLAIN[model])
     if model in _WRITES:
         short, long = _WRITES[model]
         rates["cache_write_5m_nano_per_1m"] = parse_usd(short)
@@ -136,21 +137,21 @@ def _plain(model: str) -> Amounts:
     tiers: tuple[Tier, ...] = ()
     if model in _PLAIN_LONG:
         above, prices = _PLAIN_LONG[model]
-        tiers = (Tier(above_tokens=above, **_rates(prices)),)
+        tiers = (Tier(above_tokens=above, **text_rates(*prices)),)
     return Amounts(**rates, tiers=tiers)
 
 
 def _grok(prices: _Rates) -> Amounts:
     search_nano = parse_usd(_XAI_SEARCH_USD)
-    long = Tier(above_tokens=SHORT_GROK_TOKENS, **_rates(prices, 2), search_nano=search_nano)
-    return Amounts(**_rates(prices), search_nano=search_nano, tiers=(long,))
+    long = Tier(above_tokens=SHORT_GROK_TOKENS, **text_rates(*prices, times=2), search_nano=search_nano)
+    return Amounts(**text_rates(*prices), search_nano=search_nano, tiers=(long,))
 
 
 def _gemini(model: str) -> Amounts:
     sounds, longs = _GEMINI_SOUND.get(model), _GEMINI_LONG.get(model)
 
     def rates(place: int, long: bool = False) -> dict[str, Any]:
-        found = _rates((longs if long and longs else _GEMINI[model])[place])
+        found = text_rates(*(longs if long and longs else _GEMINI[model])[place])
         if sounds is not None:
             heard, again = sounds[place]
             found |= {"audio_input_nano_per_1m": parse_usd(heard), "cached_audio_nano_per_1m": parse_usd(again)}
