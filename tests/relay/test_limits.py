@@ -136,6 +136,25 @@ async def test_g61_g62_a_session_keeps_its_channel_until_it_fails_there_and_a_42
         assert (len(home.bodies), len(other.bodies)) == (9, 5)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_refusal_of_one_model_leaves_the_channel_first_for_its_other_models(
+    tmp_path: Path, status: int
+) -> None:
+    async with canned(200, ANSWER) as best, canned(200, ANSWER) as spare, gateway(tmp_path) as gate:
+        for upstream, priority in ((best, 9), (spare, 0)):
+            await gate.channel(upstream.url, (MODEL, "other-model"), family="deepseek", priority=priority)
+        for model in (MODEL, "other-model"):
+            await gate.price(model, per_1m_usd="1")
+        key = await gate.key("1")
+        best.status = status
+        assert (await post(gate, key)).status_code == 200
+        best.status = 200
+        asked = [await post(gate, key, model=model) for model in ("other-model", MODEL, "other-model", MODEL)]
+        assert {reply.status_code for reply in asked} == {200}
+        assert [json.loads(body)["model"] for body in best.bodies] == [MODEL, "other-model", "other-model"]
+        assert [json.loads(body)["model"] for body in spare.bodies] == [MODEL] * 3
+
+
 FAILURES: dict[str, tuple[int, Any]] = {
     "closed": (0, None),
     "html": (200, "<html>busy</html>"),

@@ -11,6 +11,7 @@ import pytest
 
 from elkapi.relay import hold
 from elkapi.relay.count import count_left
+from elkapi.routing.health import Part
 from elkapi.sandbox.server import Running
 from elkapi.types import ChannelLimits
 from tests.canned import canned
@@ -558,9 +559,11 @@ async def test_an_error_after_content_blames_whom_it_would_have_blamed_before(
         assert f'"{TOLD_AS[client][status]}"' in answer.rpartition("data: ")[2], answer
         gate = staged.gate
         ((channel_id, key_id),) = gate.sql("select channel_id, id from channel_keys")
-        assert set(gate.plane.health.cooling()) == (
-            {(cooled, {"channel": channel_id, "key": key_id}[cooled])} if cooled else set()
-        )
+        parts: dict[str, set[Part]] = {
+            "channel": {("channel", channel_id, MODEL)},
+            "key": {("key", key_id) if disabled else ("key", key_id, MODEL)},
+        }
+        assert set(gate.plane.health.cooling()) == (parts[cooled] if cooled else set())
         if disabled:
             ((reason,),) = await until(lambda: gate.sql("select reason from channel_keys where not enabled"))
             assert disabled in reason

@@ -287,7 +287,7 @@ def _step(model: str, attempt: Attempt, verdict: Verdict, reason: FallbackReason
     if verdict.disable_key:
         then += f"; the channel key is disabled: {verdict.disable_key}"
     elif verdict.cool:
-        then += f"; the {verdict.cool} rests"
+        then += f"; the {verdict.cool} rests" + (" for this model" if verdict.model_only else "")
     if verdict.fate == "unknown":
         then += "; the upstream may have billed it"
     if reason:

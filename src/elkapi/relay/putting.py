@@ -93,7 +93,7 @@ class Putting:
                 if not isinstance(outcome, Verdict):
                     one.outcome, one.fate = "ok", "complete"
                     one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
-                    self.plane.health.succeeded(attempt.channel.id, attempt.key.id)
+                    self.plane.health.succeeded(attempt.channel.id, attempt.key.id, attempt.upstream_model)
                     return attempt, *outcome
                 verdict = outcome
             one.outcome, one.fate = verdict.outcome, verdict.fate

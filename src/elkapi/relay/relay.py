@@ -42,6 +42,7 @@ from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import WHOLE_REPLY_BYTES_MAX, pump
 from elkapi.relay.target import build
 from elkapi.routing.fallback import reason_after, reason_in
+from elkapi.routing.health import Part
 from elkapi.routing.meaning import meant, wait_told
 from elkapi.routing.verdict import (
     BUSY,
@@ -179,7 +180,7 @@ async def relay(
         else:
             if isinstance(outcome, Outcome):
                 outcome.attempts = tuple(tries)
-                plane.health.succeeded(attempt.channel.id, attempt.key.id)
+                plane.health.succeeded(attempt.channel.id, attempt.key.id, attempt.upstream_model)
                 if request.session:
                     plane.affinity.answered(request.session, attempt.channel.id, attempt.key.id)
                 return outcome
@@ -465,13 +466,13 @@ def begun_record(attempt: Attempt, fate: Literal["none", "unknown"], model: str 
 
 
 def remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
-    """Apply a verdict to the health of the channel and the key."""
+    """Apply a verdict to the health of the channel and the key, or of one model on them."""
     if verdict.disable_key and attempt.key.id > 0:
         plane.judge.disable(attempt.key.id, verdict.disable_key)
-    if verdict.cool == "channel":
-        plane.health.failed(("channel", attempt.channel.id), verdict.at_least_s)
-    elif verdict.cool == "key":
-        plane.health.failed(("key", attempt.key.id), verdict.at_least_s)
+    if verdict.cool is not None:
+        id = attempt.channel.id if verdict.cool == "channel" else attempt.key.id
+        part: Part = (verdict.cool, id, attempt.upstream_model) if verdict.model_only else (verdict.cool, id)
+        plane.health.failed(part, verdict.at_least_s)
 
 
 def nobody_answered(walk: Walk, model: str) -> GatewayError:

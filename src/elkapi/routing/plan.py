@@ -117,19 +117,21 @@ def _rows(
     fit: list[list[_Pair]] = []
     resting: list[list[_Pair]] = []
     for channel in _drawn(tier, _weights, rng):
-        if not serves(channel, upstream_model(channel, model)):
+        theirs = upstream_model(channel, model)
+        if not serves(channel, theirs):
             continue
-        channel_ready = health.ready(("channel", channel.id))
-        theirs: list[_Pair] = []
+        channel_ready = health.ready("channel", channel.id, theirs)
+        awake: list[_Pair] = []
         passed: list[_Pair] = []
         for key in _drawn(channel.keys, _alike, rng):
             if key.enabled:
-                (theirs if channel_ready and health.ready(("key", key.id)) else passed).append((channel, key))
-                if len(theirs) == most:
+                key_ready = channel_ready and health.ready("key", key.id, theirs)
+                (awake if key_ready else passed).append((channel, key))
+                if len(awake) == most:
                     break
         resting.append(passed)
-        if theirs:
-            fit.append(theirs)
+        if awake:
+            fit.append(awake)
             if len(fit) == most:
                 break
     return fit, resting
@@ -144,13 +146,16 @@ def _preferred(
     tiers: Tiers, model: str, serves: Serves, health: Health, ready: list[_Pair], place: Place | None
 ) -> _Pair | None:
     """The channel and key that last answered a session, if they are ready and as good as the best that is."""
-    if place is None or not ready or not health.ready(("channel", place.channel_id)):
+    if place is None or not ready:
         return None
     priority = ready[0][0].priority
     for channel in (one for tier in tiers for one in tier if one.id == place.channel_id and one.priority == priority):
+        theirs = upstream_model(channel, model)
+        if not health.ready("channel", channel.id, theirs):
+            return None
         for key in channel.keys:
-            if key.id == place.key_id and key.enabled and health.ready(("key", key.id)):
-                return (channel, key) if serves(channel, upstream_model(channel, model)) else None
+            if key.id == place.key_id and key.enabled and health.ready("key", key.id, theirs):
+                return (channel, key) if serves(channel, theirs) else None
     return None
 
 

@@ -8,11 +8,14 @@
 | sent, then no head, no byte, cut, timed out | next   | channel    | unknown       |
 | a pooled connection turns out to be closed  | again  | -          | unknown       |
 | 400 409 413 415 422 and other 4xx           | fail   | -          | no            |
-| 401, 402, 403                               | next   | key        | no            |
+| 401, 402                                    | next   | key        | no            |
+| 403, 408, 425, 429                          | next   | key*       | no            |
 | 404, 405, 410                               | next   | -          | no            |
-| 408 425 429                                 | next   | key        | no            |
-| 3xx, 5xx                                    | next   | channel    | no            |
+| 3xx, 5xx                                    | next   | channel*   | no            |
 | the channel is at a limit of its own        | next   | -          | no            |
+
+* For the model alone: rate limits and rights are mostly those of a model, and one that is overloaded says nothing about
+the others of its channel.
 
 Some refusals mean another status than they have: `meaning.py`.
 
@@ -37,8 +40,8 @@ BUSY = "channel_busy"
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`cool` is what cools down, and `at_least_s` for how long at least; `disable_key` is the reason to disable the
-    key.
+    """`cool` is what cools down, and `at_least_s` for how long at least; `model_only`: for the model that was asked.
+    `disable_key` is the reason to disable the key.
 
     `again` tries the same channel once more before the next one.
     """
@@ -50,6 +53,7 @@ class Verdict(msgspec.Struct, frozen=True):
     at_least_s: float = 0.0
     disable_key: str | None = None
     again: bool = False
+    model_only: bool = False
 
 
 ACCEPT = Verdict("accept", "ok", "complete")
@@ -101,21 +105,21 @@ def on_status(status: int, retry_after_s: float = 0.0) -> Verdict:
         reason = "the upstream refused this key" if status == 401 else "the upstream account is out of funds"
         return Verdict("next", outcome, "none", cool="key", disable_key=f"{reason} (status {status})")
     if status == 403:
-        return Verdict("next", outcome, "none", cool="key")
+        return Verdict("next", outcome, "none", cool="key", model_only=True)
     if status in (408, 425, 429):
-        return Verdict("next", outcome, "none", cool="key", at_least_s=retry_after_s)
+        return Verdict("next", outcome, "none", cool="key", at_least_s=retry_after_s, model_only=True)
     if status in (404, 405, 410):
         # The gateway chose the path and the method, and some providers answer 410 for a model that they have retired.
         return Verdict("next", outcome, "none")
     if 400 <= status < 500:
         return Verdict("fail", outcome, "none")
-    return Verdict("next", outcome, "none", cool="channel", at_least_s=retry_after_s)
+    return Verdict("next", outcome, "none", cool="channel", at_least_s=retry_after_s, model_only=True)
 
 
 def on_submit_status(status: int, retry_after_s: float = 0.0) -> Verdict:
     """The same for a refused submit: after one with an unknown outcome no other provider is asked."""
     if status in _UNSURE_STATUSES:
-        return Verdict("fail", f"status_{status}", "unknown", cool="channel")
+        return Verdict("fail", f"status_{status}", "unknown", cool="channel", model_only=True)
     return on_status(status, retry_after_s)
 
 

@@ -31,7 +31,7 @@ def test_g60_a_dry_run_shows_the_route_that_a_503_leads_to(staged: Elkapi) -> No
     found = staged("route", "explain", "--key", "alice", "--model", "best", "--fail", "main=503", "--json").json
     assert (found["asked"], found["models"]) == ("best", ["big", "small"])
     assert steps(found) == [("big", "main", "status_503"), ("big", "spare", "ok")]
-    assert found["steps"][0]["then"] == "the next attempt is tried; the channel rests"
+    assert found["steps"][0]["then"] == "the next attempt is tried; the channel rests for this model"
     assert (found["answered_by"], found["told"]) == ("big", None)
 
 

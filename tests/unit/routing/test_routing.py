@@ -128,6 +128,21 @@ def test_g61_a_cooling_channel_comes_last_but_is_not_lost() -> None:
     assert order((channel(1, priority=9),), (channel(2),), health=health) == [2, 1]
 
 
+def test_what_cools_down_for_one_model_is_planned_first_for_the_others() -> None:
+    health = Health(10, 100, ManualClock())
+    dear, cheap = channel(1, priority=9), channel(2)
+    dear = msgspec.structs.replace(dear, model_map={"mine": "big"})
+    health.failed(("channel", 1, "big"))
+    health.failed(("key", 10, "m"))
+
+    def first(model: str) -> int:
+        return plan(((dear,), (cheap,)), model, is_openai, health, Random(1), 9)[0].channel.id
+
+    assert {model: first(model) for model in ("mine", "big", "m", "other")} == {"mine": 2, "big": 2, "m": 2, "other": 1}
+    attempts = plan(((dear,), (cheap,)), "big", is_openai, health, Random(1), 9, Place(1, 10))
+    assert [attempt.channel.id for attempt in attempts] == [2, 1]
+
+
 def test_a_cooling_key_comes_after_its_channels_other_keys_and_after_other_channels() -> None:
     health = Health(10, 100, ManualClock())
     health.failed(("key", 10))
@@ -263,6 +278,7 @@ def test_attempts_are_bounded() -> None:
 def test_g66_any_transport_failure_cools_the_channel() -> None:
     for code in ("upstream_connect_failed", "upstream_header_timeout", "upstream_cut", "upstream_tls_failed"):
         assert on_failure(code, sent=False).cool == "channel"
+        assert not on_failure(code, sent=False).model_only
 
 
 def test_only_an_unsent_failure_is_surely_unbilled() -> None:
@@ -284,12 +300,13 @@ def test_a_busy_channel_was_not_asked_and_a_reply_that_is_no_answer_may_be_bille
     assert (busy.action, busy.fate, busy.cool, busy.at_least_s) == ("next", "none", None, 3.5)
     empty = on_unreadable("empty")
     assert (empty.action, empty.outcome, empty.fate, empty.cool) == ("next", "empty", "unknown", "channel")
+    assert not empty.model_only
 
 
 @pytest.mark.parametrize("status", [408, 502, 504, 520, 524])
 def test_nobody_else_is_asked_after_a_submit_of_unknown_fate(status: int) -> None:
     verdict = on_submit_status(status)
-    assert (verdict.action, verdict.fate, verdict.cool) == ("fail", "unknown", "channel")
+    assert (verdict.action, verdict.fate, verdict.cool, verdict.model_only) == ("fail", "unknown", "channel", True)
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500, 503, 521, 525])
@@ -338,6 +355,8 @@ def test_a_refusal_is_not_billed_and_a_disabled_key_says_why() -> None:
 def test_each_status_has_its_verdict(status: int, action: str, cool: str | None, disables: bool) -> None:
     verdict = on_status(status)
     assert (verdict.action, verdict.cool, verdict.disable_key is not None) == (action, cool, disables)
+    # A refused key is refused for every model; the other statuses may be about the one that was asked.
+    assert verdict.model_only is (cool is not None and not disables)
 
 
 @pytest.mark.parametrize(
@@ -367,9 +386,9 @@ def test_g67_a_second_failure_never_shortens_a_cooldown() -> None:
     health.failed(("channel", 1), at_least_s=60)
     health.failed(("channel", 1))
     clock.advance(59)
-    assert not health.ready(("channel", 1))
+    assert not health.ready("channel", 1, "m")
     clock.advance(1)
-    assert health.ready(("channel", 1))
+    assert health.ready("channel", 1, "m")
 
 
 def test_cooldowns_double_up_to_the_maximum_and_success_ends_them() -> None:
@@ -382,8 +401,8 @@ def test_cooldowns_double_up_to_the_maximum_and_success_ends_them() -> None:
         clock.advance(waits[-1])
     assert waits == [10, 20, 35, 35]
     health.failed(("key", 1))
-    health.succeeded(0, 1)
-    assert health.ready(("key", 1))
+    health.succeeded(0, 1, "m")
+    assert health.ready("key", 1, "m")
 
 
 def test_success_ends_the_cooldown_of_the_channel_and_of_the_key_that_answered_alone() -> None:
@@ -391,8 +410,21 @@ def test_success_ends_the_cooldown_of_the_channel_and_of_the_key_that_answered_a
     parts: list[Part] = [("channel", 1), ("key", 1), ("channel", 2), ("key", 2)]
     for part in parts:
         health.failed(part)
-    health.succeeded(1, 2)
+    health.succeeded(1, 2, "m")
     assert set(health.cooling()) == {("channel", 2), ("key", 1)}
+
+
+def test_a_cooldown_for_one_model_leaves_the_others_and_ends_when_that_model_answers() -> None:
+    health = Health(10, 35, ManualClock())
+    parts: list[Part] = [("channel", 1, "big"), ("key", 2, "big"), ("key", 2, "small"), ("key", 3, "big")]
+    for part in parts:
+        health.failed(part)
+    assert [health.ready("channel", 1, model) for model in ("big", "small", "tiny")] == [False, True, True]
+    assert [health.ready("key", 2, model) for model in ("big", "small", "tiny")] == [False, False, True]
+    health.succeeded(1, 2, "tiny")
+    assert set(health.cooling()) == set(parts)
+    health.succeeded(1, 2, "big")
+    assert set(health.cooling()) == {("key", 2, "small"), ("key", 3, "big")}
 
 
 def test_parts_whose_cooldown_is_over_are_not_told_as_cooling() -> None:
@@ -408,8 +440,8 @@ def test_no_more_parts_are_remembered_than_the_bound() -> None:
     for number in range(PARTS_MAX + 1):
         health.failed(("key", number))
     assert len(health.cooling()) == PARTS_MAX
-    assert health.ready(("key", 0))
-    assert not health.ready(("key", PARTS_MAX))
+    assert health.ready("key", 0, "m")
+    assert not health.ready("key", PARTS_MAX, "m")
 
 
 @pytest.mark.parametrize(
