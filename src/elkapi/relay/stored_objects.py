@@ -98,6 +98,15 @@ class StoredObjects:
         self._touch(turns)
         return turns
 
+    async def turns(self, grant: Grant, text: str) -> list[Found]:
+        """A response as the last of the turns that lead to it; alone if one of those exists no more.
+
+        Raises NotFound, BodyTooLarge.
+        """
+        object_id = parse_stored_id("response", text)
+        turns = None if object_id is None else await self._read(self._turns, grant, object_id)
+        return turns or [await self.find(grant, "response", text)]
+
     def _touch(self, turns: list[Found]) -> None:
         """Extend the expiry of a continued conversation, at most once in TOUCH_EVERY_NS; nobody waits for it, and if
         the database is unavailable the next turn does it."""

@@ -25,7 +25,6 @@ from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.stored import IN_PROGRESS
 from elkapi.translate import kept as stored
 from elkapi.translate.decode import decode
-from elkapi.translate.kept import Kept
 from elkapi.types import Grant
 
 LIMIT_DEFAULT, LIMIT_MAX = 20, 100
@@ -59,18 +58,16 @@ def _send(call: Call, body: bytes) -> None:
     call.reply.send(200, JSON, body)
 
 
-async def _listed(
-    call: Call, found: Found, rows_of: Callable[[Kept, str], Rows], text: str, default_order: str
-) -> None:
-    """A page of an object's parts, all of which `rows_of` writes. Raises BadRequest."""
+async def _listed(call: Call, rows_of: Callable[[], Rows], size_bytes: int, default_order: str) -> None:
+    """A page of the parts of stored objects of this size, all of which `rows_of` writes. Raises BadRequest."""
     query = query_of(call.query)
     limit, ascending = number_in(query, "limit", 1, LIMIT_MAX) or LIMIT_DEFAULT, _ascending(query, default_order)
 
     def listed() -> bytes | None:
-        page = stored.page_of(rows_of(found.kept, text), limit, ascending, query.get("after"))
+        page = stored.page_of(rows_of(), limit, ascending, query.get("after"))
         return None if page is None else msgspec.json.encode(page)
 
-    page = await anywhere(len(found.row.sealed), listed)
+    page = await anywhere(size_bytes, listed)
     if page is None:
         raise BadRequest("`after` must be the id of an object in this list.", param="after")
     _send(call, page)
@@ -115,10 +112,11 @@ async def delete_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, ma
 
 
 async def list_input_items(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """`GET /v1/responses/{id}/input_items`: the call's own input, last item first by default."""
-    text = match.params["id"]
-    found = await plane.stored.find(grant, "response", text)
-    await _listed(call, found, stored.input_items, text, "desc")
+    """`GET /v1/responses/{id}/input_items`: what the answer was made from, last item first by default."""
+    turns = await plane.stored.turns(grant, match.params["id"])
+    named = [(stored_id_text("response", turn.row.id), turn.kept) for turn in turns]
+    size_bytes = sum(len(turn.row.sealed) for turn in turns)
+    await _listed(call, lambda: stored.input_items(named), size_bytes, "desc")
 
 
 # --- chat completions ------------------------------------------------------------------------------------------------
@@ -181,7 +179,7 @@ async def list_messages(plane: DataPlane, snapshot: Snapshot, grant: Grant, matc
     """`GET /v1/chat/completions/{id}/messages`: the messages sent, oldest first by default."""
     text = match.params["id"]
     found = await plane.stored.find(grant, "chat", text)
-    await _listed(call, found, stored.messages, text, "asc")
+    await _listed(call, lambda: stored.messages(found.kept, text), len(found.row.sealed), "asc")
 
 
 STORED_PAGES: dict[str, Page] = {

@@ -126,8 +126,7 @@ def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
 
 def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
     """The input and output items with one of the `wanted` ids, by id."""
-    output = _members.decode(kept.answer).get("output")
-    rows = [*input_items(kept, object_id), *(output if isinstance(output, list) else [])]
+    rows = [*own_items(kept, object_id), *output_items(kept)]
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         if isinstance(row, dict) and isinstance(id_ := row.get("id"), str) and id_ in wanted:
@@ -135,7 +134,21 @@ def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str,
     return found
 
 
-def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
+def input_items(turns: Sequence[tuple[str, Kept]]) -> list[dict[str, Any]]:
+    """The items that the last of these turns, each with its id, answered: the earlier ones' inputs and outputs, and its
+    own input."""
+    (last_id, last), earlier = turns[-1], turns[:-1]
+    rows = [row for object_id, kept in earlier for row in (*own_items(kept, object_id), *output_items(kept))]
+    return [*rows, *own_items(last, last_id)]
+
+
+def output_items(kept: Kept) -> list[dict[str, Any]]:
+    """The items of the answer that have an id."""
+    rows = _members.decode(kept.answer).get("output")
+    return [row for row in rows if isinstance(row, dict) and row.get("id")] if isinstance(rows, list) else []
+
+
+def own_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
     """The call's own input in full form: the content of every message is a list of parts.
 
     Every item has a type, an id and, if it is a message or the SDK's types require one, a status.

@@ -179,7 +179,7 @@ def test_an_answer_with_an_odd_item_can_be_gone_on_from_and_shown(odd: Any) -> N
     turn = kept.turn_of(kept.Kept(msgspec.Raw(b"[]"), answer))
     assert turn == [*([odd] if isinstance(odd, dict) else []), {"type": "message"}]
     if isinstance(odd, dict):
-        assert kept.input_items(kept.Kept(msgspec.Raw(msgspec.json.encode([odd])), answer), "resp_ab")
+        assert kept.own_items(kept.Kept(msgspec.Raw(msgspec.json.encode([odd])), answer), "resp_ab")
 
 
 def test_a_relayed_stream_names_our_response_and_nothing_else_of_it_changes() -> None:
@@ -219,7 +219,7 @@ def test_an_input_is_shown_as_the_sdks_types_have_it() -> None:
         {"type": "reasoning", "summary": []},
     ]
     input_ = msgspec.Raw(msgspec.json.encode(given))
-    items = kept.input_items(kept.Kept(input_, msgspec.Raw(b"{}")), "resp_ab")
+    items = kept.own_items(kept.Kept(input_, msgspec.Raw(b"{}")), "resp_ab")
     assert [item["id"] for item in items] == [f"item_ab_{n}" for n in range(len(given))]
     page = {"object": "list", "data": items, "first_id": items[0]["id"], "last_id": items[-1]["id"], "has_more": False}
     read = ResponseItemList.model_validate(page).data

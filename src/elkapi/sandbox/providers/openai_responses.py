@@ -72,7 +72,9 @@ def create(request: Request) -> Answer:
     made = Responding(request, body, model, reply_to(ask))
     final = write.finished(made)
     full = made.charge_at(made.reply.usage.output)
-    kept = Kept(made, final, _grown(history, made, final), input_items(body), request.now_s, 0.0)
+    own = [_in_full(one, f"item_{made.suffix}{at:03}") for at, one in enumerate(input_items(body))]
+    inputs = [*_said_before(request.store, body), *own]
+    kept = Kept(made, final, _grown(history, made, final), inputs, request.now_s, 0.0)
     if stores:
         request.store.shelf(SHELF).put(made.id, kept, len(request.body) + len(msgspec.json.encode(final)))
     if streams:
@@ -128,10 +130,8 @@ def delete_response(request: Request) -> Answer:
 
 
 def list_input_items(request: Request) -> Answer:
-    """`GET /v1/responses/{id}/input_items`, newest first by default; every item has an id."""
-    kept = _kept(request)
-    items = [_in_full(one, f"item_{kept.made.suffix}{at:03}") for at, one in enumerate(kept.inputs)]
-    return json_answer(page(request, items, "desc"))
+    """`GET /v1/responses/{id}/input_items`, earlier turns included, newest first by default; every item has an id."""
+    return json_answer(page(request, _kept(request).inputs, "desc"))
 
 
 def _in_full(item: dict[str, Any], item_id: str) -> dict[str, Any]:
@@ -196,6 +196,12 @@ def _history(store: Store, body: Mapping[str, Any]) -> History:
         message = f"Previous response with id '{previous}' not found."
         raise Problem(400, message, code="previous_response_not_found", param="previous_response_id")
     return History(list(kept.history.turns), dict(kept.history.waiting))
+
+
+def _said_before(store: Store, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The items that a continued response was made from and its answer, in full form."""
+    kept = store.shelf(SHELF).get(str(body.get("previous_response_id")))
+    return [*kept.inputs, *kept.final["output"]] if isinstance(kept, Kept) else []
 
 
 def _grown(history: History, made: Responding, final: Mapping[str, Any]) -> History:
