@@ -153,6 +153,21 @@ async def test_fewer_vectors_than_texts_are_no_answer_and_the_next_channel_is_as
     gate.closed_books()
 
 
+@pytest.mark.parametrize("vector", [b"[]", b" []", b"null", b'""'])
+async def test_an_answer_without_a_vector_is_a_failure_free_of_charge(gate: Gateway, vector: bytes) -> None:
+    """Ollama answers so for a text that its model failed on."""
+    async with canned(200) as upstream:
+        upstream.body = b'{"data":[{"embedding":%b,"index":0}],"usage":{"prompt_tokens":2,"total_tokens":2}}' % vector
+        await gate.channel(upstream.url)
+        key = await gate.key("1")
+        for texts in (["a"], "a"):
+            reply = await gate.ask(key, {"model": SMALL, "input": texts})
+            assert reply.status_code == 502, reply.text
+            account = await gate.account(reply.headers["x-request-id"], key)
+            assert account["cost_usd"] == "0.00"
+    gate.closed_books()
+
+
 @pytest.mark.parametrize(("texts", "tokens"), [(1, 6), (2, 12)])
 async def test_words_that_a_provider_puts_before_a_short_text_are_charged(
     gate: Gateway, texts: int, tokens: int

@@ -69,6 +69,8 @@ _LISTED: dict[Wire, bytes] = {
     "rerank": b'"relevance_score"',
     "moderations": b'"results"',
 }
+# What an answer has in place of a vector if there is none, as Ollama's for a text that its model failed on.
+_NO_VECTOR = (b"[]", b"nu", b'""')
 # The vectors of an answer, of which Jina may give several for a text. A search for plain bytes is by far the faster.
 _VECTOR, _VECTORS = b'"embedding":', re.compile(rb'"embeddings?"\s*:')
 # Every response has an `error`, which is null unless it failed.
@@ -218,8 +220,8 @@ class Same:
             if (failure := self._failure(body)) is not None:
                 return Whole(b"", None, failure=failure)
             raise Unreadable("no answer")
-        if self.wire == "embeddings" and given.items > 1 and _lacks_vectors(body, given.items):
-            raise Unreadable("fewer vectors than texts")
+        if self.wire == "embeddings" and _lacks_vectors(body, given.items):
+            raise Unreadable("no vector, or fewer than texts")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended, given.output_limit is not None)
         if usage is not None and self.wire == "anthropic" and is_unbilled(body):
             usage, unsplit = Usage(), False
@@ -465,8 +467,12 @@ def writer_for(request: Request, facts: ReplyFacts) -> Writer:
 
 
 def _lacks_vectors(body: bytes, items: int) -> bool:
-    """Whether an answer has fewer vectors than the call has texts: which texts the others belong to is unknown then."""
-    return body.count(_VECTOR) < items and len(_VECTORS.findall(body)) < items
+    """Whether an answer begins with no vector, or has fewer than the call has texts: which texts the others belong to
+    is unknown then."""
+    at = body.find(_VECTOR)
+    if at >= 0 and body[at + len(_VECTOR) : at + len(_VECTOR) + 4].lstrip()[:2] in _NO_VECTOR:
+        return True
+    return items > 1 and body.count(_VECTOR) < items and len(_VECTORS.findall(body)) < items
 
 
 def _lacks_choices(body: bytes) -> bool:

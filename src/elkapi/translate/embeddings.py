@@ -31,6 +31,19 @@ GEMINI_BATCH_MAX = 100
 VECTOR_BYTES_MAX = 1024 * 1024
 # The bytes to hold back, since a piece of an answer may end inside `"embedding": [`.
 _KEY_BYTES_MAX = 64
+# Gemini's tasks by the names that Cohere, Voyage, NVIDIA (`input_type`), Jina (`task`) and Google itself have for them.
+_TASKS = {
+    **dict.fromkeys(("query", "search_query", "retrieval.query", "retrieval_query"), "RETRIEVAL_QUERY"),
+    **dict.fromkeys(
+        ("document", "passage", "search_document", "retrieval.passage", "retrieval_document"), "RETRIEVAL_DOCUMENT"
+    ),
+    **dict.fromkeys(("text-matching", "semantic_similarity"), "SEMANTIC_SIMILARITY"),
+    "classification": "CLASSIFICATION",
+    **dict.fromkeys(("clustering", "separation"), "CLUSTERING"),
+    **dict.fromkeys(("code.query", "nl2code.query", "code_retrieval_query"), "CODE_RETRIEVAL_QUERY"),
+    "question_answering": "QUESTION_ANSWERING",
+    "fact_verification": "FACT_VERIFICATION",
+}
 _FIRST_VECTOR = re.compile(rb'"embedding"\s*:\s*(["\[])')
 _NUMBERS = re.compile(rb'"embedding"\s*:\s*\[')
 
@@ -62,7 +75,8 @@ class EmbeddingReply(msgspec.Struct, frozen=True):
 
 
 class _OpenAIRequest(msgspec.Struct):
-    """`output_dimension` and `output_dtype` are fields of Voyage and Mistral that change the vectors."""
+    """`output_dimension` and `output_dtype` are fields of Voyage and Mistral that change the vectors, as are the names
+    of their purpose: `input_type`, Jina's `task` and Google's `task_type`."""
 
     model: str
     input: str | list[str | int | list[int]]
@@ -71,6 +85,9 @@ class _OpenAIRequest(msgspec.Struct):
     user: str | None = None
     output_dimension: Annotated[int, msgspec.Meta(ge=1)] | None = None
     output_dtype: Literal["float"] | None = None
+    input_type: str | None = None
+    task: str | None = None
+    task_type: str | None = None
 
 
 class _OpenAIVector(msgspec.Struct):
@@ -101,7 +118,25 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
     if not texts or not all(texts):
         raise BadRequest("`input` must not be empty or contain an empty string.", param="input")
     dimensions = view.output_dimension if view.dimensions is None else view.dimensions
-    return EmbeddingRequest(texts, view.model, dimensions, view.encoding_format == "base64", batch=True, user=view.user)
+    return EmbeddingRequest(
+        texts,
+        view.model,
+        dimensions,
+        view.encoding_format == "base64",
+        batch=True,
+        user=view.user,
+        task_type=_task_of(view),
+    )
+
+
+def _task_of(view: _OpenAIRequest) -> str | None:
+    """Gemini's name of what the vectors are for. Raises BadRequest for a purpose that it does not know."""
+    for name in ("task_type", "input_type", "task"):
+        if (value := getattr(view, name)) is not None:
+            if (task := _TASKS.get(value.lower())) is None:
+                raise BadRequest(f"This value of `{name}` is not supported by this model.", param=name)
+            return task
+    return None
 
 
 def write_openai_request(request: EmbeddingRequest) -> bytes:
@@ -129,6 +164,8 @@ def _count(usage: Any, name: str) -> int | None:
 
 
 def _floats(value: list[float] | str) -> tuple[float, ...]:
+    if not value:
+        raise Unreadable("an empty vector")
     if isinstance(value, list):
         return tuple(value)
     try:
@@ -306,6 +343,8 @@ def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
     found = view.embeddings if view.embeddings is not None else [view.embedding] if view.embedding else []
     if len(found) != items:
         raise Unreadable(f"{len(found)} vectors for {items} texts")
+    if not all(vector.values for vector in found):
+        raise Unreadable("an empty vector")
     counted = _count(view.usageMetadata, "promptTokenCount")
     return EmbeddingReply(tuple(tuple(vector.values) for vector in found), counted)
 

@@ -147,6 +147,42 @@ def test_voyages_and_mistrals_words_for_other_vectors_are_read_or_refused() -> N
     assert caught.value.param == "output_dtype"
 
 
+@pytest.mark.parametrize(
+    ("purpose", "task"),
+    [
+        ({}, None),
+        ({"input_type": None}, None),
+        ({"input_type": "search_query"}, "RETRIEVAL_QUERY"),
+        ({"input_type": "passage"}, "RETRIEVAL_DOCUMENT"),
+        ({"task": "text-matching"}, "SEMANTIC_SIMILARITY"),
+        ({"task": "separation"}, "CLUSTERING"),
+        ({"task_type": "CODE_RETRIEVAL_QUERY"}, "CODE_RETRIEVAL_QUERY"),
+        ({"task_type": "CLASSIFICATION", "input_type": "query"}, "CLASSIFICATION"),
+    ],
+)
+def test_what_the_vectors_are_for_reaches_gemini_by_its_own_name(purpose: dict[str, Any], task: str | None) -> None:
+    request = e.read_openai_request(_body({"model": "m", "input": ["a", "b"], **purpose}))
+    rows = json.loads(e.write_gemini_request(request, "up"))["requests"]
+    assert [row.get("taskType") for row in rows] == [task, task]
+
+
+@pytest.mark.parametrize("name", ["input_type", "task", "task_type"])
+def test_a_purpose_that_gemini_does_not_know_is_refused_by_name(name: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        e.read_openai_request(_body({"model": "m", "input": "x", name: "image"}))
+    assert caught.value.param == name
+
+
+def test_an_empty_vector_is_no_answer() -> None:
+    nothing: tuple[object, ...] = ([], "")
+    for values in nothing:
+        answer = {"data": [{"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": values}]}
+        with pytest.raises(Unreadable):
+            e.read_openai_reply(_body(answer), 2)
+    with pytest.raises(Unreadable):
+        e.read_gemini_reply(_body({"embeddings": [{"values": [0.5]}, {"values": []}]}), 2)
+
+
 def test_more_texts_than_gemini_takes_are_refused() -> None:
     request = e.EmbeddingRequest(("x",) * (e.GEMINI_BATCH_MAX + 1))
     with pytest.raises(BadRequest):
