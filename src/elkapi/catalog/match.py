@@ -58,7 +58,14 @@ class Catalog:
             allowed += operations
         if allowed:
             raise MethodNotAllowed(f"{method} is not allowed on {path}.", (*sorted(set(allowed)), "OPTIONS"))
-        raise NotFound(f"Invalid URL ({method} {path})", code="unknown_url")
+        raise NotFound(f"Invalid URL ({method} {path}){self._hint(method, path)}", code="unknown_url")
+
+    def _hint(self, method: str, path: str) -> str:
+        """What a client should call whose base URL lacks its `/v1`, or has more before it; empty if that is unknown."""
+        for other in (f"/v1{path}", path[max(path.rfind("/v1/"), 0) :]):
+            if method in self._exact.get(other, ()):
+                return f"; call {other} instead"
+        return ""
 
 
 def _plain(path: str) -> str:
@@ -66,7 +73,9 @@ def _plain(path: str) -> str:
     # Clients configured with `<origin>/v1` as the origin call /v1/v1/...; platform.md section 0.
     if path.startswith("/v1/v1/"):
         return path[3:]
-    # Azure's clients call /openai/responses or /openai/v1/..., Groq's the second; deployments are aliases.
+    # Azure's clients call /openai/responses or /openai/v1/..., Groq's the second, those of Google's compatible endpoint
+    # /v1beta/openai/...; deployments are aliases.
+    path = path.removeprefix("/v1beta") if path.startswith("/v1beta/openai/") else path
     if path.startswith("/openai/") and not path.startswith("/openai/deployments/"):
         return "/v1/" + path.removeprefix("/openai/").removeprefix("v1/")
     return path

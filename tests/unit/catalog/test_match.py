@@ -34,6 +34,9 @@ from elkapi.errors import MethodNotAllowed, NotFound
         ("POST", "/openai/deployments/m/completions", "openai.completions", {"model": "m"}),
         ("GET", "/v1/models", "platform.models", {}),
         ("GET", "/v1beta/openai/models", "platform.models", {}),
+        ("GET", "/v1beta/openai/models/m", "platform.model", {"model": "m"}),
+        ("POST", "/v1beta/openai/chat/completions", "openai.chat", {}),
+        ("POST", "/v1beta/openai/embeddings", "openai.embeddings", {}),
         ("GET", "/v1/models/BAAI/bge-m3", "platform.model", {"model": "BAAI/bge-m3"}),
         ("GET", "/v1beta/models", "platform.models-gemini", {}),
         ("GET", "/v1/requests/req_1", "platform.request", {"id": "req_1"}),
@@ -58,6 +61,25 @@ NO_DEPLOYMENT = ("/openai/deployments//embeddings", "/openai/deployments/m/respo
 def test_an_unknown_path_is_not_found(path: str) -> None:
     with pytest.raises(NotFound):
         CATALOG.match("POST", path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/chat/completions", "; call /v1/chat/completions instead"),
+        ("POST", "/embeddings", "; call /v1/embeddings instead"),
+        ("POST", "/api/v1/messages", "; call /v1/messages instead"),
+        ("POST", "/v1/anthropic/v1/messages", "; call /v1/messages instead"),
+        ("GET", "/models", "; call /v1/models instead"),
+        ("DELETE", "/embeddings", ""),
+        ("POST", "/v1/nothing", ""),
+        ("POST", "/", ""),
+    ],
+)
+def test_a_wrong_base_url_is_told_what_to_call_instead(method: str, path: str, hint: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        CATALOG.match(method, path)
+    assert str(caught.value) == f"Invalid URL ({method} {path}){hint}"
 
 
 def test_two_operations_cannot_claim_one_route() -> None:
