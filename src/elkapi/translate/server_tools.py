@@ -70,8 +70,11 @@ _PLACE = ("city", "region", "country", "timezone")
 
 def is_unpriced(item: dict[str, Any]) -> bool:
     """Whether an item of a response is of a tool that its provider bills per call."""
-    where = item.get("environment") if item.get("type") == "shell_call" else None
-    return item.get("type") in UNPRICED_CALLS or (isinstance(where, dict) and where.get("type") in HOSTED)
+    kind, where = item.get("type"), item.get("environment")
+    if kind == "shell_call" and isinstance(where, dict):
+        kind = where.get("type")
+        return isinstance(kind, str) and kind in HOSTED
+    return isinstance(kind, str) and kind in UNPRICED_CALLS
 
 
 def place_of(search: ServerTool) -> dict[str, Any] | None:
