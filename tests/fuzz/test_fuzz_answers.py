@@ -26,7 +26,7 @@ RECORDED = [(wire, name) for wire in CLIENTS for name in recordings_of(wire)]
 SEEDS = range(40)
 OTHER: list[Any] = [None, True, 0, -1, 1.5, 1e308, 2**70, "", "x", "\0"]
 OTHER += [[], {}, [None], [[]], {"a": None}, {"type": []}]
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
 
 
 def paths(value: object, at: Path = ()) -> list[Path]:
@@ -43,7 +43,7 @@ def changed(value: Any, random: Random) -> Any:
     if not (places := paths(value)):
         return random.choice(OTHER)
     *way, last = random.choice(places)
-    holder = value
+    holder: Any = value
     for step in way:
         holder = holder[step]
     chance = random.random()

@@ -15,7 +15,7 @@ from elkapi.catalog.families import ark, kling, runway
 from elkapi.catalog.task import Meter
 from elkapi.errors import BadRequest
 from elkapi.money import format_usd, parse_ratio
-from elkapi.pricing.media import bound, measured, resolution_of, unfixed
+from elkapi.pricing.media import as_told, at_least, bound, measured, resolution_of, spelled, unfixed
 from elkapi.pricing.price import amount_nano, dearest_for, priced_for, quote
 from elkapi.storage.media_prices import media_prices
 from elkapi.types import Amounts, AssetKind, Price, TaskAsset, Usage, Variant
@@ -303,6 +303,104 @@ def test_g36_the_hold_covers_the_charge_of_any_files_where_the_resolution_was_le
     assert made.video_ms <= usage.video_ms
     if "resolution" not in features:
         assert amount_nano(priced_for(price, became), made, 1_000_000) <= held
+
+
+@pytest.mark.parametrize(
+    ("shorter", "name"),
+    [
+        *((480, "480p"), (481, "540p"), (540, "540p"), (541, "720p"), (720, "720p"), (721, "768p")),
+        *((768, "768p"), (769, "1080p"), (1080, "1080p"), (1081, "4k")),
+    ],
+)
+def test_a_size_has_the_name_of_the_smallest_that_holds_it(shorter: int, name: str) -> None:
+    assert resolution_of(shorter, 4000) == name
+    assert bound(SIZED, {"size": f"{shorter}p"})[1]["resolution"] == name
+
+
+def test_a_resolution_beside_a_size_is_the_one_that_counts() -> None:
+    meter = Meter(unit="second", features={"size": ("size",), "resolution": ("resolution",)}, seconds=("duration",))
+    assert bound(meter, {"size": "1280x720", "resolution": "1080P"})[1]["resolution"] == "1080p"
+    assert bound(meter, {"size": "1280x720"})[1]["resolution"] == "720p"
+
+
+def test_a_file_of_which_one_side_is_known_tells_no_resolution() -> None:
+    usage, features = bound(SECONDS, {"resolution": "1080p"})
+    files = (_file(width=8, duration_ms=5000), _file(height=8, duration_ms=5000))
+    assert measured(SECONDS, usage, features, files)[1]["resolution"] == "1080p"
+
+
+@pytest.mark.parametrize(
+    ("known", "least", "becomes"),
+    [
+        ("480p", "720p", "720p"),
+        ("720p", "720p", "720p"),
+        ("1080p", "720p", "1080p"),
+        ("720p", None, "720p"),
+        ("2k", "720p", "2k"),
+        ("480p", "2k", "480p"),
+        (None, "720p", None),
+    ],
+)
+def test_a_resolution_is_raised_to_the_least_and_never_lowered(
+    known: str | None, least: str | None, becomes: str | None
+) -> None:
+    features = {"mode": "std"} | ({"resolution": known} if known else {})
+    assert at_least(features, least) == {"mode": "std"} | ({"resolution": becomes} if becomes else {})
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "becomes"),
+    [
+        ("1080p", "720P", "720p"),
+        ("1080p", "1280x720", "720p"),
+        ("720p", "720p", "720p"),
+        ("720p", "1080p", "720p"),
+        ("720p", "high", "720p"),
+        ("720p", 480, "720p"),
+        ("720p", None, "720p"),
+        ("2k", "480p", "2k"),
+        (None, "480p", None),
+    ],
+)
+def test_what_the_provider_says_it_made_counts_where_it_is_less(
+    known: str | None, told: object, becomes: str | None
+) -> None:
+    meter = msgspec.structs.replace(SECONDS, resolution_told="result.size")
+    features = {"resolution": known} if known else {}
+    reply = {"result": {"size": told}}
+    assert as_told(meter, features, reply) == ({"resolution": becomes} if becomes else {})
+    assert as_told(SECONDS, features, reply) == features
+
+
+def test_a_variants_word_is_spelled_as_a_calls() -> None:
+    assert spelled("resolution", "1280x720") == "720p"
+    assert spelled("resolution", "2K") == "2k"
+    assert spelled("size", "1280X720") == "1280x720"
+
+
+def test_each_of_several_results_is_measured_beside_its_own_length() -> None:
+    asked, features = bound(SECONDS, {"duration": 5, "n": 2})
+    made = (_file(duration_ms=5040), _file(duration_ms=4749))
+    assert measured(SECONDS, asked, features, made)[0] == Usage(video_ms=9700, calls=2)
+
+
+def test_the_field_of_a_word_that_is_none_is_named() -> None:
+    meter = Meter(unit="second", seconds=("duration",), features={"size": ("input.size",)})
+    assert bound(meter, {"input": {"size": "x" * 64}})[1] == {"size": "x" * 64}
+    with pytest.raises(BadRequest) as refused:
+        bound(meter, {"input": {"size": ["x"]}})
+    assert refused.value.param == "input.size"
+
+
+def test_tokens_of_several_results_are_held_for_each_with_what_they_refer_to() -> None:
+    meter = Meter(
+        unit="token",
+        seconds=("duration",),
+        count="n",
+        tokens_max=lambda _features, ms: ms,
+        input_s=lambda _body: 0.5,
+    )
+    assert bound(meter, {"duration": 5, "n": 3})[0] == Usage(output_tokens=16_500, calls=3)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
