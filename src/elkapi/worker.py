@@ -211,8 +211,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
 
 
 def _snapshots(order: WorkerOrder, installation: Installation, cache: KeyCache, batches: BatchStore) -> SnapshotHolder:
-    def changed(version: int, digests: list[bytes] | None) -> None:
-        cache.evict(version, digests)
+    def changed(version: int, keys: list[tuple[int, bytes]] | None) -> None:
+        cache.evict(version, keys)
         # A new batch raises the version, which every worker polls anyway.
         batches.look()
 

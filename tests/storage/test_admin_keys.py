@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from sqlalchemy import event
 
@@ -15,6 +16,7 @@ from elkapi.admin.errors import Missing, Refused
 from elkapi.settings import Settings
 from elkapi.storage import apikey
 from elkapi.storage.db import Database
+from elkapi.storage.repos import audit
 from elkapi.storage.repos import keys as key_rows
 
 
@@ -115,6 +117,23 @@ def test_a_name_made_of_digits_is_found_where_no_id_is(admin: Admin) -> None:
         keys.show_key(admin, "78")
 
 
+def test_a_key_with_another_secret_keeps_all_else(admin: Admin) -> None:
+    view, plaintext = keys.create_key(admin, keys.KeyInput(name="k", balance="5", scope="test"))
+    rotated, new = keys.rotate_key(admin, "k")
+    assert new.startswith("sk-test-")
+    assert new != plaintext
+    assert rotated == msgspec.structs.replace(
+        view, row=msgspec.structs.replace(view.row, hint=apikey.hint(new), version=rotated.row.version)
+    )
+    with admin.database.read() as connection:
+        assert key_rows.find_grant(connection, apikey.digest(plaintext)) is None
+        grant = key_rows.find_grant(connection, apikey.digest(new))
+        assert grant is not None
+        assert grant.key_id == view.row.id
+        last = audit.newest(connection, limit=1)[0]
+    assert (last.action, new in str(last)) == ("key.rotate", False)
+
+
 def test_a_revoked_key_takes_no_change(admin: Admin) -> None:
     view, plaintext = keys.create_key(admin, keys.KeyInput(name="k"))
     keys.revoke_key(admin, "k")
@@ -122,6 +141,7 @@ def test_a_revoked_key_takes_no_change(admin: Admin) -> None:
         lambda: keys.revoke_key(admin, "k"),
         lambda: keys.set_key_enabled(admin, "k", True),
         lambda: keys.edit_key(admin, "k", keys.KeyPatch(name="j")),
+        lambda: keys.rotate_key(admin, "k"),
         lambda: keys.deposit(admin, "k", "5", "never to be spent"),
     )
     for change in changes:

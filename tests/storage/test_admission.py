@@ -221,6 +221,20 @@ async def test_a_revoked_key_is_refused_once_the_change_is_seen(door: Door, inst
         await until(is_refused)
 
 
+async def test_a_replaced_secret_is_refused_once_the_change_is_seen_and_the_new_one_is_the_same_key(
+    door: Door, installation: Installation
+) -> None:
+    row, key = door.key()
+    async with watching(door, installation):
+        before, new = await door.knock(key), apikey.new_key("live")
+        with door.database.write() as connection:
+            keys.rotate(connection, row.id, new, **WHO)
+        assert await door.knock(new) == before
+        await until(lambda: door.cache._version > row.version)
+        assert "Incorrect API key" in await door.refusal(key)
+        assert await door.knock(new) == before
+
+
 async def test_a_revoked_key_is_refused_while_a_channel_cannot_be_read(
     door: Door, installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,7 +260,7 @@ async def test_a_key_made_after_it_was_refused_works_once_the_change_is_seen(
     monkeypatch.setattr(apikey, "new_key", lambda _scope: NOBODY)
     await door.refusal(NOBODY)
     row, _ = door.key()
-    door.cache.evict(row.version, [apikey.digest(NOBODY)])
+    door.cache.evict(row.version, [(row.id, apikey.digest(NOBODY))])
     assert (await door.knock(NOBODY)).key_id == row.id
 
 
@@ -254,7 +268,7 @@ async def test_a_slow_read_cannot_bring_an_evicted_key_back(door: Door) -> None:
     row, key = door.key()
     digest = apikey.digest(key)
     grant = await door.knock(key)
-    door.cache.evict(row.version + 1, [digest])
+    door.cache.evict(row.version + 1, [(row.id, digest)])
     door.cache.put(digest, grant, row.version, 0.0)
     assert door.cache.get(digest) is None
 
@@ -278,7 +292,7 @@ async def test_a_call_that_comes_after_a_change_does_not_wait_for_a_read_from_be
     await until(was_read.is_set)
     with door.database.write() as connection:
         keys.revoke(connection, row.id, **WHO)
-    door.cache.evict(row.version + 1, None if all_keys else [apikey.digest(key)])
+    door.cache.evict(row.version + 1, None if all_keys else [(row.id, apikey.digest(key))])
     after = asyncio.create_task(door.refusal(key))
     await asyncio.sleep(0)
     go_on.set()
@@ -304,14 +318,14 @@ def test_after_a_change_of_all_keys_every_one_is_asked_for_anew() -> None:
 def test_the_cache_is_bounded_and_keeps_what_is_used(database: Database) -> None:
     with database.write() as connection:
         account_id = create_account(connection, "t")
-    grant = Grant(1, "k", 1, "default", "live", (account_id,), None, None, True)
+    grants = [Grant(key_id, "k", 1, "default", "live", (account_id,), None, None, True) for key_id in range(3)]
     cache = KeyCache(2)
-    cache.put(b"a", grant, 1, 0.0)
-    cache.put(b"b", grant, 1, 0.0)
-    assert cache.get(b"a") is grant
-    cache.put(b"c", grant, 1, 0.0)
+    cache.put(b"a", grants[0], 1, 0.0)
+    cache.put(b"b", grants[1], 1, 0.0)
+    assert cache.get(b"a") is grants[0]
+    cache.put(b"c", grants[2], 1, 0.0)
     assert cache.get(b"b") is None
-    assert cache.get(b"a") is grant
+    assert cache.get(b"a") is grants[0]
     assert len(cache) == 2
 
 

@@ -208,11 +208,12 @@ def test_changes_are_found_by_version(database: Database) -> None:
         first, plaintext = make_key(connection)
         before = versions.read(connection).config
     with database.write() as connection:
-        _, second = make_key(connection)
+        other, second = make_key(connection)
     with database.write() as connection:
         keys.set_enabled(connection, first.id, False, **WHO)
     with database.read() as connection:
-        assert set(keys.changed_since(connection, before) or ()) == {apikey.digest(plaintext), apikey.digest(second)}
+        changed = {(first.id, apikey.digest(plaintext)), (other.id, apikey.digest(second))}
+        assert set(keys.changed_since(connection, before) or ()) == changed
         assert keys.changed_since(connection, versions.read(connection).config) == []
 
 

@@ -143,10 +143,10 @@ class Evictions:
     """Collects what a holder reports of changed keys."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[int, list[bytes] | None]] = []
+        self.seen: list[tuple[int, list[tuple[int, bytes]] | None]] = []
 
-    def __call__(self, version: int, digests: list[bytes] | None) -> None:
-        self.seen.append((version, digests))
+    def __call__(self, version: int, changed: list[tuple[int, bytes]] | None) -> None:
+        self.seen.append((version, changed))
 
 
 async def test_a_change_of_routing_swaps_the_snapshot_whole(installation: Installation) -> None:
@@ -175,14 +175,14 @@ async def test_a_change_of_a_key_evicts_it_and_keeps_the_snapshot(installation: 
             account_id = create_account(connection, "test")
             owner_id = owners.operator_id(connection)
             fields: dict[str, Any] = {"name": "k", "owner_id": owner_id, "group": "default", "scope": "live"}
-            _, plaintext = keys.create_key(
+            row, plaintext = keys.create_key(
                 connection, **fields, account_id=account_id, models=None, expires_at_ns=None, **WHO
             )
             version = versions.read(connection).config
         await until(lambda: bool(evictions.seen) and evictions.seen[-1][0] == version)
         from elkapi.storage import apikey
 
-        assert evictions.seen[-1] == (version, [apikey.digest(plaintext)])
+        assert evictions.seen[-1] == (version, [(row.id, apikey.digest(plaintext))])
         assert holder.current is before
     finally:
         await holder.stop()

@@ -21,6 +21,8 @@ class KeyCache:
     def __init__(self, keys_max: int) -> None:
         self._keys_max = max(keys_max, 1)
         self._grants: OrderedDict[bytes, Grant] = OrderedDict()
+        # By key id: no key has two grants here, so that a change finds it by its id, whatever its secret was.
+        self._digests: dict[int, bytes] = {}
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._version = 0
         self.pending: dict[bytes, asyncio.Task[Grant | None]] = {}
@@ -51,20 +53,27 @@ class KeyCache:
                 self._unknown.popitem(last=False)
             return
         self._unknown.pop(digest, None)
+        if (former := self._digests.get(grant.key_id, digest)) != digest:
+            del self._grants[former]
         self._grants[digest] = grant
         self._grants.move_to_end(digest)
+        self._digests[grant.key_id] = digest
         if len(self._grants) > self._keys_max:
-            self._grants.popitem(last=False)
+            _, dropped = self._grants.popitem(last=False)
+            del self._digests[dropped.key_id]
 
-    def evict(self, version: int, digests: list[bytes] | None) -> None:
-        """Drop keys that changed up to this version; None drops all. It is SnapshotHolder's on_keys_changed."""
-        if digests is None:
+    def evict(self, version: int, changed: list[tuple[int, bytes]] | None) -> None:
+        """Drop the keys, (id, digest) each, that changed up to this version, with a former secret too; None drops all.
+        It is SnapshotHolder's on_keys_changed."""
+        if changed is None:
             self._grants.clear()
+            self._digests.clear()
             self._unknown.clear()
             self.pending.clear()
         else:
-            for digest in digests:
-                self._grants.pop(digest, None)
+            for key_id, digest in changed:
+                if (known := self._digests.pop(key_id, None)) is not None:
+                    del self._grants[known]
                 self._unknown.pop(digest, None)
                 self.pending.pop(digest, None)
         # May also decrease: after a restore the counter may restart below what was seen.

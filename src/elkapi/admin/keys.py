@@ -15,6 +15,7 @@ from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.admin.policies import PolicyFields, check_guards, merged
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.money import parse_usd
+from elkapi.storage import apikey
 from elkapi.storage.repos import groups, keys, owners, versions
 from elkapi.storage.repos.keys import KeyRow
 from elkapi.storage.seeds import DEFAULT_GROUP
@@ -132,6 +133,19 @@ def revoke_key(admin: Admin, which: str) -> KeyView:
     with admin.change() as connection:
         row = _find(connection, which)
         return _view(connection, _not_revoked(keys.revoke(connection, row.id, **admin.who()), row))
+
+
+def rotate_key(admin: Admin, which: str) -> tuple[KeyView, str]:
+    """Give a key another secret, which only this returns; the old one is refused everywhere within a second.
+
+    Everything else stays the key's: its balance, rules, history, tasks and stored answers. Raises Missing, and Refused
+    for a revoked one.
+    """
+    with admin.change() as connection:
+        row = _find(connection, which)
+        plaintext = apikey.new_key(row.scope)
+        changed = keys.rotate(connection, row.id, plaintext, **admin.who())
+        return _view(connection, _not_revoked(changed, row)), plaintext
 
 
 def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:

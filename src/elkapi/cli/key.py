@@ -64,11 +64,7 @@ def create(expires: str | None, is_test: bool, models: str | None, as_json: bool
         view, plaintext = keys.create_key(admin, read_input(keys.KeyInput, values))
         others = namesakes(admin, view.row)
         unserved = _unserved(admin, view.row)
-    if as_json:
-        print_json({"key": plaintext} | _shown(view))
-    else:
-        click.echo(plaintext)
-        click.echo(f"key {view.row.id} ({view.row.name}); save it now, it is not shown again", err=True)
+    _print_new(view, plaintext, as_json)
     if others:
         ids = listed(others)
         click.echo(f"note: key {ids} has the same name; commands about either need its id", err=True)
@@ -133,6 +129,21 @@ def revoke(which: str, as_json: bool) -> None:
 
     with opened() as admin:
         _print(keys.revoke_key(admin, which), as_json)
+
+
+@key.command()
+@click.argument("which")
+@json_option
+def rotate(which: str, as_json: bool) -> None:
+    """Give a key another secret and print it; the old one is refused everywhere within a second.
+
+    The key keeps its id, balance, rules and history, and its tasks and stored answers.
+    """
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        view, plaintext = keys.rotate_key(admin, which)
+    _print_new(view, plaintext, as_json)
 
 
 @key.command()
@@ -231,6 +242,14 @@ def _unserved(admin: Admin, row: KeyRow) -> list[str]:
 def _tell_unserved(row: KeyRow, names: list[str]) -> None:
     if names:
         click.echo(f"note: no channel serves {listed(names)} in group {readable(row.group)} yet", err=True)
+
+
+def _print_new(view: KeyView, plaintext: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"key": plaintext} | _shown(view))
+    else:
+        click.echo(plaintext)
+        click.echo(f"key {view.row.id} ({view.row.name}); save it now, it is not shown again", err=True)
 
 
 def _print(view: KeyView, as_json: bool) -> None:

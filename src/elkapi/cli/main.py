@@ -31,7 +31,7 @@ VERBS = {
     "key": (
         "key",
         "key",
-        "customers' keys: create, list, show, edit, disable, enable, revoke, deposit, adjust, credit",
+        "customers' keys: create, list, show, edit, disable, enable, revoke, rotate, deposit, adjust, credit",
     ),
     "channel": (
         "channel",

@@ -24,8 +24,9 @@ from elkapi.storage.secrets import Sealer
 STOP_WAIT_S = 5.0
 ERROR_PAUSE_MAX_S = 5.0
 
-# Called on the event loop with the config version seen and the changed digests, or None to forget every key.
-OnKeysChanged = Callable[[int, "list[bytes] | None"], None]
+# Called on the event loop with the config version seen and (id, digest) of the changed keys, or None to forget every
+# key.
+OnKeysChanged = Callable[[int, "list[tuple[int, bytes]] | None"], None]
 log = logging.getLogger("elkapi.snapshot")
 
 
@@ -41,7 +42,7 @@ class SnapshotHolder:
         bundled: Iterable[str] = (),
         chat: Iterable[str] = (),
         sandbox: Iterable[str] = (),
-        on_keys_changed: OnKeysChanged = lambda _version, _digests: None,
+        on_keys_changed: OnKeysChanged = lambda _version, _changed: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._database = database
@@ -134,10 +135,10 @@ class SnapshotHolder:
             return
         with self._database.read() as connection:
             now = versions.read(connection)
-            digests: list[bytes] | None = []
+            changed: list[tuple[int, bytes]] | None = []
             if self._snapshot is not None:
                 # A lower version means a restored database: nothing cached can be trusted.
-                digests = keys.changed_since(connection, self._seen.config) if now.config >= self._seen.config else None
+                changed = keys.changed_since(connection, self._seen.config) if now.config >= self._seen.config else None
             snapshot, seen = self._snapshot, now
             try:
                 if snapshot is None or now.routing != self._seen.routing:
@@ -159,4 +160,4 @@ class SnapshotHolder:
             finally:
                 self._snapshot, self._seen = snapshot, seen
                 if self._loop is not None and not self._loop.is_closed():
-                    self._loop.call_soon_threadsafe(self._on_keys_changed, now.config, digests)
+                    self._loop.call_soon_threadsafe(self._on_keys_changed, now.config, changed)

@@ -15,13 +15,27 @@ def grant(key_id: int) -> Grant:
 
 def test_the_key_that_was_used_or_read_longest_ago_is_dropped_first() -> None:
     cache = KeyCache(3)
-    for digest in (b"a", b"b", b"c"):
-        cache.put(digest, grant(1), 0, 0.0)
+    for key_id, digest in enumerate((b"a", b"b", b"c")):
+        cache.put(digest, grant(key_id), 0, 0.0)
     cache.get(b"a")
-    cache.put(b"b", grant(2), 0, 0.0)
-    cache.put(b"d", grant(1), 0, 0.0)
+    cache.put(b"b", grant(1), 0, 0.0)
+    cache.put(b"d", grant(3), 0, 0.0)
     assert [cache.get(digest) is not None for digest in (b"a", b"b", b"c", b"d")] == [True, True, False, True]
-    assert cache.get(b"b") == grant(2)
+    assert cache.get(b"b") == grant(1)
+
+
+def test_a_key_has_one_secret_here_and_a_change_drops_it_whichever_it_is() -> None:
+    cache = KeyCache(9)
+    for former, newer in ((b"a", b"b"), (b"d", b"c")):
+        cache.put(former, grant(1), 1, 0.0)
+        cache.put(newer, grant(1), 1, 0.0)
+        assert (cache.get(former), cache.get(newer), len(cache)) == (None, grant(1), 1)
+    # The secret was replaced by one that was not read yet.
+    cache.evict(2, [(1, b"e")])
+    assert len(cache) == 0
+    cache.put(b"e", grant(1), 2, 0.0)
+    cache.evict(3, [(2, b"f")])
+    assert cache.get(b"e") == grant(1)
 
 
 def test_an_unknown_key_is_known_to_be_that_for_a_moment_and_no_longer_than_it_is_one() -> None:
@@ -46,15 +60,15 @@ def test_so_many_unknown_keys_are_remembered_and_the_newest_of_them(monkeypatch:
 
 def test_only_what_changed_is_dropped_and_an_answer_from_before_is_not_kept() -> None:
     cache = KeyCache(9)
-    for digest in (b"a", b"b"):
-        cache.put(digest, grant(1), 1, 0.0)
+    for key_id, digest in ((1, b"a"), (2, b"b")):
+        cache.put(digest, grant(key_id), 1, 0.0)
     cache.put(b"c", None, 1, 0.0)
-    cache.evict(2, [b"a"])
-    assert (cache.get(b"a"), cache.get(b"b"), cache.is_unknown(b"c", 0.0)) == (None, grant(1), True)
+    cache.evict(2, [(1, b"a")])
+    assert (cache.get(b"a"), cache.get(b"b"), cache.is_unknown(b"c", 0.0)) == (None, grant(2), True)
     cache.put(b"a", grant(1), 1, 0.0)
     assert cache.get(b"a") is None
-    cache.put(b"a", grant(2), 2, 0.0)
-    assert cache.get(b"a") == grant(2)
+    cache.put(b"a", grant(1), 2, 0.0)
+    assert cache.get(b"a") == grant(1)
     cache.evict(1, None)  # As after a restore.
     assert (len(cache), cache.is_unknown(b"c", 0.0)) == (0, False)
     cache.put(b"a", grant(3), 1, 0.0)

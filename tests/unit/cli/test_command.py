@@ -123,6 +123,11 @@ def test_a_keys_life(elkapi: Elkapi) -> None:
     assert (edited["name"], edited["group"], edited["models"]) == ("j", "vip", ["x"])
     assert elkapi("key", "edit", "j", "--all-models", "--expires", "2099-01-01", "--json").json["models"] is None
     assert elkapi("key", "edit", "j", "--never-expires", "--json").json["expires_at"] is None
+    shown, rotated = elkapi("key", "show", "j", "--json").json, elkapi("key", "rotate", "j", "--json").json
+    new = rotated.pop("key")
+    assert new.endswith(rotated["hint"][-4:])
+    assert rotated == shown | {"hint": rotated["hint"]}
+    assert elkapi("key", "rotate", "j").out != new + "\n"
     assert elkapi("key", "revoke", "j", "--json").json["state"] == "revoked"
     again = elkapi("key", "enable", "j")
     assert again.status == 1

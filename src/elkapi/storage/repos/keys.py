@@ -135,11 +135,11 @@ def list_keys(connection: Connection, *, limit: int = 1_000, after_id: int = 0) 
     return [_row(row) for row in connection.execute(query).mappings()]
 
 
-def changed_since(connection: Connection, version: int) -> list[bytes] | None:
-    """Digests of keys changed after this config version; None if more than CHANGES_MAX were (forget all)."""
-    query = select(_keys.c.digest).where(_keys.c.version > version).limit(CHANGES_MAX + 1)
-    digests = [bytes(digest) for digest in connection.execute(query).scalars()]
-    return None if len(digests) > CHANGES_MAX else digests
+def changed_since(connection: Connection, version: int) -> list[tuple[int, bytes]] | None:
+    """(id, digest) of the keys changed after this config version; None if more than CHANGES_MAX were (forget all)."""
+    query = select(_keys.c.id, _keys.c.digest).where(_keys.c.version > version).limit(CHANGES_MAX + 1)
+    changed = [(row.id, bytes(row.digest)) for row in connection.execute(query)]
+    return None if len(changed) > CHANGES_MAX else changed
 
 
 def set_enabled(connection: Connection, key_id: int, enabled: bool, *, now_ns: int, actor: str) -> KeyRow | None:
@@ -152,6 +152,12 @@ def revoke(connection: Connection, key_id: int, *, now_ns: int, actor: str) -> K
     """Disable a key for good; its row and history stay. None if it does not exist or is already revoked."""
     values = {"enabled": False, "revoked_ns": now_ns}
     return _change(connection, key_id, values, action="key.revoke", now_ns=now_ns, actor=actor)
+
+
+def rotate(connection: Connection, key_id: int, plaintext: str, *, now_ns: int, actor: str) -> KeyRow | None:
+    """Give a key another plaintext, which is stored nowhere. None if it does not exist or is revoked."""
+    values = {"digest": apikey.digest(plaintext), "hint": apikey.hint(plaintext)}
+    return _change(connection, key_id, values, action="key.rotate", now_ns=now_ns, actor=actor)
 
 
 def edit(
