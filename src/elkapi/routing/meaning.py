@@ -28,6 +28,7 @@
 | xAI         | 403    | Content violates usage guidelines ...                              | 400   |
 | Google      | 400    | User location is not supported for the API use ...                 | 403   |
 | Google      | 400    | Gemini API free tier is not available in your country ...          | 403   |
+| Google      | 400    | Imagen (Veo) API is only accessible to billed users ...            | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
 | Google      | 403    | You do not have permission to access the File ...                  | 404   |
 | AWS         | 424    | a message that is in no error: the model failed, at Bedrock        | 500   |
@@ -86,9 +87,10 @@ _BEGINNINGS = {
         ("Sorry, your account balance is insufficient", 402),
     ),
 }
-# The same where the account's own name comes first.
+# The same where a name comes first: the account's own, or the API's.
 _CREDITS_USED = (re.compile(r"Your team [0-9a-f-]{1,40} has either used all available credits"), 402)
 _NAMED = {
+    400: (re.compile(r"\w{1,20} API is only accessible to billed users"), 403),
     403: _CREDITS_USED,
     412: (re.compile(r"Account [\w.-]{1,64} is suspended, possibly due to reaching the monthly spending limit"), 402),
     429: _CREDITS_USED,
