@@ -44,6 +44,8 @@ _TASKS = {
     "question_answering": "QUESTION_ANSWERING",
     "fact_verification": "FACT_VERIFICATION",
 }
+# This model takes no `taskType`: Google's documentation puts the task into the text.
+_TAKES_NO_TASK = "gemini-embedding-2"
 _FIRST_VECTOR = re.compile(rb'"embedding"\s*:\s*(["\[])')
 _NUMBERS = re.compile(rb'"embedding"\s*:\s*\[')
 
@@ -51,7 +53,8 @@ _NUMBERS = re.compile(rb'"embedding"\s*:\s*\[')
 class EmbeddingRequest(msgspec.Struct, frozen=True):
     """Texts to embed, independent of a format. `model` is "" if the path has it. None means not given.
 
-    `batch`: the Gemini caller used batchEmbedContents, so its answer is a list. `task_type` and `title` are Gemini's.
+    `batch`: the Gemini caller used batchEmbedContents, so its answer is a list. `task_type` is what the vectors are for
+    in the caller's words, `task_field` where they stand. `title` is Gemini's.
     """
 
     texts: tuple[str, ...]
@@ -61,6 +64,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     batch: bool = False
     user: str | None = None
     task_type: str | None = None
+    task_field: str = "taskType"
     title: str | None = None
 
 
@@ -118,6 +122,8 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
     if not texts or not all(texts):
         raise BadRequest("`input` must not be empty or contain an empty string.", param="input")
     dimensions = view.output_dimension if view.dimensions is None else view.dimensions
+    fields = ("task_type", "input_type", "task")
+    purpose = next((name for name in fields if getattr(view, name) is not None), fields[0])
     return EmbeddingRequest(
         texts,
         view.model,
@@ -125,18 +131,9 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
         view.encoding_format == "base64",
         batch=True,
         user=view.user,
-        task_type=_task_of(view),
+        task_type=getattr(view, purpose),
+        task_field=purpose,
     )
-
-
-def _task_of(view: _OpenAIRequest) -> str | None:
-    """Gemini's name of what the vectors are for. Raises BadRequest for a purpose that it does not know."""
-    for name in ("task_type", "input_type", "task"):
-        if (value := getattr(view, name)) is not None:
-            if (task := _TASKS.get(value.lower())) is None:
-                raise BadRequest(f"This value of `{name}` is not supported by this model.", param=name)
-            return task
-    return None
 
 
 def write_openai_request(request: EmbeddingRequest) -> bytes:
@@ -321,7 +318,10 @@ def _gemini_texts(requests: list[_GeminiRequest], *, batch: bool) -> EmbeddingRe
 
 
 def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> bytes:
-    """A batchEmbedContents body, even for one text. Raises BadRequest for more than GEMINI_BATCH_MAX texts."""
+    """A batchEmbedContents body, even for one text.
+
+    Raises BadRequest for more than GEMINI_BATCH_MAX texts, and for a purpose that Gemini has no name for.
+    """
     if len(request.texts) > GEMINI_BATCH_MAX:
         raise BadRequest(
             f"`input` has {len(request.texts)} items; this model takes at most {GEMINI_BATCH_MAX} in one call.",
@@ -330,11 +330,22 @@ def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> byte
     common = given(
         model=f"models/{upstream_model}",
         outputDimensionality=request.dimensions,
-        taskType=request.task_type,
+        taskType=None if upstream_model.startswith(_TAKES_NO_TASK) else _task_of(request),
         title=request.title,
     )
     rows = [{**common, "content": {"parts": [{"text": text}]}} for text in request.texts]
     return _json.encode({"requests": rows})
+
+
+def _task_of(request: EmbeddingRequest) -> str | None:
+    """Gemini's name of what the vectors are for. Raises BadRequest."""
+    if request.task_type is None:
+        return None
+    if (task := _TASKS.get(request.task_type.lower())) is None:
+        raise BadRequest(
+            f"This value of `{request.task_field}` is not supported by this model.", param=request.task_field
+        )
+    return task
 
 
 def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:

@@ -164,13 +164,17 @@ def test_what_the_vectors_are_for_reaches_gemini_by_its_own_name(purpose: dict[s
     request = e.read_openai_request(_body({"model": "m", "input": ["a", "b"], **purpose}))
     rows = json.loads(e.write_gemini_request(request, "up"))["requests"]
     assert [row.get("taskType") for row in rows] == [task, task]
+    rows = json.loads(e.write_gemini_request(request, "gemini-embedding-2-preview"))["requests"]
+    assert [row.get("taskType") for row in rows] == [None, None]
 
 
 @pytest.mark.parametrize("name", ["input_type", "task", "task_type"])
 def test_a_purpose_that_gemini_does_not_know_is_refused_by_name(name: str) -> None:
+    request = e.read_openai_request(_body({"model": "m", "input": "x", name: "image"}))
     with pytest.raises(BadRequest) as caught:
-        e.read_openai_request(_body({"model": "m", "input": "x", name: "image"}))
+        e.write_gemini_request(request, "up")
     assert caught.value.param == name
+    assert e.write_gemini_request(request, "gemini-embedding-2")
 
 
 def test_an_empty_vector_is_no_answer() -> None:
