@@ -168,6 +168,45 @@ async def test_an_answer_without_a_vector_is_a_failure_free_of_charge(gate: Gate
     gate.closed_books()
 
 
+@pytest.mark.parametrize(
+    "vector",
+    [b"null", b"[]", b'""', b"[null,null]", b"[NaN, NaN]", b"[0.5,null]", b'"AADAfwAAwH8="', b'"AADA/wAAwP8="'],
+)
+async def test_a_vector_that_is_none_after_others_is_a_failure_free_of_charge(gate: Gateway, vector: bytes) -> None:
+    """A model that overflows in half precision gives NaN for one text only, which servers write as null."""
+    answer = b'{"data":[{"embedding":[0.5, 0.25],"index":0},{"embedding":%b,"index":1}],"usage":{"prompt_tokens":2}}'
+    async with canned(200) as upstream:
+        upstream.body = answer % vector
+        await gate.channel(upstream.url)
+        key = await gate.key("1")
+        reply = await gate.ask(key, {"model": SMALL, "input": ["a", "b"]})
+        assert reply.status_code == 502, reply.text
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert account["cost_usd"] == "0.00"
+    gate.closed_books()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [b"", b",{}", b',{"values":[]}', b',{"values": [\n null\n]}', b',{"values":[0.5,null]}', b',{"values":["NaN"]}'],
+)
+async def test_a_missing_vector_of_geminis_is_a_failure_free_of_charge(gate: Gateway, second: bytes) -> None:
+    asked = {"requests": [{"model": "models/mine", "content": {"parts": [{"text": text}]}} for text in "ab"]}
+    await gate.price("mine", per_1m_usd="1")
+    key = await gate.key("1")
+    async with canned(200) as upstream:
+        await gate.channel(upstream.url, ("mine",), family="gemini")
+        upstream.body = b'{"embeddings":[{"values":[0.5]}%b]}' % second
+        batch = await gate.ask(key, asked, path="/v1beta/models/mine:batchEmbedContents")
+        upstream.body = b'{"embedding":%b}' % (second[1:] or b"{}")
+        one = await gate.ask(key, asked["requests"][0], path="/v1beta/models/mine:embedContent")
+        for reply in (batch, one):
+            assert reply.status_code == 502, reply.text
+            account = await gate.account(reply.headers["x-request-id"], key)
+            assert account["cost_usd"] == "0.00"
+    gate.closed_books()
+
+
 @pytest.mark.parametrize(("texts", "tokens"), [(1, 6), (2, 12)])
 async def test_words_that_a_provider_puts_before_a_short_text_are_charged(
     gate: Gateway, texts: int, tokens: int

@@ -66,13 +66,26 @@ _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 # Voyage's reranks have the list under another name.
 _LISTED: dict[Wire, bytes] = {
     "embeddings": b'"embedding"',
+    "gemini-embed": b'"values"',
+    "gemini-batch-embed": b'"values"',
     "rerank": b'"relevance_score"',
     "moderations": b'"results"',
 }
-# What an answer has in place of a vector if there is none, as Ollama's for a text that its model failed on.
-_NO_VECTOR = (b"[]", b"nu", b'""')
-# The vectors of an answer, of which Jina may give several for a text. A search for plain bytes is by far the faster.
-_VECTOR, _VECTORS = b'"embedding":', re.compile(rb'"embeddings?"\s*:')
+# What is before each vector of an answer, and its pattern, which has Jina's name before several of a text too. A search
+# for plain bytes is by far the faster.
+_OF_OPENAI = (b'"embedding":', re.compile(rb'"embeddings?"\s*:'))
+_OF_GEMINI = (b'"values":', re.compile(rb'"values"\s*:'))
+_VECTOR: dict[Wire, tuple[bytes, re.Pattern[bytes]]] = {
+    "embeddings": _OF_OPENAI,
+    "gemini-embed": _OF_GEMINI,
+    "gemini-batch-embed": _OF_GEMINI,
+}
+# How what is no vector begins, without blanks: nothing, as Ollama's for a text that its model failed on, or NaN, since
+# a number that overflows spoils the others. In base64 these are the usual ones: positive, negative and CUDA's.
+_NO_VECTOR = (b"null", b"[]", b'""', b"[null", b"[NaN", b"[-NaN", b'["NaN"', b'"AADAfwAA', b'"AADA/wAA', b'"////f///')
+_BEGINNING_BYTES, _BLANKS = 32, b" \t\r\n"
+# NaN further on in a vector, as most writers of JSON write it.
+_HOLE = b",null"
 # Every response has an `error`, which is null unless it failed.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose failed answers may have a usage.
@@ -220,7 +233,7 @@ class Same:
             if (failure := self._failure(body)) is not None:
                 return Whole(b"", None, failure=failure)
             raise Unreadable("no answer")
-        if self.wire == "embeddings" and _lacks_vectors(body, given.items):
+        if self.wire in _VECTOR and _lacks_vectors(body, given.items, *_VECTOR[self.wire]):
             raise Unreadable("no vector, or fewer than texts")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended, given.output_limit is not None)
         if usage is not None and self.wire == "anthropic" and is_unbilled(body):
@@ -466,13 +479,16 @@ def writer_for(request: Request, facts: ReplyFacts) -> Writer:
     return ArrayWriter(facts) if request.array else DIALECTS[request.operation.wire or ""].writer(facts)
 
 
-def _lacks_vectors(body: bytes, items: int) -> bool:
-    """Whether an answer begins with no vector, or has fewer than the call has texts: which texts the others belong to
-    is unknown then."""
-    at = body.find(_VECTOR)
-    if at >= 0 and body[at + len(_VECTOR) : at + len(_VECTOR) + 4].lstrip()[:2] in _NO_VECTOR:
-        return True
-    return items > 1 and body.count(_VECTOR) < items and len(_VECTORS.findall(body)) < items
+def _lacks_vectors(body: bytes, items: int, name: bytes, pattern: re.Pattern[bytes]) -> bool:
+    """Whether an answer has something else for a vector, or fewer of them (`name` is before each) than the call has
+    texts: which texts the others belong to is unknown then."""
+    found, at = 0, body.find(name)
+    while at >= 0:
+        at += len(name)
+        if body[at : at + _BEGINNING_BYTES].translate(None, _BLANKS).startswith(_NO_VECTOR):
+            return True
+        found, at = found + 1, body.find(name, at)
+    return _HOLE in body or (found < items and len(pattern.findall(body)) < items)
 
 
 def _lacks_choices(body: bytes) -> bool:
